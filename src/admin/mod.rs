@@ -1,0 +1,5 @@
+//! The admin room: HTTP, health, metrics.
+
+mod settings;
+
+pub use settings::*;

@@ -1,0 +1,1 @@
+//! The life of the gateway: build, start, stop in order.

@@ -1,0 +1,25 @@
+//! Settings of forwarding, checked.
+
+use std::time::Duration;
+
+use crate::{
+    store::StreamId,
+    topic::{TopicFilter, TopicTemplate},
+};
+
+/// A stream that goes upstream.
+#[derive(Debug, Clone)]
+pub struct Route {
+    /// The stream in the store.
+    pub stream: StreamId,
+    /// Its name.
+    pub name: String,
+    /// Its filters, as configured; the first that matches a topic gives the template its wildcards.
+    pub from: Vec<TopicFilter>,
+    /// The topic to send under.
+    pub topic: TopicTemplate,
+    /// Higher goes first on the same uplink; equals take turns.
+    pub priority: i8,
+    /// Time to live: what is older is settled as expired instead of being sent.
+    pub ttl: Option<Duration>,
+}

@@ -1,0 +1,92 @@
+//! Intake: decides which streams take a message, and is the broker's only way to the store.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
+
+use bytestring::ByteString;
+use smallvec::SmallVec;
+
+pub use crate::store::{
+    Entry, Lane, OnRefusal, Outcome, Permit, Publish, Refusal, Returned, Returns, SessionRecord, StoreError, StreamId,
+};
+use crate::{
+    message::{Message, QoS},
+    store,
+    topic::{TopicFilter, TopicName},
+};
+
+/// What one stream takes.
+#[derive(Debug, Clone)]
+pub struct Rule {
+    /// The stream.
+    pub stream: StreamId,
+    /// It takes a message when one of these matches ...
+    pub from: Vec<TopicFilter>,
+    /// ... and none of these does.
+    pub except: Vec<TopicFilter>,
+    /// `qos0 = "live-only"`: QoS 0 messages are taken only while this says that the uplink is connected.
+    pub live_only: Option<Arc<AtomicBool>>,
+}
+
+impl Rule {
+    fn takes(&self, topic: &TopicName) -> bool {
+        self.from.iter().any(|filter| filter.matches(topic)) && !self.except.iter().any(|filter| filter.matches(topic))
+    }
+}
+
+/// The way from the broker into the store; cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Intake {
+    store: store::Handle,
+    rules: Arc<[Rule]>,
+}
+
+impl Intake {
+    /// Intake for these rules, in the order of the configuration.
+    pub fn new(store: store::Handle, rules: Vec<Rule>) -> Self {
+        Self { store, rules: rules.into() }
+    }
+
+    /// The streams that take a message of this topic and QoS, each once, in configuration order.
+    ///
+    /// A `live-only` stream whose uplink is away does not take QoS 0; that drop is counted here, in the store.
+    pub async fn streams_for(&self, topic: &TopicName, qos: QoS) -> Result<SmallVec<[StreamId; 2]>, StoreError> {
+        let mut streams = SmallVec::new();
+        for rule in self.rules.iter().filter(|rule| rule.takes(topic)) {
+            let away = |live: &Arc<AtomicBool>| !live.load(Ordering::Relaxed);
+            if qos == QoS::AtMostOnce && rule.live_only.as_ref().is_some_and(away) {
+                self.store.drop_offline(rule.stream, 1).await?;
+            } else {
+                streams.push(rule.stream);
+            }
+        }
+        Ok(streams)
+    }
+
+    /// A new lane into the store for one connection; see [`store::Handle::lane`].
+    pub fn lane(&self, on_refusal: OnRefusal, session: Option<ByteString>) -> (Lane, Returns) {
+        self.store.lane(on_refusal, session)
+    }
+
+    /// All remembered sessions; see [`store::Handle::sessions`].
+    pub async fn sessions(&self) -> Result<Vec<SessionRecord>, StoreError> {
+        self.store.sessions().await
+    }
+
+    /// Remembers a session; see [`store::Handle::save_session`].
+    pub async fn save_session(&self, session: SessionRecord) -> Result<(), StoreError> {
+        self.store.save_session(session).await
+    }
+
+    /// Forgets a session; see [`store::Handle::delete_session`].
+    pub async fn delete_session(&self, client_id: ByteString) -> Result<(), StoreError> {
+        self.store.delete_session(client_id).await
+    }
+
+    /// All retained messages; see [`store::Handle::retained`].
+    pub async fn retained(&self) -> Result<Vec<Message>, StoreError> {
+        self.store.retained().await
+    }
+}

@@ -1,0 +1,1 @@
+//! Signals: SIGTERM and SIGINT stop, SIGHUP reloads.

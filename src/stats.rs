@@ -1,0 +1,110 @@
+//! What the rooms say of themselves: plain figures that the admin room shows and the tests read.
+
+use std::time::Duration;
+
+use serde::Serialize;
+
+/// The books of one stream (contract, section 1): `accepted = forwarded + expired + dropped + dead + purged + backlog`.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub struct StreamStats {
+    /// The stream's name.
+    pub name: String,
+    /// The uplink it goes to; `None` where it is kept locally only.
+    pub to: Option<String>,
+    /// Messages entered in the books since the store was made.
+    pub accepted: u64,
+    /// Acknowledged by the upstream.
+    pub forwarded: u64,
+    /// Left because their time to live had passed.
+    pub expired: u64,
+    /// Left through `when_full`, by reason.
+    pub dropped: Vec<(String, u64)>,
+    /// Moved to the dead letters, by reason.
+    pub dead: Vec<(String, u64)>,
+    /// Removed by an operator.
+    pub purged: u64,
+    /// Accepted and not yet gone.
+    pub backlog_messages: u64,
+    /// Bytes of the backlog: topic, payload, properties and client id.
+    pub backlog_bytes: u64,
+    /// Age of the oldest message of the backlog; `None` when there is none.
+    pub oldest_age: Option<Duration>,
+}
+
+impl StreamStats {
+    /// Messages dropped for any reason.
+    pub fn dropped_total(&self) -> u64 {
+        self.dropped.iter().map(|(_, count)| count).sum()
+    }
+
+    /// Messages moved to the dead letters for any reason.
+    pub fn dead_total(&self) -> u64 {
+        self.dead.iter().map(|(_, count)| count).sum()
+    }
+
+    /// Whether the books balance (guarantee G4).
+    pub fn balances(&self) -> bool {
+        self.accepted
+            == self.forwarded
+                + self.expired
+                + self.dropped_total()
+                + self.dead_total()
+                + self.purged
+                + self.backlog_messages
+    }
+}
+
+/// The store at a glance.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub struct StoreStats {
+    /// Bytes of live data in the database file (its pages less the free ones).
+    pub bytes: u64,
+    /// Bytes free on the file system that holds it.
+    pub free_bytes: u64,
+    /// Time since the last commit; `None` before the first.
+    pub last_commit_ago: Option<Duration>,
+    /// Why nothing can be accepted at the moment, if so (`"disk full"`, `"max_bytes reached"`).
+    pub refusing: Option<String>,
+}
+
+/// State of the connection to one upstream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum UplinkState {
+    /// A connection is being made.
+    Connecting,
+    /// CONNACK came and said yes.
+    Connected,
+    /// Waiting before the next try.
+    Waiting,
+    /// The gateway is going down, or the uplink was never started.
+    Stopped,
+}
+
+/// One uplink at a glance.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct UplinkStats {
+    /// The uplink's name.
+    pub name: String,
+    /// What it is doing.
+    pub state: UplinkState,
+    /// For how long.
+    pub since: Duration,
+    /// The last failure, in one line; `None` when there never was one.
+    pub last_error: Option<String>,
+    /// Messages sent and not yet acknowledged.
+    pub in_flight: u64,
+    /// Times a connection was made.
+    pub connects: u64,
+}
+
+/// One listener at a glance.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ListenerStats {
+    /// The listener's name.
+    pub name: String,
+    /// The address it really listens on (the port the system gave, where 0 was asked for).
+    pub bind: String,
+    /// Clients connected.
+    pub connections: u64,
+}

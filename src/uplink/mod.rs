@@ -1,0 +1,5 @@
+//! Uplinks: connections to upstream systems.
+
+mod settings;
+
+pub use settings::*;

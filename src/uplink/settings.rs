@@ -1,0 +1,71 @@
+//! Settings of an uplink, checked.
+
+use std::{path::PathBuf, time::Duration};
+
+use crate::message::QoS;
+
+/// One uplink to an MQTT broker.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settings {
+    /// Its name, for logs and metrics.
+    pub name: String,
+    /// Where to connect: tried in order, the first that works is used; never empty.
+    pub urls: Vec<Url>,
+    /// Protocol version.
+    pub version: Version,
+    /// MQTT client identifier.
+    pub client_id: String,
+    /// User name.
+    pub username: Option<String>,
+    /// File whose first line is the password; read at every connection, so that it can be changed without a restart.
+    pub password_file: Option<PathBuf>,
+    /// Certificate authorities to trust instead of the system's (PEM).
+    pub ca: Option<PathBuf>,
+    /// Client certificate (chain, PEM) and its private key (PEM): both or none.
+    pub identity: Option<(PathBuf, PathBuf)>,
+    /// QoS at which messages go upstream.
+    pub qos: QoS,
+    /// Most unacknowledged messages; 1..=65535. The upstream's Receive Maximum bounds it further.
+    pub max_inflight: u16,
+    /// Keep alive interval.
+    pub keep_alive: Duration,
+    /// Time for DNS, TCP, TLS and CONNACK together.
+    pub connect_timeout: Duration,
+    /// Longest time with messages in flight and no acknowledgement.
+    pub progress_timeout: Duration,
+    /// Bounds of the wait between tries: exponential, full jitter.
+    pub backoff: Backoff,
+    /// Most messages a second; 0 = no limit.
+    pub messages_per_s: u64,
+    /// Most bytes a second; 0 = no limit.
+    pub bytes_per_s: u64,
+}
+
+/// Address of an upstream.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Url {
+    /// `mqtts://` rather than `mqtt://`.
+    pub tls: bool,
+    /// Host name or address, without brackets.
+    pub host: String,
+    /// Port; 1883 or 8883 where the URL named none.
+    pub port: u16,
+}
+
+/// MQTT protocol version of an uplink.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Version {
+    /// MQTT 3.1.1: no properties, no Receive Maximum, no reason codes.
+    V311,
+    /// MQTT 5.
+    V5,
+}
+
+/// Bounds of the wait between two tries to connect.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Backoff {
+    /// Upper bound of the first wait.
+    pub min: Duration,
+    /// Upper bound of every wait.
+    pub max: Duration,
+}
