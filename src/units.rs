@@ -203,10 +203,7 @@ mod tests {
         let message = |text| parse_size(text).unwrap_err().to_string();
         assert_eq!(message("lots"), "does not begin with a number (right: `64KiB`)");
         assert_eq!(message("-1"), "does not begin with a number (right: `64KiB`)");
-        assert_eq!(
-            message("4G"),
-            "has the unit `G`, which can mean two things: write `GiB` (1024) or `GB` (1000)"
-        );
+        assert_eq!(message("4G"), "has the unit `G`, which can mean two things: write `GiB` (1024) or `GB` (1000)");
         assert_eq!(message("4 bits"), "has the unknown unit `bits`; known are B, KiB, MiB, GiB, TiB, KB, MB, GB, TB");
         assert_eq!(message("0.5B"), "is not a whole number of bytes");
         assert_eq!(message("18446744073709551616"), "is too large (at most 16777215TiB)");

@@ -1,0 +1,1 @@
+//! What the configuration accepts and what it says of the rest.
