@@ -124,7 +124,8 @@ pub fn format_duration(duration: Duration) -> String {
     for (unit, factor) in DURATIONS {
         let count = rest / u128::from(factor);
         if count > 0 {
-            out.push_str(&format!("{count}{unit}"));
+            out.push_str(&count.to_string());
+            out.push_str(unit);
             rest %= u128::from(factor);
         }
     }

@@ -15,6 +15,8 @@ use super::{
     nearest::nearest,
     origin::{Origin, Origins},
     problem::{Place, Problem, Severity},
+    show::{as_list, as_table, as_text},
+    tree,
 };
 
 const PREFIX: &str = "TIDEGATE__";
@@ -40,14 +42,13 @@ impl Source for EnvironmentLayer {
     }
 
     fn collect(&self) -> Result<Map<String, Value>, ConfigError> {
-        let mut cache = Value::new(None, Map::<String, Value>::new());
-        self.collect_to(&mut cache)?;
-        cache.into_table()
+        tree::collected(|cache| self.collect_to(cache))
     }
 
     fn collect_to(&self, cache: &mut Value) -> Result<(), ConfigError> {
+        let Some(tree) = tree::within(cache) else { return Ok(()) };
         for (steps, value) in &self.settings {
-            set(cache, steps, value);
+            set(tree, steps, value);
         }
         Ok(())
     }
@@ -148,19 +149,10 @@ struct Names(Vec<(&'static str, Vec<String>)>);
 
 impl Names {
     fn of(root: &Value) -> Self {
-        let name = |entry: &Value| match &entry.kind {
-            ValueKind::Table(table) => match table.get("name").map(|name| &name.kind) {
-                Some(ValueKind::String(name)) => name.clone(),
-                _ => String::new(),
-            },
-            _ => String::new(),
-        };
-        let entries = |list: &str| match &root.kind {
-            ValueKind::Table(root) => match root.get(list).map(|list| &list.kind) {
-                Some(ValueKind::Array(list)) => list.iter().map(name).collect(),
-                _ => Vec::new(),
-            },
-            _ => Vec::new(),
+        let name = |entry: &Value| as_text(as_table(entry)?.get("name")?).map(str::to_owned);
+        let entries = |list: &str| {
+            let entries = as_table(root).and_then(|root| as_list(root.get(list)?)).unwrap_or_default();
+            entries.iter().map(|entry| name(entry).unwrap_or_default()).collect()
         };
         Self(LISTS.map(|list| (list, entries(list))).into())
     }
@@ -174,9 +166,11 @@ impl Names {
         }
         let mut rest = segments.into_iter();
         let first = rest.next().unwrap_or_default();
-        let entries = self.0.iter_mut().find(|(list, _)| **list == first);
         let mut steps = vec![Step::Key(first.clone())];
-        if let (Some((_, names)), Some(entry)) = (entries, rest.next()) {
+        // The next segment names an entry in lists only, so it is taken only there.
+        if let Some((_, names)) = self.0.iter_mut().find(|(list, _)| **list == first)
+            && let Some(entry) = rest.next()
+        {
             steps.push(Step::Index(find_entry(&first, names, &entry)?));
         }
         steps.extend(rest.map(Step::Key));

@@ -15,7 +15,7 @@ use toml::{
 use super::{
     origin::{Origins, SourceId},
     problem::{Place, Problem, Severity},
-    show,
+    show, tree,
 };
 
 /// Largest configuration file. Nobody writes that much, and a wrong path must not fill the memory.
@@ -39,13 +39,15 @@ impl Source for FileLayer {
     }
 
     fn collect(&self) -> Result<Map<String, Value>, ConfigError> {
-        self.content.clone().into_table()
+        tree::collected(|cache| self.collect_to(cache))
     }
 
     /// Merges the file into the layers below: tables key by key, `[[listener]]`, `[[uplink]]` and `[[stream]]` are
     /// appended, everything else is replaced.
     fn collect_to(&self, cache: &mut Value) -> Result<(), ConfigError> {
-        merge(cache, &self.content, true);
+        if let Some(tree) = tree::within(cache) {
+            merge(tree, &self.content, true);
+        }
         Ok(())
     }
 }
@@ -82,8 +84,8 @@ pub(super) fn read_text(path: &Path) -> io::Result<String> {
         return Err(io::Error::new(io::ErrorKind::FileTooLarge, "is larger than 1MiB"));
     }
     String::from_utf8(bytes).map_err(|error| {
-        let line =
-            error.as_bytes()[..error.utf8_error().valid_up_to()].iter().filter(|byte| **byte == b'\n').count() + 1;
+        let right = &error.as_bytes()[..error.utf8_error().valid_up_to()];
+        let line = right.split(|byte| *byte == b'\n').count();
         io::Error::new(io::ErrorKind::InvalidData, format!("is not UTF-8 (line {line})"))
     })
 }

@@ -11,6 +11,7 @@ use super::{
     Inputs, environment, file,
     origin::{Origin, Origins},
     problem::{Place, Problem, Refused, Severity},
+    tree,
 };
 
 /// Most files read from `conf.d`.
@@ -44,7 +45,7 @@ pub(super) fn read(inputs: &Inputs) -> Result<Layers, Refused> {
             }
         };
         let folder = path.parent().unwrap_or(Path::new("")).to_owned();
-        let origin = Origin { label: path.display().to_string().into(), folder, is_environment: false };
+        let origin = Origin { label: path.display().to_string(), folder, is_environment: false };
         let source = origins.add(origin);
         match file::parse(&text, source, &origins, &mut problems) {
             Some(layer) => stack = stack.add_source(layer),
@@ -59,9 +60,9 @@ pub(super) fn read(inputs: &Inputs) -> Result<Layers, Refused> {
     // Our sources cannot fail, but the crate's signature says that some can.
     let refused =
         |error: ::config::ConfigError| Refused(vec![about_file(Path::new("configuration"), error.to_string())]);
-    let below = stack.build_cloned().map_err(refused)?.cache;
+    let below = tree::take(stack.build_cloned().map_err(refused)?.cache);
     let environment = environment::read(&inputs.environment, &below, &mut origins, &mut problems);
-    let root = stack.add_source(environment).build().map_err(refused)?.cache;
+    let root = tree::take(stack.add_source(environment).build().map_err(refused)?.cache);
     Ok(Layers { root, origins, files, problems })
 }
 
@@ -109,6 +110,6 @@ fn list(folder: &Path) -> io::Result<Vec<PathBuf>> {
 }
 
 fn about_file(path: &Path, expected: String) -> Problem {
-    let place = Some(Place { source: path.display().to_string().into(), line: None });
+    let place = Some(Place { source: path.display().to_string(), line: None });
     Problem { severity: Severity::Error, place, key: String::new(), name: None, said: None, expected, hint: None }
 }

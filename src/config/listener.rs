@@ -20,7 +20,7 @@ pub const DEFAULT_LISTENER_NAME: &str = "local";
 /// Where it listens.
 pub const DEFAULT_LISTENER_BIND: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 1883);
 /// Default of a listener's `max_connections`.
-pub const DEFAULT_MAX_CONNECTIONS: usize = 1000;
+pub const DEFAULT_MAX_CONNECTIONS: u16 = 1000;
 /// Default of a listener's `max_packet`: 256 KiB.
 pub const DEFAULT_MAX_PACKET: u32 = 256 << 10;
 /// Default of a listener's `max_inflight`.
@@ -57,10 +57,7 @@ pub(super) fn read_listener(section: &Section<'_>) -> Option<ListenerSettings> {
         name,
         bind: bind?,
         anonymous,
-        max_connections: section
-            .integer("max_connections", DEFAULT_MAX_CONNECTIONS as i64, 1..=MAX_CONNECTIONS)
-            .try_into()
-            .ok()?,
+        max_connections: section.integer("max_connections", DEFAULT_MAX_CONNECTIONS, 1..=MAX_CONNECTIONS).into(),
         max_packet: u32::try_from(max_packet).ok()?,
         max_inflight: section.integer("max_inflight", DEFAULT_LISTENER_MAX_INFLIGHT, 1..=65_535),
     })
@@ -72,7 +69,7 @@ pub(super) fn default_listener() -> ListenerSettings {
         name: DEFAULT_LISTENER_NAME.to_owned(),
         bind: Bind::Tcp(DEFAULT_LISTENER_BIND),
         anonymous: true,
-        max_connections: DEFAULT_MAX_CONNECTIONS,
+        max_connections: DEFAULT_MAX_CONNECTIONS.into(),
         max_packet: DEFAULT_MAX_PACKET,
         max_inflight: DEFAULT_LISTENER_MAX_INFLIGHT,
     }

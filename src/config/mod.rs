@@ -17,7 +17,7 @@
 //!
 //! Keys of the contract that this version does not have yet are refused like unknown ones, but in words that say so.
 //!
-//! Limits: a file is at most 1 MiB, and at most 256 files are read from `conf.d`. Nothing but the configuration and the
+//! Limits: a file is at most 1 MiB, at most 256 files are read from `conf.d`, a list has at most 1000 entries. Nothing but the configuration and the
 //! files it names is opened; nothing is written. Names of hosts to listen on are resolved here; those of upstreams are not.
 
 mod cross;
@@ -35,6 +35,7 @@ mod show;
 mod stream;
 #[cfg(test)]
 mod tests;
+mod tree;
 mod uplink;
 mod url;
 

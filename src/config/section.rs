@@ -2,16 +2,19 @@
 
 use std::{cell::RefCell, ops::RangeInclusive, path::PathBuf, time::Duration};
 
-use ::config::{Map, Value, ValueKind};
+use ::config::{Map, Value};
 
 use super::{
     named_file::{self, Content},
     nearest::nearest,
     origin::Origins,
     problem::{Place, Problem, Severity},
-    show,
+    show::{self, as_list, as_number, as_switch, as_table, as_text},
 };
 use crate::units::{format_duration, format_size, parse_duration, parse_size};
+
+/// Most entries of one list; every message is compared with every stream, so more would be a mistake.
+const MAX_ENTRIES: usize = 1000;
 
 /// The merged layers while they are checked, and what was found wrong so far.
 pub(super) struct Checks<'a> {
@@ -53,21 +56,16 @@ impl<'a> Section<'a> {
 
     fn new(checks: &'a Checks<'a>, value: Option<&'a Value>, kind: String, path: String) -> Self {
         let place = value.and_then(|value| checks.origins.place(value));
-        let fields = match value.map(|value| &value.kind) {
-            Some(ValueKind::Table(fields)) => Some(fields),
-            _ => None,
-        };
-        let name = match fields.and_then(|fields| fields.get("name")).map(|name| &name.kind) {
-            Some(ValueKind::String(name)) => Some(show::key(name)),
-            _ => None,
-        };
+        let fields = value.and_then(as_table);
+        let name = fields.and_then(|fields| as_text(fields.get("name")?)).map(show::key);
         Self { checks, fields, kind, path, name, place }
     }
 
     /// The table of this key, with nothing in it if there is none; its keys are checked against the known ones.
     pub(super) fn section(&self, key: &str, known: &[&str]) -> Section<'a> {
         let value = self.value(key);
-        let section = Self::new(self.checks, value, self.path_of(key), self.path_of(key));
+        let mut section = Self::new(self.checks, value, self.path_of(key), self.path_of(key));
+        section.name.clone_from(&self.name);
         if value.is_some() && section.fields.is_none() {
             self.refuse(key, format!("expected a table: `[{}]` and its keys below it", self.path_of(key)));
         }
@@ -77,18 +75,16 @@ impl<'a> Section<'a> {
 
     /// The entries of a list of tables such as `[[listener]]`.
     pub(super) fn entries(&self, key: &str, known: &[&str]) -> Vec<Section<'a>> {
-        let entries = match self.value(key).map(|value| &value.kind) {
-            None => return Vec::new(),
-            Some(ValueKind::Array(entries)) => entries,
-            Some(ValueKind::Table(_)) => {
-                self.refuse(key, format!("expected a list: write `[[{key}]]` with two brackets, once for each"));
-                return Vec::new();
-            }
-            Some(_) => {
-                self.refuse(key, format!("expected a list of tables: `[[{key}]]` once for each"));
-                return Vec::new();
-            }
+        let Some(value) = self.value(key) else { return Vec::new() };
+        let Some(entries) = as_list(value) else {
+            let hint = as_table(value).map(|_| "two brackets, not one".to_owned());
+            self.refuse_with_hint(key, format!("expected a list of tables: `[[{key}]]` once for each"), hint);
+            return Vec::new();
         };
+        if entries.len() > MAX_ENTRIES {
+            self.refuse(key, format!("expected at most {MAX_ENTRIES}"));
+            return Vec::new();
+        }
         let read = |(index, value)| {
             let path = format!("{key}[{index}]");
             let entry = Self::new(self.checks, Some(value), key.to_owned(), path.clone());
@@ -230,44 +226,38 @@ impl<'a> Section<'a> {
     /// A text.
     pub(super) fn text(&self, key: &str, expected: &str) -> Option<Text> {
         let value = self.value(key)?;
-        match &value.kind {
-            ValueKind::String(text) if !text.is_empty() => {
-                let place = self.checks.origins.place(value);
-                Some(Text { value: text.clone(), key: self.path_of(key), place })
-            }
-            _ => {
-                self.refuse(key, format!("expected {expected}"));
-                None
-            }
-        }
+        let Some(text) = as_text(value).filter(|text| !text.is_empty()) else {
+            self.refuse(key, format!("expected {expected}"));
+            return None;
+        };
+        Some(Text { value: text.to_owned(), key: self.path_of(key), place: self.checks.origins.place(value) })
     }
 
-    /// A list of texts; from the environment `a,b` or a TOML array. Empty where it is not there.
-    pub(super) fn texts(&self, key: &str, expected: &str) -> Vec<Text> {
-        let Some(value) = self.value(key) else { return Vec::new() };
+    /// A list of texts; from the environment `a,b` or a TOML array. `None` where there is none, or no list.
+    pub(super) fn texts(&self, key: &str, expected: &str) -> Option<Vec<Text>> {
+        let value = self.value(key)?;
         let place = self.checks.origins.place(value);
         let at =
             |index: usize, value: String, place| Text { value, key: format!("{}[{index}]", self.path_of(key)), place };
-        if let (Some(text), true) = (as_text(value), self.is_from_environment(value)) {
+        if let Some(text) = self.environment_text(value) {
             let texts = texts_from_environment(text).into_iter().enumerate();
-            return texts.map(|(index, text)| at(index, text, place.clone())).collect();
+            return Some(texts.map(|(index, text)| at(index, text, place.clone())).collect());
         }
-        let ValueKind::Array(list) = &value.kind else {
+        let Some(list) = as_list(value) else {
             let hint = as_text(value).map(|text| format!("write [{}]", show::text(text)));
             self.refuse_with_hint(key, format!("expected a list of {expected}"), hint);
-            return Vec::new();
+            return None;
         };
         let mut texts = Vec::new();
         for (index, value) in list.iter().enumerate() {
-            match as_text(value) {
-                Some(text) => texts.push(at(index, text.to_owned(), self.checks.origins.place(value))),
-                None => {
-                    let (path, expected) = (format!("{}[{index}]", self.path_of(key)), format!("expected {expected}"));
-                    self.checks.note(Severity::Error, value, path, self.name.clone(), expected, None);
-                }
+            if let Some(text) = as_text(value) {
+                texts.push(at(index, text.to_owned(), self.checks.origins.place(value)));
+            } else {
+                let (path, expected) = (format!("{}[{index}]", self.path_of(key)), format!("expected {expected}"));
+                self.checks.note(Severity::Error, value, path, self.name.clone(), expected, None);
             }
         }
-        texts
+        Some(texts)
     }
 
     /// One of a few words.
@@ -288,14 +278,13 @@ impl<'a> Section<'a> {
     /// `true` or `false`.
     pub(super) fn switch(&self, key: &str, default: bool) -> bool {
         let Some(value) = self.value(key) else { return default };
-        match &value.kind {
-            ValueKind::Boolean(yes) => return *yes,
-            ValueKind::String(text) if self.is_from_environment(value) => match text.to_ascii_lowercase().as_str() {
-                "true" => return true,
-                "false" => return false,
-                _ => {}
-            },
-            _ => {}
+        let from_text = || match self.environment_text(value)?.to_ascii_lowercase().as_str() {
+            "true" => Some(true),
+            "false" => Some(false),
+            _ => None,
+        };
+        if let Some(yes) = as_switch(value).or_else(from_text) {
+            return yes;
         }
         let hint = as_text(value).filter(|text| ["true", "false"].contains(text)).map(|_| "without quotes".to_owned());
         self.refuse_with_hint(key, "expected true or false", hint);
@@ -305,15 +294,10 @@ impl<'a> Section<'a> {
     /// A whole number within bounds; `T` must be able to hold them.
     pub(super) fn integer<T: TryFrom<i64>>(&self, key: &str, default: T, bounds: RangeInclusive<i64>) -> T {
         let Some(value) = self.value(key) else { return default };
-        let number = match &value.kind {
-            ValueKind::I64(number) => Some(*number),
-            ValueKind::String(text) if self.is_from_environment(value) => text.trim().parse().ok(),
-            _ => None,
-        };
-        if let Some(number) =
-            number.filter(|number| bounds.contains(number)).and_then(|number| T::try_from(number).ok())
-        {
-            return number;
+        let number = as_number(value).or_else(|| self.environment_text(value)?.trim().parse().ok());
+        let within = |number: &i64| bounds.contains(number);
+        if let Some(number) = number.and_then(|number| i64::try_from(number).ok()).filter(within) {
+            return T::try_from(number).unwrap_or(default);
         }
         let hint = as_text(value).filter(|text| text.parse::<i64>().is_ok()).map(|_| "without quotes".to_owned());
         let expected = match *bounds.end() {
@@ -327,13 +311,11 @@ impl<'a> Section<'a> {
     /// A size in bytes within bounds.
     pub(super) fn size(&self, key: &str, default: u64, bounds: RangeInclusive<u64>) -> u64 {
         let Some(value) = self.value(key) else { return default };
-        let size = match &value.kind {
-            ValueKind::String(text) => parse_size(text).map_err(|error| error.to_string()),
-            ValueKind::I64(number) => {
-                u64::try_from(*number).map_err(|_| "expected a size such as \"64KiB\"".to_owned())
-            }
-            ValueKind::U64(number) => Ok(*number),
-            _ => Err("expected a size such as \"64KiB\", or a number of bytes".to_owned()),
+        let size = match (as_text(value), as_number(value)) {
+            (Some(text), _) => parse_size(text).map_err(|error| error.to_string()),
+            (None, number) => number
+                .and_then(|number| u64::try_from(number).ok())
+                .ok_or_else(|| "expected a size such as \"64KiB\", or a number of bytes".to_owned()),
         };
         let within = |size: &u64| bounds.contains(size);
         let out_of_bounds = || match *bounds.end() {
@@ -352,13 +334,13 @@ impl<'a> Section<'a> {
     /// A duration within bounds.
     pub(super) fn duration(&self, key: &str, default: Duration, bounds: RangeInclusive<Duration>) -> Duration {
         let Some(value) = self.value(key) else { return default };
-        let duration = match &value.kind {
-            ValueKind::String(text) => parse_duration(text).map_err(|error| error.to_string()),
-            ValueKind::I64(0) => Ok(Duration::ZERO),
-            ValueKind::I64(number) if *number > 0 => {
+        let duration = match (as_text(value), as_number(value)) {
+            (Some(text), _) => parse_duration(text).map_err(|error| error.to_string()),
+            (None, Some(0)) => Ok(Duration::ZERO),
+            (None, Some(number @ 1..)) => {
                 Err(format!("expected a duration with its unit, such as \"{number}s\" or \"{number}ms\""))
             }
-            _ => Err("expected a duration such as \"30s\"".to_owned()),
+            (None, _) => Err("expected a duration such as \"30s\"".to_owned()),
         };
         let within = |duration: &Duration| bounds.contains(duration);
         let out_of_bounds = || {
@@ -396,8 +378,9 @@ impl<'a> Section<'a> {
         Some(path)
     }
 
-    fn is_from_environment(&self, value: &Value) -> bool {
-        self.checks.origins.of(value).is_some_and(|(origin, _)| origin.is_environment)
+    /// The text of a value that comes from the environment.
+    fn environment_text<'v>(&self, value: &'v Value) -> Option<&'v str> {
+        as_text(value).filter(|_| self.checks.origins.of(value).is_some_and(|(origin, _)| origin.is_environment))
     }
 }
 
@@ -429,13 +412,6 @@ impl Checks<'_> {
         hint: Option<String>,
     ) {
         self.push(Problem { severity, place: self.origins.place(value), key, name, said: None, expected, hint });
-    }
-}
-
-fn as_text(value: &Value) -> Option<&str> {
-    match &value.kind {
-        ValueKind::String(text) => Some(text),
-        _ => None,
     }
 }
 

@@ -1,9 +1,40 @@
-//! What was said, in one short line for a problem.
+//! Values of the `config` crate by kind, and as one short line for a problem.
 
-use ::config::{Value, ValueKind};
+use ::config::{Map, Value, ValueKind};
 
 /// Most characters shown of anything.
 const MAX_SHOWN: usize = 60;
+
+/// The text, if it is one.
+pub(super) fn as_text(value: &Value) -> Option<&str> {
+    if let ValueKind::String(text) = &value.kind { Some(text) } else { None }
+}
+
+/// The switch, if it is one.
+pub(super) fn as_switch(value: &Value) -> Option<bool> {
+    if let ValueKind::Boolean(yes) = value.kind { Some(yes) } else { None }
+}
+
+/// The whole number, if it is one.
+pub(super) fn as_number(value: &Value) -> Option<i128> {
+    if let ValueKind::I64(number) = value.kind {
+        Some(number.into())
+    } else if let ValueKind::U64(number) = value.kind {
+        Some(number.into())
+    } else {
+        None
+    }
+}
+
+/// The table, if it is one.
+pub(super) fn as_table(value: &Value) -> Option<&Map<String, Value>> {
+    if let ValueKind::Table(table) = &value.kind { Some(table) } else { None }
+}
+
+/// The list, if it is one.
+pub(super) fn as_list(value: &Value) -> Option<&[Value]> {
+    if let ValueKind::Array(list) = &value.kind { Some(list) } else { None }
+}
 
 /// A text as it would be written in TOML, shortened, control characters escaped.
 pub(super) fn text(text: &str) -> String {

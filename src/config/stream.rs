@@ -110,13 +110,17 @@ impl Stream {
 pub(super) fn read(section: &Section<'_>, gateway_id: &str, uplinks: &[String]) -> Stream {
     let name = read_name(section);
     let from_texts = section.texts("from", "topic filters");
-    if from_texts.is_empty() && !section.has("from") {
+    if !section.has("from") {
         section.refuse("from", "is missing; expected topic filters such as [\"sensors/#\"]");
-    } else if from_texts.is_empty() {
+    } else if from_texts.as_ref().is_some_and(Vec::is_empty) {
         section.refuse("from", "expected at least one topic filter such as \"sensors/#\"");
     }
-    let (from, except) = (filters(section, &from_texts), filters(section, &section.texts("except", "topic filters")));
-    for (text, filter) in from_texts.iter().zip(&from) {
+    let from_texts = from_texts.unwrap_or_default();
+    let (from, except) = (
+        filters(section, &from_texts),
+        filters(section, &section.texts("except", "topic filters").unwrap_or_default()),
+    );
+    for (text, filter) in from_texts.iter().zip(&from).filter_map(|(text, filter)| Some((text, filter.as_ref()?))) {
         warn_of_dead_filter(section, text, filter, &except);
     }
     let to = read_to(section, uplinks);
@@ -159,13 +163,8 @@ fn filters(section: &Section<'_>, texts: &[Text]) -> Vec<Option<TopicFilter>> {
     texts.iter().map(read).collect()
 }
 
-fn warn_of_dead_filter(
-    section: &Section<'_>,
-    text: &Text,
-    filter: &Option<TopicFilter>,
-    except: &[Option<TopicFilter>],
-) {
-    let Some(filter) = filter.as_ref().map(TopicFilter::as_str) else { return };
+fn warn_of_dead_filter(section: &Section<'_>, text: &Text, filter: &TopicFilter, except: &[Option<TopicFilter>]) {
+    let filter = filter.as_str();
     if let Some(cover) = except.iter().flatten().find(|except| covers(except.as_str(), filter)) {
         section.warn_text(text, format!("takes nothing: `except` has {:?}, which matches all of it", cover.as_str()));
     } else if filter.starts_with("$share/") {

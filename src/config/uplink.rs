@@ -106,13 +106,16 @@ pub(super) fn read(section: &Section<'_>, gateway_id: &str) -> Option<Settings> 
 
 fn read_urls(section: &Section<'_>) -> Vec<Url> {
     let expected = "a URL such as \"mqtts://mqtt.example.com:8883\"";
-    let mut texts = section.texts("urls", expected);
+    let texts = section.texts("urls", expected);
     match (section.has("url"), section.has("urls")) {
         (true, true) => section.refuse_unsaid("urls", "there is a `url` too; expected one of the two"),
         (false, false) => section.refuse("url", format!("is missing; expected {expected}")),
-        (false, true) if texts.is_empty() => section.refuse("urls", format!("expected at least {expected}")),
+        (false, true) if texts.as_ref().is_some_and(Vec::is_empty) => {
+            section.refuse("urls", format!("expected at least {expected}"));
+        }
         (true, false) | (false, true) => {}
     }
+    let mut texts = texts.unwrap_or_default();
     texts.extend(section.text("url", expected));
     let mut urls = Vec::with_capacity(texts.len());
     for text in &texts {

@@ -5,9 +5,9 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use crate::uplink::Url;
 
 /// Port of `mqtt://` where none is written (registered with IANA).
-pub const MQTT_PORT: u16 = 1883;
+const MQTT_PORT: u16 = 1883;
 /// Port of `mqtts://` where none is written (registered with IANA).
-pub const MQTTS_PORT: u16 = 8883;
+const MQTTS_PORT: u16 = 8883;
 
 /// Reads an address; the error says what is wrong, and never repeats a password.
 pub(super) fn parse(text: &str) -> Result<Url, String> {

@@ -1,1 +1,0 @@
-//! What the configuration accepts and what it says of the rest.
