@@ -6,6 +6,7 @@ use proptest::prelude::*;
 use tempfile::TempDir;
 
 mod contract;
+mod examples;
 mod layers;
 mod values;
 
