@@ -190,7 +190,7 @@ fn listen(address: SocketAddr) -> io::Result<(TcpListener, SocketAddr)> {
 /// The server and the sampler: one task, so that the end of either is seen.
 async fn run(listener: TcpListener, state: routes::State, stop: CancellationToken) {
     tokio::select! {
-        () = server::serve(listener, routes::router(state.clone()), stop) => {}
+        () = server::serve(listener, routes::router(state.clone()), server::Limits::default(), stop) => {}
         () = sample(state) => {}
     }
 }
