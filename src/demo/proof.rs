@@ -1,0 +1,154 @@
+//! The end of the demo: the figures that prove the promise, or do not.
+
+use serde::Serialize;
+
+use super::{
+    gateway::StreamFigures,
+    screen::{per_second, thousands},
+};
+use std::time::Duration;
+
+/// What was counted, by three parties: the sensors, the gateway, and the subscriber upstream.
+#[derive(Debug, Clone, Default, Serialize)]
+#[non_exhaustive]
+pub struct Proof {
+    /// Readings that sensors published.
+    pub sent: u64,
+    /// Readings that the gateway acknowledged.
+    pub acknowledged: u64,
+    /// Acknowledged readings that arrived upstream.
+    pub received: u64,
+    /// Deliveries under a `tg-id` that had arrived before: what was in flight when the connection broke.
+    pub duplicates: u64,
+    /// Readings that a sensor published again because their acknowledgement was lost, stored and delivered twice.
+    pub published_again: u64,
+    /// Acknowledged readings that never arrived. The promise: 0.
+    pub lost: u64,
+    /// First deliveries that came after a later one of the same sensor or stream. The promise: 0.
+    pub out_of_order: u64,
+    /// Messages in the gateway's books: accepted.
+    pub accepted: u64,
+    /// Messages in the gateway's books: acknowledged by the upstream.
+    pub forwarded: u64,
+    /// Messages in the gateway's books: still there.
+    pub backlog: u64,
+    /// Whether the books balance, and agree with what arrived.
+    pub books_balance: bool,
+    /// The largest backlog seen.
+    pub largest_backlog: u64,
+    /// How long the upstream was away, in seconds.
+    pub outage_seconds: f64,
+    /// From the restart after `kill -9` to ready, in seconds.
+    pub restart_seconds: f64,
+    /// From the upstream's return to the first message of the backlog that arrived, in seconds.
+    pub reconnect_seconds: f64,
+    /// From there until the backlog was gone, in seconds.
+    pub drain_seconds: f64,
+    /// Messages that arrived in that time, a second.
+    pub drained_per_s: u64,
+    /// The whole demo, in seconds.
+    pub total_seconds: f64,
+}
+
+/// How long the parts took.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Times {
+    pub(super) outage: Duration,
+    pub(super) restart: Duration,
+    pub(super) reconnect: Duration,
+    pub(super) drain: Duration,
+    pub(super) drained: u64,
+    pub(super) total: Duration,
+}
+
+impl Proof {
+    /// Whether every acknowledged message arrived, in order, and the books say the same.
+    pub fn holds(&self) -> bool {
+        self.lost == 0
+            && self.out_of_order == 0
+            && self.books_balance
+            && self.sent == self.acknowledged
+            && self.sent > 0
+    }
+
+    pub(super) fn with_books(mut self, books: StreamFigures, distinct_ids: u64) -> Self {
+        let left = books.forwarded + books.expired + books.dropped + books.dead + books.purged;
+        self.accepted = books.accepted;
+        self.forwarded = books.forwarded;
+        self.backlog = books.backlog.messages;
+        self.books_balance = books.accepted == left + books.backlog.messages
+            && books.forwarded == distinct_ids
+            && books.accepted >= self.acknowledged
+            && books.backlog.bytes == 0;
+        self
+    }
+
+    pub(super) fn with_times(mut self, times: Times) -> Self {
+        self.outage_seconds = times.outage.as_secs_f64();
+        self.restart_seconds = times.restart.as_secs_f64();
+        self.reconnect_seconds = times.reconnect.as_secs_f64();
+        self.drain_seconds = times.drain.as_secs_f64();
+        self.drained_per_s = per_second(times.drained, times.drain);
+        self.total_seconds = times.total.as_secs_f64();
+        self
+    }
+
+    /// The table; `paint` puts an SGR code around a text, where there are colours.
+    pub(super) fn table(&self, paint: impl Fn(&str, &str) -> String) -> String {
+        let promise = |ok: bool, text: &str| paint(if ok { "1;32" } else { "1;31" }, text);
+        let row = |name: &str, figure: String, remark: &str| format!("  {name:<26}{figure}   {}\n", paint("2", remark));
+        let count = |number: u64| format!("{:>10}", thousands(number));
+        let seconds = |seconds: f64| format!("{seconds:>8.2} s");
+        let rule = format!("  {}\n", paint("2", &"─".repeat(76)));
+        let balance = format!("{:>10}", if self.books_balance { "yes" } else { "NO" });
+        [
+            rule.clone(),
+            row("sent", count(self.sent), "published by the sensors, QoS 1"),
+            row("acknowledged", count(self.acknowledged), "each one after its commit was synced to disk"),
+            row("received upstream", count(self.received), "counted by a subscriber of the upstream"),
+            row("sent again by the gateway", count(self.duplicates), "duplicates, recognised by their tg-id"),
+            row("sent again by sensors", count(self.published_again), "their acknowledgement died with kill -9"),
+            row("lost", promise(self.lost == 0, &count(self.lost)), "acknowledged, and never arrived"),
+            row(
+                "out of order",
+                promise(self.out_of_order == 0, &count(self.out_of_order)),
+                "first deliveries, per sensor and per stream",
+            ),
+            row(
+                "books balance",
+                promise(self.books_balance, &balance),
+                &format!(
+                    "accepted {} = forwarded {} + backlog {}",
+                    thousands(self.accepted),
+                    thousands(self.forwarded),
+                    thousands(self.backlog)
+                ),
+            ),
+            rule.clone(),
+            row("upstream away", seconds(self.outage_seconds), "with kill -9 in the middle"),
+            row("ready after kill -9", seconds(self.restart_seconds), "from exec to ready, the backlog on disk"),
+            row("largest backlog", count(self.largest_backlog), "messages on disk, none in memory"),
+            row("first message after return", seconds(self.reconnect_seconds), "the gateway came back by itself"),
+            row(
+                "drained in",
+                seconds(self.drain_seconds),
+                &format!("{} messages/s while sensors went on", thousands(self.drained_per_s)),
+            ),
+            row("all in all", seconds(self.total_seconds), ""),
+            rule,
+            self.verdict(promise),
+        ]
+        .concat()
+    }
+
+    fn verdict(&self, promise: impl Fn(bool, &str) -> String) -> String {
+        let text = if self.holds() {
+            "Every acknowledged message arrived, in order: lost 0, out of order 0."
+        } else if self.sent == self.acknowledged && self.lost == 0 && self.out_of_order == 0 {
+            "The books do not agree with what arrived. This must not happen: please report it."
+        } else {
+            "The promise was broken. This must not happen: please report it."
+        };
+        format!("  {}\n", promise(self.holds(), text))
+    }
+}
