@@ -220,6 +220,13 @@ bind = "{admin}"
         serde_json::from_str(&body).map_err(|e| self.fault(format!("the gateway's figures make no sense: {e}")))
     }
 
+    /// Resident memory in bytes, as the gateway's own metrics have it; `None` where the system does not tell.
+    pub(super) async fn resident_bytes(&self) -> Result<Option<u64>, Error> {
+        let metrics = self.get("/metrics").await.map_err(|e| self.fault(e))?;
+        let figure = metrics.lines().find_map(|line| line.strip_prefix("process_resident_memory_bytes "));
+        Ok(figure.and_then(|figure| figure.parse().ok()))
+    }
+
     /// The body of a 200 answer.
     async fn get(&self, path: &str) -> Result<String, String> {
         let request = async {

@@ -40,6 +40,8 @@ use std::{
     time::Duration,
 };
 
+use tokio::signal::unix::{SignalKind, signal};
+
 pub use proof::Proof;
 
 /// Longest time the whole demo may take before it gives up.
@@ -111,18 +113,33 @@ pub async fn run(options: &Options) -> Result<Proof, Error> {
         return Err(Error::Options);
     }
     let mut stage = stage::Stage::build(options).await?;
-    let proof = stage.play().await;
-    stage.clear();
-    let proof = proof?;
-    let text = if options.json {
-        format!("{:#}\n", serde_json::json!(proof))
-    } else {
-        proof.table(screen::painter_for_stdout())
+    let played = tokio::select! {
+        played = stage.play() => played,
+        interrupted = interruption() => Err(interrupted),
     };
+    stage.clear();
+    // The gateway and its folder go before the verdict is out.
+    drop(stage);
+    let proof = played?;
+    let text = if options.json { format!("{:#}\n", proof.json()) } else { proof.table(screen::painter_for_stdout()) };
     let mut stdout = io::stdout().lock();
     stdout
         .write_all(text.as_bytes())
         .and_then(|()| stdout.flush())
         .map_err(|source| Error::Io { what: "write the proof", source })?;
     Ok(proof)
+}
+
+/// Waits for Ctrl-C or SIGTERM.
+async fn interruption() -> Error {
+    let listen = |kind| signal(kind).map_err(|source| Error::Io { what: "listen for signals", source });
+    let (mut interrupt, mut terminate) = match (listen(SignalKind::interrupt()), listen(SignalKind::terminate())) {
+        (Ok(interrupt), Ok(terminate)) => (interrupt, terminate),
+        (Err(error), _) | (_, Err(error)) => return error,
+    };
+    tokio::select! {
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
+    }
+    Error::Interrupted
 }

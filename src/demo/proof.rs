@@ -1,12 +1,13 @@
 //! The end of the demo: the figures that prove the promise, or do not.
 
+use std::time::Duration;
+
 use serde::Serialize;
 
 use super::{
     gateway::StreamFigures,
     screen::{per_second, thousands},
 };
-use std::time::Duration;
 
 /// What was counted, by three parties: the sensors, the gateway, and the subscriber upstream.
 #[derive(Debug, Clone, Default, Serialize)]
@@ -36,6 +37,10 @@ pub struct Proof {
     pub books_balance: bool,
     /// The largest backlog seen.
     pub largest_backlog: u64,
+    /// Resident memory of the gateway while there was no backlog, in bytes; `None` where the system does not tell.
+    pub memory_bytes_before: Option<u64>,
+    /// Resident memory of the gateway with the backlog of the whole outage, in bytes.
+    pub memory_bytes_with_backlog: Option<u64>,
     /// How long the upstream was away, in seconds.
     pub outage_seconds: f64,
     /// From the restart after `kill -9` to ready, in seconds.
@@ -62,6 +67,13 @@ pub(super) struct Times {
 }
 
 impl Proof {
+    /// The same as JSON, with the verdict (`holds`).
+    pub fn json(&self) -> serde_json::Value {
+        let mut json = serde_json::json!(self);
+        json["holds"] = self.holds().into();
+        json
+    }
+
     /// Whether every acknowledged message arrived, in order, and the books say the same.
     pub fn holds(&self) -> bool {
         self.lost == 0
@@ -96,7 +108,7 @@ impl Proof {
     /// The table; `paint` puts an SGR code around a text, where there are colours.
     pub(super) fn table(&self, paint: impl Fn(&str, &str) -> String) -> String {
         let promise = |ok: bool, text: &str| paint(if ok { "1;32" } else { "1;31" }, text);
-        let row = |name: &str, figure: String, remark: &str| format!("  {name:<26}{figure}   {}\n", paint("2", remark));
+        let row = |name: &str, figure: String, remark: &str| format!("  {name:<22}{figure}   {}\n", paint("2", remark));
         let count = |number: u64| format!("{:>10}", thousands(number));
         let seconds = |seconds: f64| format!("{seconds:>8.2} s");
         let rule = format!("  {}\n", paint("2", &"─".repeat(76)));
@@ -104,10 +116,10 @@ impl Proof {
         [
             rule.clone(),
             row("sent", count(self.sent), "published by the sensors, QoS 1"),
-            row("acknowledged", count(self.acknowledged), "each one after its commit was synced to disk"),
+            row("acknowledged", count(self.acknowledged), "each after its commit was synced to disk"),
             row("received upstream", count(self.received), "counted by a subscriber of the upstream"),
-            row("sent again by the gateway", count(self.duplicates), "duplicates, recognised by their tg-id"),
-            row("sent again by sensors", count(self.published_again), "their acknowledgement died with kill -9"),
+            row("resent by gateway", count(self.duplicates), "duplicates, recognised by their tg-id"),
+            row("resent by sensors", count(self.published_again), "their acknowledgement died with kill -9"),
             row("lost", promise(self.lost == 0, &count(self.lost)), "acknowledged, and never arrived"),
             row(
                 "out of order",
@@ -118,7 +130,7 @@ impl Proof {
                 "books balance",
                 promise(self.books_balance, &balance),
                 &format!(
-                    "accepted {} = forwarded {} + backlog {}",
+                    "accepted {} = forwarded {} + {}",
                     thousands(self.accepted),
                     thousands(self.forwarded),
                     thousands(self.backlog)
@@ -126,19 +138,29 @@ impl Proof {
             ),
             rule.clone(),
             row("upstream away", seconds(self.outage_seconds), "with kill -9 in the middle"),
-            row("ready after kill -9", seconds(self.restart_seconds), "from exec to ready, the backlog on disk"),
-            row("largest backlog", count(self.largest_backlog), "messages on disk, none in memory"),
-            row("first message after return", seconds(self.reconnect_seconds), "the gateway came back by itself"),
+            row("ready after kill -9", seconds(self.restart_seconds), "from its start to ready, backlog and all"),
+            row("largest backlog", count(self.largest_backlog), "messages, on disk"),
+            self.memory().map_or_else(String::new, |(with, remark)| row("gateway's memory", with, &remark)),
+            row("first after return", seconds(self.reconnect_seconds), "the gateway came back by itself"),
             row(
                 "drained in",
                 seconds(self.drain_seconds),
-                &format!("{} messages/s while sensors went on", thousands(self.drained_per_s)),
+                &format!("{} messages/s, while sensors went on", thousands(self.drained_per_s)),
             ),
             row("all in all", seconds(self.total_seconds), ""),
             rule,
             self.verdict(promise),
         ]
         .concat()
+    }
+
+    /// Memory with the backlog, and without it.
+    fn memory(&self) -> Option<(String, String)> {
+        let tenths = |bytes: u64| bytes * 10 / (1024 * 1024);
+        let mebibytes = |bytes| format!("{}.{}", tenths(bytes) / 10, tenths(bytes) % 10);
+        let (before, with) = self.memory_bytes_before.zip(self.memory_bytes_with_backlog)?;
+        let figure = format!("{:>6} MiB", mebibytes(with));
+        Some((figure, format!("with that backlog; {} MiB without any", mebibytes(before))))
     }
 
     fn verdict(&self, promise: impl Fn(bool, &str) -> String) -> String {
@@ -150,5 +172,59 @@ impl Proof {
             "The promise was broken. This must not happen: please report it."
         };
         format!("  {}\n", promise(self.holds(), text))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn good() -> Proof {
+        let books = StreamFigures { accepted: 1001, forwarded: 1001, ..StreamFigures::default() };
+        let proof = Proof { sent: 1000, acknowledged: 1000, received: 1000, published_again: 1, ..Proof::default() };
+        proof.with_books(books, 1001)
+    }
+
+    fn table(proof: &Proof) -> String {
+        proof.table(|_, text| text.to_owned())
+    }
+
+    #[test]
+    fn a_good_run_is_proof() {
+        assert!(good().holds());
+        assert!(table(&good()).contains("lost 0, out of order 0"));
+        assert_eq!(good().json()["holds"], true);
+    }
+
+    #[test]
+    fn anything_missing_breaks_the_proof() {
+        let books = |accepted, forwarded, ids| {
+            good().with_books(StreamFigures { accepted, forwarded, ..StreamFigures::default() }, ids)
+        };
+        for broken in [
+            Proof { lost: 1, ..good() },
+            Proof { out_of_order: 1, ..good() },
+            Proof { acknowledged: 999, ..good() },
+            Proof::default(),
+            books(1001, 1000, 1000),
+            books(1001, 1001, 1000),
+            books(999, 999, 999),
+        ] {
+            assert!(!broken.holds(), "{broken:?}");
+            assert!(table(&broken).contains("please report"), "{broken:?}");
+        }
+    }
+
+    #[test]
+    fn the_table_fits_a_terminal() {
+        let mut proof = good();
+        proof.memory_bytes_before = Some(20_000_000);
+        proof.memory_bytes_with_backlog = Some(123_000_000);
+        proof.accepted = 123_456;
+        proof.forwarded = 123_456;
+        for line in table(&proof).lines() {
+            assert!(line.chars().count() <= 80, "{line}");
+        }
+        assert!(table(&proof).contains("117.3 MiB   with that backlog; 19.0 MiB without any"));
     }
 }

@@ -27,7 +27,8 @@ pub(super) struct Screen {
     drawn: usize,
     last_drawn: Option<Instant>,
     history: VecDeque<(Instant, u64, u64)>,
-    largest_backlog: u64,
+    /// The backlog that fills the bar.
+    full_bar: u64,
 }
 
 /// The figures of a moment.
@@ -50,7 +51,8 @@ pub(super) enum Mark {
 }
 
 impl Screen {
-    pub(super) fn new() -> Self {
+    /// `full_bar`: the backlog that is to be expected, which fills the bar.
+    pub(super) fn new(full_bar: u64) -> Self {
         let terminal = std::io::stderr().is_terminal();
         let colour = terminal && colours_wanted();
         Self {
@@ -60,7 +62,7 @@ impl Screen {
             drawn: 0,
             last_drawn: None,
             history: VecDeque::new(),
-            largest_backlog: 0,
+            full_bar: full_bar.max(1),
         }
     }
 
@@ -90,7 +92,6 @@ impl Screen {
         while self.history.front().is_some_and(|(at, ..)| now.duration_since(*at) > RATE_WINDOW) {
             self.history.pop_front();
         }
-        self.largest_backlog = self.largest_backlog.max(moment.backlog.unwrap_or(0));
         let every = if self.terminal { REDRAW_EVERY } else { PLAIN_EVERY };
         if self.last_drawn.is_some_and(|last| now.duration_since(last) < every) {
             return;
@@ -150,9 +151,9 @@ impl Screen {
         ));
     }
 
-    /// The backlog, with the largest so far as the whole length.
+    /// The backlog as a bar.
     fn bar(&self, backlog: u64) -> String {
-        let full = (backlog * BAR_CELLS).div_ceil(self.largest_backlog.max(1)).min(BAR_CELLS);
+        let full = (backlog * BAR_CELLS / self.full_bar).min(BAR_CELLS);
         let cells = |count: u64, cell: &str| cell.repeat(usize::try_from(count).unwrap_or_default());
         format!("{}{}", self.paint("33", &cells(full, "█")), self.paint("2", &cells(BAR_CELLS - full, "░")))
     }
