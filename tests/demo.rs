@@ -58,7 +58,7 @@ fn the_demo_proves_the_promise() {
 fn an_interrupted_demo_leaves_nothing_behind() {
     let temporary = tempfile::tempdir().unwrap();
     let mut child = demo(temporary.path()).spawn().unwrap();
-    let (line_tx, lines) = mpsc::channel();
+    let (line_tx, lines) = mpsc::sync_channel(1000);
     let stderr = BufReader::new(child.stderr.take().unwrap());
     std::thread::spawn(move || stderr.lines().map_while(Result::ok).try_for_each(|line| line_tx.send(line)));
     let ready = lines.iter().find(|line| line.contains("gateway ready")).expect("the gateway becomes ready");
