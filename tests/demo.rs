@@ -47,7 +47,7 @@ fn the_demo_proves_the_promise() {
     assert_eq!((row(&table, "acknowledged"), row(&table, "received upstream")), (sent, sent), "{all}");
     assert!(row(&table, "largest backlog") > 1000, "{all}");
     assert!(table.contains("Every acknowledged message arrived, in order"), "{all}");
-    for event in ["outage", "kill -9", "backlog", "drained"] {
+    for event in ["outage", "kill -9", "backlog", "has arrived"] {
         assert!(progress.contains(event), "`{event}` is missing in\n{all}");
     }
     assert!(!all.contains('\u{1b}'), "control characters, although nothing here is a terminal:\n{all}");

@@ -78,6 +78,7 @@ impl Book {
     }
 
     /// Deliveries in all, duplicates included.
+    #[cfg(test)]
     pub(super) fn deliveries(&self) -> u64 {
         self.deliveries
     }

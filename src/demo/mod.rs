@@ -121,7 +121,7 @@ pub async fn run(options: &Options) -> Result<Proof, Error> {
     // The gateway and its folder go before the verdict is out.
     drop(stage);
     let proof = played?;
-    let text = if options.json { format!("{:#}\n", proof.json()) } else { proof.table(screen::painter_for_stdout()) };
+    let text = if options.json { proof.json() + "\n" } else { proof.table(screen::painter_for_stdout()) };
     let mut stdout = io::stdout().lock();
     stdout
         .write_all(text.as_bytes())

@@ -47,7 +47,7 @@ pub struct Proof {
     pub restart_seconds: f64,
     /// From the upstream's return to the first message of the backlog that arrived, in seconds.
     pub reconnect_seconds: f64,
-    /// From there until the backlog was gone, in seconds.
+    /// From there until all that had waited had arrived, in seconds.
     pub drain_seconds: f64,
     /// Messages that arrived in that time, a second.
     pub drained_per_s: u64,
@@ -67,11 +67,16 @@ pub(super) struct Times {
 }
 
 impl Proof {
-    /// The same as JSON, with the verdict (`holds`).
-    pub fn json(&self) -> serde_json::Value {
-        let mut json = serde_json::json!(self);
-        json["holds"] = self.holds().into();
-        json
+    /// The same as JSON, with the verdict (`holds`) first.
+    pub fn json(&self) -> String {
+        #[derive(Serialize)]
+        struct Verdict<'proof> {
+            holds: bool,
+            #[serde(flatten)]
+            proof: &'proof Proof,
+        }
+        let verdict = Verdict { holds: self.holds(), proof: self };
+        serde_json::to_string_pretty(&verdict).expect("numbers and truth values can always be written")
     }
 
     /// Whether every acknowledged message arrived, in order, and the books say the same.
@@ -96,12 +101,12 @@ impl Proof {
     }
 
     pub(super) fn with_times(mut self, times: Times) -> Self {
-        self.outage_seconds = times.outage.as_secs_f64();
-        self.restart_seconds = times.restart.as_secs_f64();
-        self.reconnect_seconds = times.reconnect.as_secs_f64();
-        self.drain_seconds = times.drain.as_secs_f64();
+        self.outage_seconds = seconds(times.outage);
+        self.restart_seconds = seconds(times.restart);
+        self.reconnect_seconds = seconds(times.reconnect);
+        self.drain_seconds = seconds(times.drain);
         self.drained_per_s = per_second(times.drained, times.drain);
-        self.total_seconds = times.total.as_secs_f64();
+        self.total_seconds = seconds(times.total);
         self
     }
 
@@ -175,6 +180,11 @@ impl Proof {
     }
 }
 
+/// Milliseconds are as fine as anybody wants to read.
+fn seconds(duration: Duration) -> f64 {
+    (duration.as_secs_f64() * 1000.0).round() / 1000.0
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -193,7 +203,7 @@ mod tests {
     fn a_good_run_is_proof() {
         assert!(good().holds());
         assert!(table(&good()).contains("lost 0, out of order 0"));
-        assert_eq!(good().json()["holds"], true);
+        assert!(good().json().starts_with("{\n  \"holds\": true,\n  \"sent\": 1000,"));
     }
 
     #[test]

@@ -82,7 +82,9 @@ impl Screen {
         };
         let seconds = self.begin.elapsed().as_secs_f64();
         write(&format!("{erase}  {seconds:>5.1} s  {}  {line}\n", self.paint(code, sign)));
-        self.last_drawn = None;
+        if self.terminal {
+            self.last_drawn = None;
+        }
     }
 
     /// Draws the moving part, if it is time to.

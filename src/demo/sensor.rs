@@ -33,12 +33,6 @@ pub(super) struct Tally {
     pub(super) sent: AtomicU64,
     /// Readings acknowledged by the gateway.
     pub(super) acknowledged: AtomicU64,
-    /// Publishes of readings that had been published before.
-    pub(super) again: AtomicU64,
-    /// Publishes that the gateway refused with a reason code.
-    pub(super) refused: AtomicU64,
-    /// Sensors connected at the moment.
-    pub(super) connected: AtomicU64,
 }
 
 /// One sensor.
@@ -122,12 +116,10 @@ impl Sensor {
         // Nothing is handed over before the connection stands: what is unsent then is still simply new.
         while let Ok(seen) = events.next().await {
             if matches!(seen, Seen::Connected) {
-                self.tally.connected.fetch_add(1, Relaxed);
                 tokio::select! {
                     () = self.listen(&mut events, &flight, &progress) => {}
                     () = self.publish(&client, begin, &flight, &progress) => {}
                 }
-                self.tally.connected.fetch_sub(1, Relaxed);
                 break;
             }
         }
@@ -169,11 +161,7 @@ impl Sensor {
                     }
                 }
                 // It stays open, and goes again with the next connection: end this one.
-                Seen::Refused => {
-                    self.tally.refused.fetch_add(1, Relaxed);
-                    return;
-                }
-                Seen::Goodbye => return,
+                Seen::Refused | Seen::Goodbye => return,
                 Seen::Connected | Seen::Other => {}
             }
             drop(flight);
@@ -210,7 +198,6 @@ impl Sensor {
             return None;
         }
         let reading = if let Some(again) = flight.again.pop_front() {
-            self.tally.again.fetch_add(1, Relaxed);
             again
         } else {
             let due = begin.elapsed().as_secs_f64() * self.per_s;
