@@ -104,11 +104,26 @@ pub enum Error {
     Interrupted,
 }
 
-/// Plays the demo: progress to stderr, the proof to stdout. The caller's exit code follows [`Proof::holds`].
+/// Plays the demo on a runtime of its own: progress to stderr, the proof to stdout. An error if anything was lost, out
+/// of order, or failed. Blocks; not to be called within a runtime.
+pub fn run(options: &Options) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let proof = runtime.block_on(play(options))?;
+    let text = if options.json { proof.json() + "\n" } else { proof.table(screen::painter_for_stdout()) };
+    let mut stdout = io::stdout().lock();
+    stdout
+        .write_all(text.as_bytes())
+        .and_then(|()| stdout.flush())
+        .map_err(|source| Error::Io { what: "write the proof", source })?;
+    anyhow::ensure!(proof.holds(), "the demo did not prove what it should");
+    Ok(())
+}
+
+/// Plays the demo, with its progress on stderr. Call it within a multi-threaded tokio runtime.
 ///
-/// Call it within a multi-threaded tokio runtime; the caller should have no log output of level INFO or lower from
-/// rumqttd and rumqttc, which talk a lot.
-pub async fn run(options: &Options) -> Result<Proof, Error> {
+/// The caller should have no log output from rumqttd and rumqttc below ERROR: both tell a lot of what is the play's
+/// intention here.
+pub async fn play(options: &Options) -> Result<Proof, Error> {
     if !(1..=99).contains(&options.sensors) || options.messages_per_s == 0 {
         return Err(Error::Options);
     }
@@ -117,17 +132,9 @@ pub async fn run(options: &Options) -> Result<Proof, Error> {
         played = stage.play() => played,
         interrupted = interruption() => Err(interrupted),
     };
+    // When this returns, the moving part of the screen, the gateway and its folder are gone.
     stage.clear();
-    // The gateway and its folder go before the verdict is out.
-    drop(stage);
-    let proof = played?;
-    let text = if options.json { proof.json() + "\n" } else { proof.table(screen::painter_for_stdout()) };
-    let mut stdout = io::stdout().lock();
-    stdout
-        .write_all(text.as_bytes())
-        .and_then(|()| stdout.flush())
-        .map_err(|source| Error::Io { what: "write the proof", source })?;
-    Ok(proof)
+    played
 }
 
 /// Waits for Ctrl-C or SIGTERM.
