@@ -3,10 +3,10 @@
 import os
 
 from lab.gateway import Gateway, check_books
-from lab.load import Sensors, Verifier, check_delivery
-from lab.mosquitto import Mosquitto
+from lab.load import Sensors, check_delivery
 from lab.process import workspace
 from lab.report import Theme
+from lab.upstream import Upstream
 
 MESSAGES = int(os.environ.get("OUTAGE_MESSAGES", "200000"))
 SENSORS = 20
@@ -14,11 +14,7 @@ SENSORS = 20
 
 def main(t):
     folder = workspace(t)
-    # The verifier's session is on the upstream from the beginning: nothing can arrive before it listens.
-    upstream = Mosquitto(folder / "upstream").start()
-    t.later(upstream.stop)
-    Verifier(folder, upstream.port, keep_session=True).kill()
-    upstream.stop()
+    upstream = Upstream(t, folder).down()
     gateway = Gateway(folder / "gateway", upstream.port).start()
     t.later(gateway.stop)
     empty = gateway.process.rss_bytes()
@@ -32,9 +28,8 @@ def main(t):
     grown = (gateway.process.rss_bytes() - empty) / 2**20
     t.check("memory does not grow with the backlog", grown <= 24, f"{grown:.1f} MiB more than empty")
 
-    upstream.start()
-    verifier = Verifier(folder, upstream.port, keep_session=True, resumed=True)
-    result = verifier.expect(sensors.journal)
+    upstream.up()
+    result = upstream.verifier.expect(sensors.journal)
     check_delivery(t, result, "after the outage")
     t.check("every message has its id", result["with_id"] == result["received"])
     t.say(f"drained at {result['per_s']:.0f}/s")

@@ -8,6 +8,7 @@ from lab.gateway import Gateway, check_books
 from lab.load import Sensors, Verifier, check_delivery
 from lab.mosquitto import Mosquitto
 from lab.process import free_port, wait_for, workspace
+from lab.proxy import Proxy
 from lab.report import Theme
 from lab.rogue import Rogue
 
@@ -57,7 +58,19 @@ def without(journals, taken, path):
     return path
 
 
+def takes_over(port, target):
+    """A proxy on the rogues' port, once they have gone."""
+    try:
+        return Proxy(port, target)
+    except OSError:
+        return None
+
+
 def plain(t, folder):
+    # Nobody but the verifier knows the good upstream's own port; it takes over the rogues' port at the end.
+    upstream = Mosquitto(folder / "upstream").start()
+    t.later(upstream.stop)
+    verifier = Verifier(folder, upstream.port)
     port = free_port()
     gateway = Gateway(folder / "gateway", port, progress_timeout="1s", connect_timeout="1s", uplink="max_inflight = 20").start()
     t.later(gateway.stop)
@@ -81,13 +94,8 @@ def plain(t, folder):
         rogue.close()
         taken |= rogue.taken
         journals.append(sensors.journal)
-    # The good upstream takes the port with the verifier's session already on its disk: nothing can come before it listens.
-    upstream = Mosquitto(folder / "upstream").start()
-    Verifier(folder, upstream.port, keep_session=True).kill()
-    upstream.stop()
-    upstream = Mosquitto(folder / "upstream", port).start()
-    t.later(upstream.stop)
-    result = Verifier(folder, port, keep_session=True, resumed=True).expect(without(journals, taken, folder / "wanted.journal"))
+    t.later(wait_for("the port is free", lambda: takes_over(port, upstream.port), 10).close)
+    result = verifier.expect(without(journals, taken, folder / "wanted.journal"))
     check_delivery(t, result, "when a good upstream takes over the port")
     t.say(f"{len(taken)} messages had been acknowledged by the rogues")
     check_books(t, gateway)
@@ -108,15 +116,14 @@ def wrong_certificate(t, folder):
     t.check("a wrong certificate: the log names the cause", line is not None, line)
     t.check("a wrong certificate: nothing is sent to it", rogue.published == 0)
     rogue.close()
-    plain_port = free_port()
-    tls = (f"listener {plain_port} 127.0.0.1\nlistener {port} 127.0.0.1\ncertfile {papers}/good.pem\n"
-           f"keyfile {papers}/good.key\n")
-    upstream = Mosquitto(folder / "tls-upstream", plain_port, extra=f"listener {plain_port} 127.0.0.1\n").start()
-    Verifier(folder, plain_port, "tls-verifier", keep_session=True).kill()
-    upstream.stop()
-    upstream = Mosquitto(folder / "tls-upstream", plain_port, extra=tls).start()
+    good_port, plain_port = free_port(), free_port()
+    upstream = Mosquitto(folder / "tls-upstream", extra=(
+        f"listener {good_port} 127.0.0.1\ncertfile {papers}/good.pem\nkeyfile {papers}/good.key\n"
+        f"listener {plain_port} 127.0.0.1\n"), port=plain_port).start()
     t.later(upstream.stop)
-    result = Verifier(folder, plain_port, "tls-verifier", keep_session=True, resumed=True).expect(sensors.journal)
+    verifier = Verifier(folder, plain_port, "tls-verifier")
+    t.later(wait_for("the port is free", lambda: takes_over(port, good_port), 10).close)
+    result = verifier.expect(sensors.journal)
     check_delivery(t, result, "when the right certificate is shown")
     check_books(t, gateway, "over TLS the books balance and the backlog is empty")
 

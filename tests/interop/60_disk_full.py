@@ -7,9 +7,9 @@ import sys
 
 from lab.gateway import Gateway, check_books
 from lab.load import Sensors, Verifier, check_delivery
-from lab.mosquitto import Mosquitto
-from lab.process import free_port, wait_for, workspace
+from lab.process import wait_for, workspace
 from lab.report import Theme
+from lab.upstream import Upstream
 
 SMALL_MIB = 48
 
@@ -51,9 +51,7 @@ def one(t, folder, label, min_free, ballast):
     """`min_free` reached, or (with `ballast`, which leaves nothing) the file system itself full."""
     folder.mkdir()
     disk = small_disk(t, folder / "disk")
-    upstream = Mosquitto(folder / "upstream").start()
-    Verifier(folder, upstream.port, keep_session=True).kill()
-    upstream.stop()
+    upstream = Upstream(t, folder).down()
     gateway = Gateway(folder / "gateway", upstream.port, data=disk / "data", store=f'min_free = "{min_free}"').start()
     t.later(gateway.stop)
     v5 = Sensors(folder, gateway.port, "v5", sensors=2, mqtt=5, rate=4000, size=1024, window=100)
@@ -83,8 +81,7 @@ def one(t, folder, label, min_free, ballast):
 
     if ballast:
         ballast_file.unlink()
-    upstream.start()
-    t.later(upstream.stop)
+    upstream.up()
     before = books["accepted"]
     wait_for("it accepts again by itself", lambda: gateway.books()["accepted"] > before + 1000, 60)
     t.check(f"{label}: work resumes by itself", True)
@@ -92,7 +89,7 @@ def one(t, folder, label, min_free, ballast):
     t.check(f"{label}: MQTT 5 publishers were told (0x97)", sent5["refused"] > 0, sent5["refused"])
     t.check(f"{label}: MQTT 3.1.1 publishers were held, not refused and not lied to",
             sent4["refused"] == 0 and sent4["unacknowledged"] == 0 and sent4["ack"]["max_us"] > 500_000, sent4["ack"])
-    result = Verifier(folder, upstream.port, keep_session=True, resumed=True).expect(v5.journal, v4.journal)
+    result = upstream.verifier.expect(v5.journal, v4.journal)
     check_delivery(t, result, label, new_ids_allowed=sent5["resent"] + sent4["resent"])
     check_books(t, gateway, f"{label}: the books balance and the backlog is empty")
     t.check(f"{label}: SIGTERM ends it with code 0", gateway.stop() == 0)

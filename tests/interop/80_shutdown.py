@@ -7,16 +7,15 @@ import socket
 import time
 
 from lab.gateway import Gateway, check_books
-from lab.load import Sensors, Verifier, check_delivery
+from lab.load import Sensors, check_delivery
 from lab.mosquitto import Mosquitto
 from lab.process import accepts, free_port, wait_for, workspace
 from lab.report import Theme
+from lab.upstream import Upstream
 
 
 def under_load(t, folder):
-    upstream = Mosquitto(folder / "upstream").start()
-    t.later(upstream.stop)
-    verifier = Verifier(folder, upstream.port, keep_session=True)
+    upstream = Upstream(t, folder)
     gateway = Gateway(folder / "gateway", upstream.port).start()
     t.later(gateway.stop)
     sensors = [
@@ -28,9 +27,9 @@ def under_load(t, folder):
         books = gateway.books()["accepted"]
         wait_for("messages flow", lambda: gateway.books()["accepted"] > books + 3000, 30)
         if i == 3:
-            upstream.stop()
+            upstream.down()
         if i == 5:
-            upstream.start()
+            upstream.up()
         time.sleep(t.random.uniform(0, 0.3))
         began = time.monotonic()
         codes.append(gateway.stop(40))
@@ -39,14 +38,13 @@ def under_load(t, folder):
     t.check("SIGTERM under load ends with code 0, upstream there or not", codes == [0] * 6, codes)
     t.check("it does not take long", slowest < 20, f"slowest {slowest:.1f} s")
     results = [s.stop() for s in sensors]
-    result = verifier.expect(*[s.journal for s in sensors])
+    result = upstream.verifier.expect(*[s.journal for s in sensors])
     check_delivery(t, result, "across orderly restarts", new_ids_allowed=results[0]["resent"])
     t.check("orderly restarts do not send messages twice while the upstream is there", result["duplicates_same_id"] <= 256,
             result["duplicates_same_id"])
     check_books(t, gateway)
     gateway.process.child.send_signal(signal.SIGINT)
     t.check("SIGINT ends it with code 0 too", gateway.process.child.wait(30) == 0)
-    upstream.stop()
 
 
 class NotifySocket:

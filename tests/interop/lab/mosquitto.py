@@ -49,13 +49,17 @@ class Mosquitto:
 
 
 class MosquittoGateway(Mosquitto):
-    """Mosquitto with a bridge to `upstream_port`: what Tidegate is compared with."""
+    """Mosquitto with a bridge to `upstream_port`: what Tidegate is compared with.
+
+    The bridge speaks MQTT 3.1.1, its default. (In 2.0.11 a 5 bridge with `max_inflight_messages 0` says Receive Maximum 0,
+    a protocol error, and never connects.)
+    """
 
     def __init__(self, folder, upstream_port, inflight=256, autosave=""):
         port = free_port()
         extra = (
             f"{autosave}listener {port} 127.0.0.1\n"
-            f"connection lab\naddress 127.0.0.1:{upstream_port}\nbridge_protocol_version mqttv50\n"
+            f"connection lab\naddress 127.0.0.1:{upstream_port}\nbridge_protocol_version mqttv311\n"
             "topic # out 1\ncleansession false\nremote_clientid lab\nlocal_clientid local-lab\n"
             "restart_timeout 1 2\nnotifications false\ntry_private true\n"
         )

@@ -14,6 +14,7 @@ class Proxy:
     """
 
     def __init__(self, port, target):
+        self.port = port
         self.target = target
         self.flowing = threading.Event()
         self.flowing.set()
@@ -100,6 +101,7 @@ class Proxy:
         self.running = False
         self.flowing.set()
         self.refusing = True
+        self.listener.shutdown(socket.SHUT_RDWR)  # `close` alone would leave the port taken while `accept` waits
         self.listener.close()
         self.cut()
         deadline = time.monotonic() + 2

@@ -6,6 +6,8 @@ import ssl
 import struct
 import threading
 
+from .process import wait_for
+
 
 def packets(stream):
     """The packets that come, as (first byte, body); ends with the connection."""
@@ -47,8 +49,16 @@ class Rogue:
         self.connections = 0
         self.published = 0
         self.open = []
-        self.listener = socket.create_server(("127.0.0.1", port))
+        # A rogue before may still be closing.
+        self.listener = wait_for("the port is free", lambda: self._listen(port), 10)
         threading.Thread(target=self._accept, daemon=True).start()
+
+    @staticmethod
+    def _listen(port):
+        try:
+            return socket.create_server(("127.0.0.1", port))
+        except OSError:
+            return None
 
     def _accept(self):
         while True:
@@ -70,6 +80,8 @@ class Rogue:
         stream.close()
 
     def close(self):
+        # `close` alone would leave the port taken while `accept` waits in another thread.
+        self.listener.shutdown(socket.SHUT_RDWR)
         self.listener.close()
         for stream in self.open:
             try:

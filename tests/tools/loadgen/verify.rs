@@ -66,6 +66,13 @@ pub(crate) struct Report {
     last_error: Option<String>,
 }
 
+#[derive(Debug, Serialize)]
+struct Status<'a> {
+    #[serde(flatten)]
+    figures: &'a Figures,
+    connected: bool,
+}
+
 #[derive(Debug)]
 enum Goal {
     None,
@@ -86,6 +93,7 @@ struct Verifier {
     met: Option<Instant>,
     checked_at_distinct: u64,
     announced: bool,
+    connected: bool,
     connects: u64,
     last_error: Option<String>,
     out: Vec<u8>,
@@ -106,6 +114,7 @@ pub(crate) async fn run(plan: Plan, orders: mpsc::Receiver<Order>) -> Report {
         met: None,
         checked_at_distinct: u64::MAX,
         announced: false,
+        connected: false,
         connects: 0,
         last_error: None,
         out: Vec::new(),
@@ -113,6 +122,7 @@ pub(crate) async fn run(plan: Plan, orders: mpsc::Receiver<Order>) -> Report {
     };
     while !verifier.finished() {
         if let Err(error) = verifier.one_connection().await {
+            verifier.connected = false;
             verifier.last_error = Some(error.to_string());
             verifier.obey();
             tokio::time::sleep(Duration::from_millis(50)).await;
@@ -154,7 +164,8 @@ impl Verifier {
                 Order::Expect(journal) => self.goal = Goal::Journal(journal),
                 Order::Count(count) => self.goal = Goal::Count(count),
                 Order::Status => {
-                    say(&serde_json::to_string(&self.arrivals.figures).unwrap_or_default());
+                    let status = Status { figures: &self.arrivals.figures, connected: self.connected };
+                    say(&serde_json::to_string(&status).unwrap_or_default());
                     continue;
                 }
             }
@@ -167,6 +178,7 @@ impl Verifier {
             .await
             .map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "no CONNACK in time"))??;
         self.connects += 1;
+        self.connected = true;
         let mut ping_at = Instant::now() + Duration::from_secs(20);
         while !self.finished() {
             self.obey();
