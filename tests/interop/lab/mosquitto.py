@@ -39,9 +39,9 @@ class Mosquitto:
     def up(self):
         return self.process is not None and self.process.alive()
 
-    def stop(self):
+    def stop(self, seconds=60):
         if self.process is not None:
-            self.process.terminate()
+            self.process.terminate(seconds)
 
     def kill(self):
         if self.process is not None:
@@ -55,12 +55,12 @@ class MosquittoGateway(Mosquitto):
     a protocol error, and never connects.)
     """
 
-    def __init__(self, folder, upstream_port, inflight=256, autosave=""):
+    def __init__(self, folder, upstream_port, inflight=256, topic="#"):
         port = free_port()
         extra = (
-            f"{autosave}listener {port} 127.0.0.1\n"
+            f"listener {port} 127.0.0.1\n"
             f"connection lab\naddress 127.0.0.1:{upstream_port}\nbridge_protocol_version mqttv311\n"
-            "topic # out 1\ncleansession false\nremote_clientid lab\nlocal_clientid local-lab\n"
+            f"topic {topic} out 1\ncleansession false\nremote_clientid lab\nlocal_clientid local-lab\n"
             "restart_timeout 1 2\nnotifications false\ntry_private true\n"
         )
         super().__init__(folder, port, extra, inflight)
