@@ -95,7 +95,9 @@ fn load(path: &Path, settings: &Settings, streams: &[StreamSettings]) -> Result<
             found.push((*id, books.clone()));
         } else {
             let id = schema::create_stream(&transaction, None, &settings.name).map_err(at("add a stream to"))?;
-            found.push((id, Books::default()));
+            let made = schema::load_streams(&transaction).map_err(LoadError::from_failure("read the streams of"))?;
+            let books = made.into_iter().find(|stream| stream.id == id).map(|stream| stream.books);
+            found.push((id, books.unwrap_or_default()));
         }
     }
     transaction.commit().map_err(at("commit to"))?;

@@ -194,6 +194,11 @@ impl Writer<'_> {
             let wait =
                 if self.chores { Duration::ZERO } else { self.next_tick.saturating_duration_since(Instant::now()) };
             match self.queue.recv_timeout(wait) {
+                #[cfg(test)]
+                Ok(Work::MaxPages(pages)) => {
+                    let connection = self.transaction.connection;
+                    connection.pragma_update_and_check(None, "max_page_count", pages, |_| Ok(()))?;
+                }
                 Ok(work) => {
                     let round = self.gather(work);
                     let last = round.last;
@@ -371,6 +376,8 @@ impl Round {
             Work::Close => self.last = Some(Last::Close),
             #[cfg(test)]
             Work::Abandon => self.last = Some(Last::Abandon),
+            #[cfg(test)]
+            Work::MaxPages(_) => unreachable!("tests set it while nothing else is queued"),
             Work::Job(job) => {
                 if let Job::Batch(batch) = &job {
                     self.bytes += batch.bytes;
