@@ -1,5 +1,182 @@
-//! The broker: what local MQTT clients talk to.
+//! The broker: what local MQTT clients talk to (MQTT 3.1.1 and 5 on the same port).
+//!
+//! [`start`] binds the listeners, restores sessions and retained messages from the store and begins to accept. Every
+//! connection is one task (see `connection`); messages reach the disk through [`Intake`] and local subscribers through
+//! the [`fanout`], in that order, and an acknowledgement exists only where a commit exists.
+//!
+//! | part | what it does |
+//! | --- | --- |
+//! | `packet` | the wire format, pure |
+//! | `listener` | sockets, accepting, how many |
+//! | `connection` | one client: handshake, arrivals, acknowledgements, deliveries, the end |
+//! | `sessions` | who owns a client id; what outlives a connection; expiry and delayed wills |
+//! | [`fanout`] | subscriptions and the queues of subscribers |
+//! | `retained`, `publisher` | retained messages; wills |
+//!
+//! Stopping, in the direction of travel: [`Broker::close_listeners`], then [`Broker::drain`], and after it the store.
 
+mod connection;
+pub mod fanout;
+mod hub;
+mod limits;
+mod listener;
+mod metrics;
+mod noise;
+mod packet;
+mod publisher;
+mod retained;
+mod sessions;
 mod settings;
 
+use std::{future::Future, io, sync::Arc, time::Duration, time::Instant};
+
+use tokio::sync::{mpsc, watch};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+pub use metrics::Drops;
 pub use settings::*;
+
+use self::{fanout::Fanout, hub::Hub, listener::Listener, metrics::Metrics, retained::Retained, sessions::Sessions};
+use crate::{
+    intake::{Intake, StoreError},
+    stats::ListenerStats,
+};
+
+/// Why the broker could not be started.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// A listener's address cannot be had: in use, not ours, or not allowed.
+    #[error("listener `{listener}` cannot listen on {address}: {cause}")]
+    Bind {
+        /// The listener's name.
+        listener: String,
+        /// The address it was to listen on.
+        address: String,
+        /// What the system says.
+        cause: io::Error,
+    },
+    /// Sessions or retained messages could not be read.
+    #[error("sessions and retained messages cannot be read from the store: {0}")]
+    Store(#[from] StoreError),
+    /// The metrics exist already.
+    #[error("the broker's metrics cannot be registered: {0}")]
+    Metrics(#[from] prometheus::Error),
+}
+
+/// The running broker.
+#[derive(Debug)]
+pub struct Broker {
+    hub: Arc<Hub>,
+    listeners: Vec<Arc<Listener>>,
+    failed: watch::Receiver<Option<String>>,
+}
+
+/// Binds all listeners, restores what the store remembers, and begins to accept.
+pub async fn start(
+    listeners: Vec<ListenerSettings>,
+    intake: Intake,
+    registry: &prometheus::Registry,
+) -> Result<Broker, StartError> {
+    let metrics = Metrics::new(registry)?;
+    let mut bound = Vec::with_capacity(listeners.len());
+    for settings in listeners {
+        let socket = listener::bind(&settings)?;
+        let connected = metrics.connections.with_label_values(&[&settings.name]);
+        bound.push((Arc::new(Listener::new(settings, &socket, connected)), socket));
+    }
+    let (publisher, messages) = mpsc::channel(limits::PUBLISHER_QUEUE);
+    let fanout = Arc::new(Fanout::new(metrics.drops.clone()));
+    let hub = Arc::new(Hub {
+        sessions: Sessions::new(Arc::clone(&fanout)),
+        fanout,
+        intake,
+        retained: Retained::default(),
+        metrics,
+        publisher,
+        closed: CancellationToken::new(),
+        stopping: CancellationToken::new(),
+        aborted: CancellationToken::new(),
+        connections: TaskTracker::new(),
+        noise: noise::Throttle::default(),
+    });
+    restore(&hub).await?;
+
+    let (failing, failed) = watch::channel(None);
+    spawn(&failing, &hub.aborted, "the publisher of wills", publisher::run(Arc::clone(&hub), messages));
+    spawn(&failing, &hub.stopping, "the sweeper of sessions", sessions::sweep(Arc::clone(&hub)));
+    let mut listeners = Vec::with_capacity(bound.len());
+    for (listener, socket) in bound {
+        let stats = listener.stats();
+        tracing::info!(listener = stats.name, bind = stats.bind, "listening");
+        let accept = listener::accept(Arc::clone(&hub), Arc::clone(&listener), socket);
+        spawn(&failing, &hub.closed, "a listener", accept);
+        listeners.push(listener);
+    }
+    Ok(Broker { hub, listeners, failed })
+}
+
+async fn restore(hub: &Hub) -> Result<(), StoreError> {
+    let now = Instant::now();
+    for message in hub.intake.retained().await? {
+        hub.retained.set(&message, now);
+    }
+    for session in hub.intake.sessions().await? {
+        hub.sessions.restore(session, now);
+    }
+    Ok(())
+}
+
+/// Starts a task that ends only after `until`; any other end, a panic too, is reported in `failing`.
+fn spawn(
+    failing: &watch::Sender<Option<String>>,
+    until: &CancellationToken,
+    name: &'static str,
+    task: impl Future<Output = ()> + Send + 'static,
+) {
+    let (failing, until) = (failing.clone(), until.clone());
+    let task = tokio::spawn(task);
+    tokio::spawn(async move {
+        let ended = task.await;
+        if !until.is_cancelled() {
+            let cause = ended.err().map_or_else(|| "it returned".to_owned(), |error| error.to_string());
+            failing.send_replace(Some(format!("{name} has ended unexpectedly: {cause}")));
+        }
+    });
+}
+
+impl Broker {
+    /// The listeners as they are now, in configuration order.
+    pub fn listeners(&self) -> Vec<ListenerStats> {
+        self.listeners.iter().map(|listener| listener.stats()).collect()
+    }
+
+    /// Waits for the unexpected end of one of the broker's own tasks; then the process must end.
+    pub async fn failed(&self) -> String {
+        let mut failed = self.failed.clone();
+        match failed.wait_for(Option::is_some).await.map(|cause| cause.clone()) {
+            Ok(Some(cause)) => cause,
+            // All tasks have ended as they should.
+            Ok(None) | Err(_) => std::future::pending().await,
+        }
+    }
+
+    /// Takes no more connections; those that exist go on.
+    pub fn close_listeners(&self) {
+        self.hub.closed.cancel();
+    }
+
+    /// Ends all connections in order: no more is read, what arrived is decided and acknowledged, MQTT 5 clients get
+    /// DISCONNECT 0x8B. What has not ended within `grace` is cut. Returns the number of connections that were cut.
+    pub async fn drain(&self, grace: Duration) -> usize {
+        self.close_listeners();
+        self.hub.stopping.cancel();
+        self.hub.connections.close();
+        let cut = match tokio::time::timeout(grace, self.hub.connections.wait()).await {
+            Ok(()) => 0,
+            Err(_) => self.hub.connections.len(),
+        };
+        self.hub.aborted.cancel();
+        self.hub.connections.wait().await;
+        cut
+    }
+}

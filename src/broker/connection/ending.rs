@@ -1,0 +1,194 @@
+//! The end of a connection, in order: what arrived is decided, what was decided is acknowledged, the client is told why,
+//! the will is sent, the session is put away.
+
+use std::{
+    io,
+    time::{Duration, Instant},
+};
+
+use tokio::{io::AsyncWriteExt, time::timeout};
+
+use super::{Connection, Ending, submit};
+use crate::{
+    broker::{
+        limits::{LAST_VERDICTS, LAST_WRITE},
+        packet::{DecodeError, Reason, disconnect},
+    },
+    intake::Entry,
+    message::QoS,
+};
+
+impl Ending {
+    /// What an MQTT 5 client is told; `None` where it cannot be told or needs not.
+    fn reason(&self) -> Option<Reason> {
+        match self {
+            Self::Disconnected { .. }
+            | Self::Lost(_)
+            | Self::Stalled
+            | Self::Decode(DecodeError::ProtocolName | DecodeError::Version { .. }) => None,
+            Self::Decode(error) => Some(error.reason()),
+            Self::Offence(reason, _) => Some(*reason),
+            Self::Silent => Some(Reason::KEEP_ALIVE_TIMEOUT),
+            Self::TakenOver => Some(Reason::TAKEN_OVER),
+            Self::Stopping => Some(Reason::SHUTTING_DOWN),
+            Self::StoreGone => Some(Reason::IMPLEMENTATION),
+        }
+    }
+
+    /// Whether the will is due (MQTT 5, section 3.1.2.5). Not when the gateway itself stops: the client is well.
+    fn wants_will(&self) -> bool {
+        match self {
+            Self::Disconnected { with_will } => *with_will,
+            Self::Stopping | Self::StoreGone => false,
+            Self::Lost(_) | Self::Decode(_) | Self::Offence(..) | Self::Silent | Self::Stalled | Self::TakenOver => {
+                true
+            }
+        }
+    }
+
+    /// Whether there may be somebody who reads what is still to be written.
+    fn may_write(&self) -> bool {
+        match self {
+            Self::Lost(error) => error.is_none(),
+            Self::Stalled | Self::Disconnected { .. } => false,
+            Self::Decode(_) | Self::Offence(..) | Self::Silent | Self::TakenOver | Self::Stopping | Self::StoreGone => {
+                true
+            }
+        }
+    }
+}
+
+impl Connection {
+    /// Ends the connection.
+    pub(super) async fn finish(mut self, ending: Ending) {
+        self.log(&ending);
+        let aborted = self.hub.aborted.clone();
+        tokio::select! {
+            biased;
+            () = aborted.cancelled() => {}
+            verdicts = timeout(LAST_VERDICTS, self.last_verdicts(&ending)) => {
+                if verdicts.is_err() {
+                    tracing::debug!(client_id = %self.claim.client_id(), "ended before the store's verdict");
+                }
+            }
+        }
+        self.forget_undecided();
+        if ending.may_write() {
+            if let Some(reason) = ending.reason() {
+                disconnect(&mut self.wire.output, self.version, reason);
+            }
+            let last = timeout(LAST_WRITE, self.write_all());
+            tokio::select! {
+                biased;
+                () = aborted.cancelled() => {}
+                // The connection ends anyway.
+                _ = last => {}
+            }
+        }
+        self.put_away(&ending).await;
+    }
+
+    async fn write_all(&mut self) -> io::Result<()> {
+        self.wire.writer.write_all_buf(&mut self.wire.output).await?;
+        self.wire.writer.shutdown().await
+    }
+
+    /// Messages that arrived are accepted like any others, whatever becomes of the connection.
+    async fn last_verdicts(&mut self, ending: &Ending) {
+        if matches!(ending, Ending::StoreGone) {
+            return;
+        }
+        if let Some(saving) = &mut self.saving
+            && saving.commit.as_mut().await.is_ok()
+        {
+            self.saved();
+        }
+        self.release_arrivals();
+        loop {
+            if !self.inbound.batch.is_empty() && self.inbound.held.is_empty() {
+                let inbound = &mut self.inbound;
+                if submit(&mut inbound.lane, &mut inbound.batch, inbound.batch_bytes).await.is_err() {
+                    return;
+                }
+                inbound.submitted += 1;
+            }
+            if self.inbound.submitted == 0 {
+                return;
+            }
+            let Some(returns) = &mut self.inbound.returns else { return };
+            let Some(returned) = returns.recv().await else { return };
+            if self.returned(returned).is_err() {
+                return;
+            }
+        }
+    }
+
+    /// QoS 2 messages without a verdict: the client will send them again, and they must not pass for known then.
+    fn forget_undecided(&mut self) {
+        self.claim.kept.received.retain(|_, receipt| receipt.decided);
+        // Releases that the store has not seen leave the packet id in use.
+        for entry in self.inbound.held.iter().chain(&self.inbound.batch) {
+            if let Entry::Release { packet_id } = entry {
+                let receipt = crate::broker::sessions::Receipt { decided: true, counted: false };
+                self.claim.kept.received.insert(*packet_id, receipt);
+            }
+        }
+        for receipt in self.claim.kept.received.values_mut() {
+            receipt.counted = false;
+        }
+    }
+
+    async fn put_away(mut self, ending: &Ending) {
+        self.listener.connected.dec();
+        self.replay.retain(|delivery| delivery.qos != QoS::AtMostOnce);
+        self.replay.append(&mut self.inbox);
+        self.hub.fanout.disconnect(self.claim.subscriber(), &mut self.replay);
+        self.last_will(ending).await;
+        let expiry_s = self.claim.expiry_s;
+        let saved = if expiry_s == 0 {
+            self.claim.end(&self.hub.intake).await
+        } else if self.claim.kept.stored != Some(expiry_s) {
+            self.claim.save(&self.hub.intake).await
+        } else {
+            Ok(())
+        };
+        if let Err(error) = saved {
+            tracing::debug!(client_id = %self.claim.client_id(), %error, "session not put away");
+        }
+    }
+
+    async fn last_will(&mut self, ending: &Ending) {
+        let Some(will) = self.will.take().filter(|_| ending.wants_will()) else { return };
+        let delay = will.delay.min(Duration::from_secs(u64::from(self.claim.expiry_s)));
+        if delay.is_zero() {
+            // The publisher ends only when the gateway stops, and then there are no wills.
+            let _ = self.hub.publisher.send(will.message).await;
+        } else {
+            // Dropped where another connection has taken the session: then the client is back.
+            self.claim.delayed_will = Some((Instant::now() + delay, will.message));
+        }
+    }
+
+    fn log(&self, ending: &Ending) {
+        let who = self.who();
+        match ending {
+            Ending::Decode(error) => self.hub.refused(who, error.word(), error),
+            Ending::Offence(_, cause) => self.hub.refused(who, "protocol", cause),
+            Ending::Stalled => self.hub.refused(who, "slow-reader", "reads nothing of what is sent to it"),
+            Ending::Silent => self.hub.refused(who, "keep-alive", "not heard within 1.5 times its keep alive"),
+            Ending::Disconnected { .. }
+            | Ending::Lost(_)
+            | Ending::TakenOver
+            | Ending::Stopping
+            | Ending::StoreGone => {
+                tracing::debug!(
+                    listener = who.listener,
+                    address = who.address,
+                    client_id = who.client_id,
+                    ?ending,
+                    "client disconnected"
+                );
+            }
+        }
+    }
+}

@@ -1,0 +1,325 @@
+//! The beginning of a connection: CONNECT within its time, who may come in, the session, CONNACK.
+
+use std::{sync::Arc, time::Duration};
+
+use bytestring::ByteString;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    sync::OwnedSemaphorePermit,
+    time::{sleep, timeout},
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{Connection, Inbound, Wire, arrivals::Arrivals};
+use crate::{
+    broker::{
+        CONNECT_TIMEOUT,
+        hub::{Hub, Who},
+        limits::{CLIENT_ID_MAX, LAST_WRITE, READ_MIN, TAKEOVER, TOPIC_ALIAS_MAX},
+        listener::{Listener, Socket},
+        packet::{
+            ConnAckProperties, Connect, DecodeError, Decoder, Reason, Version, connack, connack_refusal,
+            decode_connect, version_of,
+        },
+        sessions::{Claim, ClaimError},
+    },
+    intake::StoreError,
+    message::Message,
+};
+
+/// Why a client may not come in.
+struct Refusal {
+    reason: Reason,
+    /// The word for the metric.
+    word: &'static str,
+    cause: String,
+}
+
+/// A connection whose client has not been let in yet.
+struct Door {
+    hub: Arc<Hub>,
+    listener: Arc<Listener>,
+    address: String,
+    wire: Wire,
+}
+
+/// Serves one connection from its first byte to its last.
+pub(crate) async fn serve(
+    hub: Arc<Hub>,
+    listener: Arc<Listener>,
+    socket: Socket,
+    number: u64,
+    evicted: CancellationToken,
+) {
+    let mut door = Door { hub, listener, address: socket.address, wire: Wire::new(socket.reader, socket.writer) };
+    let guard = Panicked { address: door.address.clone() };
+    let connect = tokio::select! {
+        biased;
+        () = door.hub.stopping.clone().cancelled_owned() => None,
+        () = evicted.cancelled() => {
+            door.refused("", "pending-full", "too many connections without a CONNECT");
+            None
+        }
+        connect = timeout(CONNECT_TIMEOUT, door.read_connect()) => connect.unwrap_or_else(|_| {
+            door.refused("", "connect-timeout", "no complete CONNECT within 10 s");
+            None
+        }),
+    };
+    door.listener.pending.leave(number);
+    if let Some(connect) = connect {
+        Box::pin(door.enter(connect)).await;
+    }
+    drop(guard);
+}
+
+/// Says so when a connection's task panics: nobody waits for its result.
+struct Panicked {
+    address: String,
+}
+
+impl Drop for Panicked {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            tracing::error!(address = %self.address, "a connection was ended by a bug in the gateway");
+        }
+    }
+}
+
+impl Door {
+    fn refused(&self, client_id: &str, word: &'static str, cause: &str) {
+        let who = Who { listener: &self.listener.settings.name, address: &self.address, client_id };
+        self.hub.refused(who, word, cause);
+    }
+
+    /// Reads the CONNECT; `None` when there is none and nothing is left to do.
+    async fn read_connect(&mut self) -> Option<Connect> {
+        loop {
+            let version = version_of(&self.wire.input);
+            match decode_connect(&mut self.wire.input, self.listener.settings.max_packet) {
+                Ok(Some(connect)) => return Some(connect),
+                Ok(None) => {}
+                Err(error) => {
+                    self.refused("", error.word(), &error.to_string());
+                    self.answer_error(&error, version).await;
+                    return None;
+                }
+            }
+            self.wire.input.reserve(READ_MIN);
+            // A client that goes without a word is no news: port scans and health checks do that.
+            if !matches!(self.wire.reader.read_buf(&mut self.wire.input).await, Ok(1..)) {
+                return None;
+            }
+        }
+    }
+
+    /// CONNACK for a CONNECT that does not parse, where the specifications have one.
+    async fn answer_error(&mut self, error: &DecodeError, version: Option<Version>) {
+        let version = if let DecodeError::Version { answer_v5, .. } = error {
+            Some(if *answer_v5 { Version::V5 } else { Version::V311 })
+        } else {
+            // 3.1.1 has no code for the rest: the connection is closed (MQTT 3.1.1, section 4.8).
+            version.filter(|version| *version == Version::V5)
+        };
+        if let Some(version) = version {
+            self.answer(version, error.reason()).await;
+        }
+    }
+
+    async fn answer(&mut self, version: Version, reason: Reason) {
+        connack_refusal(&mut self.wire.output, version, reason);
+        let Wire { writer, output, .. } = &mut self.wire;
+        // Whether the answer arrives or not, the connection ends.
+        let _ = timeout(LAST_WRITE, async {
+            writer.write_all_buf(output).await?;
+            writer.shutdown().await
+        })
+        .await;
+    }
+
+    /// Lets the client in, or tells it why not.
+    async fn enter(mut self, mut connect: Connect) {
+        let version = connect.version;
+        let client_id = connect.client_id.clone();
+        let assigned = client_id.is_empty();
+        match self.admit(&mut connect, assigned).await {
+            Ok(Some((claim, place, kick, due_will))) => {
+                if let Some(will) = due_will {
+                    let _ = self.hub.publisher.send(will).await;
+                }
+                self.start(connect, assigned, claim, kick, place).await;
+            }
+            Ok(None) => {}
+            Err(Refusal { reason, word, cause }) => {
+                self.refused(&client_id, word, &cause);
+                self.answer(version, reason).await;
+            }
+        }
+    }
+
+    /// The session, the place among the listener's connections, and a will that is due; `None` when somebody with the
+    /// same client id came meanwhile.
+    #[allow(clippy::type_complexity, reason = "used once, taken apart at once")]
+    async fn admit(
+        &mut self,
+        connect: &mut Connect,
+        assigned: bool,
+    ) -> Result<Option<(Claim, OwnedSemaphorePermit, CancellationToken, Option<Message>)>, Refusal> {
+        check(connect, self.listener.settings.anonymous)?;
+        if assigned {
+            connect.client_id = assign_client_id();
+        }
+        let full =
+            || Refusal::new(Reason::QUOTA_EXCEEDED, "connections-full", "the listener has max_connections clients");
+        let mut place = Arc::clone(&self.listener.places).try_acquire_owned().ok();
+        // A client whose old connection is half dead must be able to replace it, however full the listener is.
+        if place.is_none() && !self.hub.sessions.is_connected(&connect.client_id) {
+            return Err(full());
+        }
+        let kick = self.hub.stopping.child_token();
+        let claimed = self.hub.sessions.claim(&connect.client_id, connect.clean_start, &kick).await;
+        let (mut claim, due_will) = match claimed {
+            Ok(claimed) => claimed,
+            Err(ClaimError::TakenOver) => return Ok(None),
+            Err(error @ ClaimError::Full) => {
+                return Err(Refusal::new(Reason::QUOTA_EXCEEDED, "sessions-full", &error.to_string()));
+            }
+            Err(error @ ClaimError::Busy) => return Err(Refusal::new(Reason::BUSY, "busy", &error.to_string())),
+        };
+        if !claim.kept.present {
+            claim.expiry_s = 0;
+        }
+        if place.is_none() {
+            let freed = timeout(TAKEOVER, Arc::clone(&self.listener.places).acquire_owned()).await;
+            place = freed.ok().and_then(Result::ok);
+        }
+        let place = place.ok_or_else(full)?;
+        Ok(Some((claim, place, kick, due_will)))
+    }
+
+    /// Prepares the session: a new one on a clean start, saved where it outlives the connection. True = resumed.
+    async fn open_session(hub: &Hub, claim: &mut Claim, connect: &Connect) -> Result<bool, StoreError> {
+        if connect.clean_start || !claim.kept.present {
+            claim.end(&hub.intake).await?;
+        }
+        let resumed = claim.kept.present;
+        claim.expiry_s = connect.session_expiry_s;
+        if connect.session_expiry_s > 0 && claim.kept.stored != Some(connect.session_expiry_s) {
+            claim.save(&hub.intake).await?;
+        }
+        claim.kept.present = true;
+        Ok(resumed)
+    }
+
+    async fn start(
+        mut self,
+        connect: Connect,
+        assigned: bool,
+        mut claim: Claim,
+        kick: CancellationToken,
+        place: OwnedSemaphorePermit,
+    ) {
+        let version = connect.version;
+        let session_present = match Self::open_session(&self.hub, &mut claim, &connect).await {
+            Ok(session_present) => session_present,
+            Err(error) => {
+                self.refused(&connect.client_id, "store", &error.to_string());
+                return self.answer(version, Reason::UNAVAILABLE).await;
+            }
+        };
+        let settings = &self.listener.settings;
+        let properties = ConnAckProperties {
+            session_expiry_s: None,
+            receive_maximum: settings.max_inflight,
+            maximum_packet_size: settings.max_packet,
+            topic_alias_maximum: TOPIC_ALIAS_MAX,
+            server_keep_alive_s: None,
+            assigned_client_id: assigned.then_some(&*connect.client_id),
+        };
+        connack(&mut self.wire.output, version, session_present, &properties);
+        self.listener.connected.inc();
+        tracing::debug!(
+            listener = settings.name, address = self.address, client_id = %connect.client_id, ?version,
+            session_present, keep_alive_s = connect.keep_alive_s, "client connected"
+        );
+        self.connection(connect, claim, kick).run().await;
+        drop(place);
+    }
+
+    fn connection(self, connect: Connect, mut claim: Claim, kick: CancellationToken) -> Connection {
+        let Self { hub, listener, address, wire } = self;
+        claim.kept.outgoing.connect(connect.receive_maximum);
+        hub.fanout.connect(claim.subscriber());
+        let client_id = connect.client_id;
+        let silence_max =
+            (connect.keep_alive_s > 0).then(|| Duration::from_secs(u64::from(connect.keep_alive_s)) * 3 / 2);
+        let mut will = connect.will;
+        if let Some(will) = &mut will {
+            will.message.client = client_id.clone();
+        }
+        Connection {
+            decoder: Decoder::new(connect.version, listener.settings.max_packet, client_id, TOPIC_ALIAS_MAX),
+            version: connect.version,
+            inbound: Inbound {
+                arrivals: Arrivals::default(),
+                lane: None,
+                returns: None,
+                batch: Vec::new(),
+                batch_bytes: 0,
+                held: Vec::new(),
+                submitted: 0,
+                unacknowledged: 0,
+                quota_used: 0,
+                persistent: connect.session_expiry_s > 0,
+            },
+            saving: None,
+            inbox: std::collections::VecDeque::new(),
+            replay: std::collections::VecDeque::new(),
+            client_max_packet: usize::try_from(connect.maximum_packet_size).unwrap_or(usize::MAX),
+            silence_max,
+            will,
+            timer: Box::pin(sleep(silence_max.map_or(super::IDLE, |max| max.min(super::IDLE)))),
+            kicked: Box::pin(kick.cancelled_owned()),
+            hub,
+            listener,
+            address,
+            wire,
+            claim,
+        }
+    }
+}
+
+impl Refusal {
+    fn new(reason: Reason, word: &'static str, cause: &str) -> Self {
+        Self { reason, word, cause: cause.to_owned() }
+    }
+}
+
+/// What can be refused without looking further than the CONNECT and the listener.
+fn check(connect: &Connect, anonymous: bool) -> Result<(), Refusal> {
+    if connect.enhanced_auth {
+        return Err(Refusal::new(Reason::BAD_AUTH_METHOD, "auth-method", "asks for enhanced authentication"));
+    }
+    if !anonymous {
+        let (reason, cause) = if connect.username.is_some() || connect.has_password {
+            (Reason::BAD_CREDENTIALS, "the listener knows no user of this name and password")
+        } else {
+            (Reason::NOT_AUTHORIZED, "the listener takes no anonymous clients")
+        };
+        return Err(Refusal::new(reason, "not-authorized", cause));
+    }
+    let client_id = &connect.client_id;
+    if client_id.is_empty() && connect.version == Version::V311 && !connect.clean_start {
+        let cause = "an empty client id needs a clean session";
+        return Err(Refusal::new(Reason::CLIENT_ID_INVALID, "client-id", cause));
+    }
+    if client_id.len() > CLIENT_ID_MAX {
+        let cause = format!("a client id of {} bytes; at most {CLIENT_ID_MAX} are taken", client_id.len());
+        return Err(Refusal::new(Reason::CLIENT_ID_INVALID, "client-id", &cause));
+    }
+    Ok(())
+}
+
+/// A client id that nobody else has: 128 random bits.
+fn assign_client_id() -> ByteString {
+    ByteString::from(format!("auto-{:032x}", fastrand::u128(..)))
+}

@@ -1,0 +1,280 @@
+//! The client's packets, and the store's verdicts on them.
+
+use std::{sync::Arc, time::Instant};
+
+use super::{
+    Connection, Ending,
+    arrivals::{Due, Wait},
+};
+use crate::{
+    broker::{
+        fanout::Round,
+        packet::{AckKind, Packet, Reason, Version, ack, pingresp},
+        sessions::Receipt,
+    },
+    intake::{Entry, OnRefusal, Outcome, Publish, Returned},
+    message::{Message, QoS},
+};
+
+/// What an entry takes in the store's queue beside topic and payload.
+const ENTRY_BYTES: usize = 128;
+
+impl Connection {
+    /// Does what a packet asks for.
+    pub(super) async fn packet(&mut self, packet: Packet) -> Result<(), Ending> {
+        match packet {
+            Packet::Publish(publish) => return self.publish(publish.message, publish.packet_id).await,
+            Packet::PubAck { packet_id } => {
+                // An acknowledgement of something unknown harms nobody and is passed over, as Mosquitto does.
+                self.claim.kept.outgoing.acknowledged(packet_id);
+            }
+            Packet::PubRec { packet_id, reason } if reason.is_error() => {
+                self.claim.kept.outgoing.refused(packet_id);
+            }
+            Packet::PubRec { packet_id, .. } => {
+                let known = self.claim.kept.outgoing.received(packet_id);
+                let reason = if known { Reason::SUCCESS } else { Reason::PACKET_ID_NOT_FOUND };
+                ack(&mut self.wire.output, self.version, AckKind::PubRel, packet_id, reason);
+            }
+            Packet::PubComp { packet_id } => {
+                self.claim.kept.outgoing.completed(packet_id);
+            }
+            Packet::PubRel { packet_id } => return self.release(packet_id),
+            Packet::Subscribe(subscribe) => return self.subscribe(subscribe),
+            Packet::Unsubscribe(unsubscribe) => self.unsubscribe(unsubscribe),
+            Packet::PingReq => pingresp(&mut self.wire.output),
+            Packet::Disconnect { reason, session_expiry_s } => return self.disconnect(reason, session_expiry_s),
+            Packet::Auth => {
+                return Err(Ending::Offence(Reason::PROTOCOL_ERROR, "AUTH without an authentication method"));
+            }
+        }
+        Ok(())
+    }
+
+    fn disconnect(&mut self, reason: Reason, session_expiry_s: Option<u32>) -> Result<(), Ending> {
+        if let Some(seconds) = session_expiry_s {
+            if seconds > 0 && self.claim.expiry_s == 0 {
+                return Err(Ending::Offence(
+                    Reason::PROTOCOL_ERROR,
+                    "session expiry in DISCONNECT of a session without",
+                ));
+            }
+            self.claim.expiry_s = seconds;
+        }
+        Err(Ending::Disconnected { with_will: reason != Reason::SUCCESS })
+    }
+
+    async fn publish(&mut self, message: Message, packet_id: u16) -> Result<(), Ending> {
+        let qos = message.qos;
+        self.hub.metrics.received(qos);
+        if wrong_payload(&message) {
+            return self.refuse_payload(qos, packet_id);
+        }
+        let mut seen = None;
+        if qos == QoS::ExactlyOnce {
+            seen = self.claim.kept.received.get(&packet_id).copied();
+            if seen.is_some_and(|receipt| !receipt.decided) {
+                return Err(Ending::Offence(
+                    Reason::PACKET_ID_IN_USE,
+                    "packet identifier of a message still in flight",
+                ));
+            }
+        }
+        let counts = qos != QoS::AtMostOnce && !seen.is_some_and(|receipt| receipt.counted);
+        if counts {
+            self.count()?;
+        }
+        self.inbound.unacknowledged += usize::from(qos != QoS::AtMostOnce);
+        let due = Due { counts, ..Due::new(publish_ack(qos), packet_id) };
+        if qos == QoS::ExactlyOnce {
+            let known = seen.is_some();
+            self.claim.kept.received.insert(packet_id, Receipt { decided: known, counted: true });
+            if known && !self.inbound.persistent {
+                self.inbound.arrivals.push(Wait::Turn(None), due);
+                return Ok(());
+            }
+        }
+        self.route(message, due).await
+    }
+
+    /// Sends a message into the store, or past it where nothing there wants it.
+    async fn route(&mut self, message: Message, due: Due) -> Result<(), Ending> {
+        let set_retained = self.hub.retains(&message);
+        let streams = self.hub.intake.streams_for(&message.topic, message.qos).await?;
+        let packet_id = Some(due.packet_id).filter(|_| message.qos == QoS::ExactlyOnce && self.inbound.persistent);
+        if streams.is_empty() && !set_retained && packet_id.is_none() {
+            self.inbound.arrivals.push(Wait::Turn(Some(Box::new(message))), due);
+            return Ok(());
+        }
+        let bytes = message_bytes(&message);
+        let tag = self.inbound.arrivals.push(Wait::Store, due);
+        self.enqueue(Entry::Publish(Publish { message, streams, packet_id, set_retained, tag }), bytes);
+        Ok(())
+    }
+
+    fn enqueue(&mut self, entry: Entry, bytes: usize) {
+        if self.inbound.lane.is_none() {
+            let on_refusal = match self.version {
+                Version::V311 => OnRefusal::Hold,
+                Version::V5 => OnRefusal::Report,
+            };
+            let session = self.inbound.persistent.then(|| self.claim.client_id().clone());
+            let (lane, returns) = self.hub.intake.lane(on_refusal, session);
+            (self.inbound.lane, self.inbound.returns) = (Some(lane), Some(returns));
+        }
+        self.inbound.batch.push(entry);
+        self.inbound.batch_bytes += bytes;
+    }
+
+    /// A payload that is not what its Payload Format Indicator says (MQTT 5, section 3.3.2.3.2).
+    fn refuse_payload(&mut self, qos: QoS, packet_id: u16) -> Result<(), Ending> {
+        self.hub.metrics.refused("payload-format");
+        let Some(kind) = publish_ack(qos) else { return Ok(()) };
+        self.count()?;
+        self.inbound.unacknowledged += 1;
+        let due = Due { kind: Some(kind), packet_id, reason: Reason::PAYLOAD_FORMAT, counts: true };
+        self.inbound.arrivals.push(Wait::Turn(None), due);
+        Ok(())
+    }
+
+    /// Counts a message in the client's use of our Receive Maximum (MQTT 5, section 3.3.4).
+    fn count(&mut self) -> Result<(), Ending> {
+        let max = usize::from(self.listener.settings.max_inflight);
+        if self.version == Version::V5 && self.inbound.quota_used >= max {
+            return Err(Ending::Offence(Reason::RECEIVE_MAXIMUM, "more unacknowledged messages than Receive Maximum"));
+        }
+        self.inbound.quota_used += 1;
+        Ok(())
+    }
+
+    /// PUBREL: the packet id becomes free, on disk first where it was remembered there.
+    fn release(&mut self, packet_id: u16) -> Result<(), Ending> {
+        let Some(receipt) = self.claim.kept.received.get(&packet_id).copied() else {
+            let due = Due::new(Some(AckKind::PubComp), packet_id);
+            self.inbound.arrivals.push(Wait::Turn(None), Due { reason: Reason::PACKET_ID_NOT_FOUND, ..due });
+            return Ok(());
+        };
+        if !receipt.decided {
+            return Err(Ending::Offence(Reason::PROTOCOL_ERROR, "PUBREL before PUBREC"));
+        }
+        self.claim.kept.received.remove(&packet_id);
+        let due = Due { counts: receipt.counted, ..Due::new(Some(AckKind::PubComp), packet_id) };
+        if self.inbound.persistent {
+            self.inbound.arrivals.push(Wait::Store, due);
+            self.enqueue(Entry::Release { packet_id }, ENTRY_BYTES);
+        } else {
+            self.inbound.arrivals.push(Wait::Turn(None), due);
+        }
+        Ok(())
+    }
+
+    /// The store has decided on a batch.
+    pub(super) fn returned(&mut self, returned: Returned) -> Result<(), Ending> {
+        self.inbound.submitted -= 1;
+        let now = Instant::now();
+        let hub = Arc::clone(&self.hub);
+        let mut round = hub.fanout.round(now);
+        for (entry, outcome) in returned.verdicts {
+            match entry {
+                Entry::Publish(publish) => self.decided(publish, outcome, &mut round, now)?,
+                Entry::Release { packet_id } => self.inbound.arrivals.released(packet_id),
+            }
+            self.acknowledge(&mut round);
+        }
+        self.inbound.held.extend(returned.held);
+        Ok(())
+    }
+
+    fn decided(
+        &mut self,
+        publish: Publish,
+        outcome: Outcome,
+        round: &mut Round<'_>,
+        now: Instant,
+    ) -> Result<(), Ending> {
+        let (tag, qos) = (publish.tag, publish.message.qos);
+        let refusal = match outcome {
+            Outcome::Refused(refusal) => Some(refusal),
+            Outcome::Accepted | Outcome::Duplicate | Outcome::Released => None,
+        };
+        if let Some(refusal) = refusal {
+            self.hub.metrics.refused(refusal.reason());
+            if qos != QoS::AtMostOnce && self.version == Version::V311 {
+                // A lane that holds does not refuse these; acknowledging would lose the message.
+                return Err(Ending::StoreGone);
+            }
+        }
+        let due = self.inbound.arrivals.decide(tag, refusal.map(|_| Reason::QUOTA_EXCEEDED));
+        if let Some(Due { kind: Some(AckKind::PubRec), packet_id, .. }) = due {
+            if refusal.is_some() {
+                self.claim.kept.received.remove(&packet_id);
+            } else if let Some(receipt) = self.claim.kept.received.get_mut(&packet_id) {
+                receipt.decided = true;
+            }
+        }
+        if outcome == Outcome::Accepted {
+            self.hub.accepted(publish, round, now);
+        }
+        Ok(())
+    }
+
+    /// Acknowledges every arrival whose turn has come.
+    pub(super) fn release_arrivals(&mut self) {
+        if self.inbound.arrivals.len() > 0 {
+            let hub = Arc::clone(&self.hub);
+            self.acknowledge(&mut hub.fanout.round(Instant::now()));
+        }
+    }
+
+    fn acknowledge(&mut self, round: &mut Round<'_>) {
+        while let Some((due, message)) = self.inbound.arrivals.next() {
+            if let Some(message) = message {
+                if due.kind == Some(AckKind::PubRec)
+                    && let Some(receipt) = self.claim.kept.received.get_mut(&due.packet_id)
+                {
+                    receipt.decided = true;
+                }
+                round.publish(*message);
+            }
+            let Some(kind) = due.kind else { continue };
+            ack(&mut self.wire.output, self.version, kind, due.packet_id, due.reason);
+            self.inbound.unacknowledged -= usize::from(kind != AckKind::PubComp);
+            let frees = due.counts && (kind != AckKind::PubRec || due.reason.is_error());
+            self.inbound.quota_used -= usize::from(frees);
+        }
+    }
+
+    /// There may be room again for what the store handed back.
+    pub(super) fn resubmit(&mut self) {
+        let mut entries = std::mem::take(&mut self.inbound.held);
+        self.inbound.batch_bytes += entries.iter().map(entry_bytes).sum::<usize>();
+        entries.append(&mut self.inbound.batch);
+        self.inbound.batch = entries;
+    }
+}
+
+fn entry_bytes(entry: &Entry) -> usize {
+    match entry {
+        Entry::Publish(publish) => message_bytes(&publish.message),
+        Entry::Release { .. } => ENTRY_BYTES,
+    }
+}
+
+fn message_bytes(message: &Message) -> usize {
+    let properties = message.properties.as_ref().map_or(0, |properties| properties.encoded_len());
+    ENTRY_BYTES + message.topic.as_str().len() + message.payload.len() + properties
+}
+
+fn publish_ack(qos: QoS) -> Option<AckKind> {
+    match qos {
+        QoS::AtMostOnce => None,
+        QoS::AtLeastOnce => Some(AckKind::PubAck),
+        QoS::ExactlyOnce => Some(AckKind::PubRec),
+    }
+}
+
+/// Whether the payload is something else than its Payload Format Indicator says.
+fn wrong_payload(message: &Message) -> bool {
+    message.properties.as_ref().is_some_and(|properties| properties.payload_format == Some(1))
+        && std::str::from_utf8(&message.payload).is_err()
+}

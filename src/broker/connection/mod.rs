@@ -1,0 +1,389 @@
+//! One client's connection: one task that owns the socket, the session and everything in between.
+//!
+//! ```text
+//! socket ─read─▶ input ─decode─▶ arrivals ─batch─▶ lane ─▶ store
+//!    ▲                              │                        │
+//!    └─write── output ◀─acks in order ◀──verdicts── returns ◀┘
+//!                 ▲                      │
+//!                 └── pump ◀─ mailbox ◀──┴─ fan-out (this and other connections)
+//! ```
+//!
+//! 1. All packets that one read brought are decoded; their publishes become one batch on the connection's lane.
+//! 2. A verdict, which exists only after the synced commit, gives the message to local subscribers and settles its
+//!    arrival; acknowledgements leave from the front of the arrivals, so in order, all of a batch in one write.
+//! 3. While the store takes no more (or holds back what a 3.1.1 client must not lose), nothing is decoded; the socket is
+//!    read a little further, to notice its end, and then left alone: TCP slows the client down.
+//! 4. While the client takes no more, nothing is decoded and nothing pumped; after
+//!    [`WRITE_STALL`](super::limits::WRITE_STALL) it is disconnected.
+//!
+//! Bounds: input one packet and one read; output 64 KiB and one packet; arrivals `max_inflight` and QoS 0 up to 2048.
+//! A crash loses the buffers; whatever was acknowledged is in the store, whatever was not the client sends again.
+
+mod arrivals;
+mod ending;
+mod handshake;
+mod inbound;
+mod outbound;
+mod outgoing;
+mod subscribe;
+
+use std::{
+    collections::VecDeque,
+    future::Future,
+    io,
+    pin::Pin,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use bytes::BytesMut;
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
+    time::Sleep,
+};
+use tokio_util::sync::WaitForCancellationFutureOwned;
+
+use arrivals::Arrivals;
+pub(crate) use handshake::serve;
+pub(crate) use outgoing::Outgoing;
+use subscribe::Saving;
+
+use super::{
+    fanout::Delivery,
+    hub::{Hub, Who},
+    limits::{IDLE, READ_MAX, READ_MIN, UNDECIDED_MAX, WRITE_HIGH, WRITE_STALL},
+    listener::Listener,
+    packet::{DecodeError, Decoder, Reason, Version, Will},
+    sessions::Claim,
+};
+use crate::intake::{Entry, Lane, Returned, Returns, StoreError};
+
+/// The connection of one client, after its CONNECT was accepted.
+struct Connection {
+    hub: Arc<Hub>,
+    listener: Arc<Listener>,
+    address: String,
+    version: Version,
+    claim: Claim,
+    kicked: Pin<Box<WaitForCancellationFutureOwned>>,
+    wire: Wire,
+    decoder: Decoder,
+    inbound: Inbound,
+    saving: Option<Saving>,
+    /// Taken from the mailbox and not sent yet.
+    inbox: VecDeque<Delivery>,
+    /// Retained messages for new subscriptions; they go before the inbox.
+    replay: VecDeque<Delivery>,
+    /// Largest packet that the client takes.
+    client_max_packet: usize,
+    /// 1.5 times the keep alive interval.
+    silence_max: Option<Duration>,
+    will: Option<Will>,
+    timer: Pin<Box<Sleep>>,
+}
+
+/// The socket and its buffers.
+struct Wire {
+    reader: Box<dyn AsyncRead + Send + Unpin>,
+    writer: Box<dyn AsyncWrite + Send + Unpin>,
+    input: BytesMut,
+    output: BytesMut,
+    /// Size of the next read; follows what the client sends.
+    read_size: usize,
+    /// The client will send no more.
+    ended: bool,
+    /// When the client was last heard.
+    heard: Instant,
+    /// When the output was last empty or got shorter.
+    progress: Instant,
+}
+
+/// What came from the client and is on its way through the store.
+struct Inbound {
+    arrivals: Arrivals,
+    /// Made at the first message that needs it: most subscribers never do.
+    lane: Option<Lane>,
+    returns: Option<Returns>,
+    /// Decoded and not submitted.
+    batch: Vec<Entry>,
+    batch_bytes: usize,
+    /// Handed back by the store, to be submitted again when there is room.
+    held: Vec<Entry>,
+    /// Batches submitted and not returned.
+    submitted: usize,
+    /// QoS 1 and 2 publishes without PUBACK or PUBREC.
+    unacknowledged: usize,
+    /// The client's use of our Receive Maximum (MQTT 5, section 4.9).
+    quota_used: usize,
+    /// Whether the session outlives the connection.
+    persistent: bool,
+}
+
+/// Everything that can wake a connection.
+enum Event {
+    Kicked,
+    Submitted(Result<(), StoreError>),
+    Room(Result<(), StoreError>),
+    Returned(Option<Returned>),
+    Saved(Result<(), StoreError>),
+    Written(io::Result<usize>),
+    Read(io::Result<usize>),
+    Mail,
+    Tick,
+}
+
+/// Why a connection ends.
+#[derive(Debug)]
+enum Ending {
+    /// DISCONNECT.
+    Disconnected { with_will: bool },
+    /// The socket was closed, or failed, without one.
+    Lost(Option<io::Error>),
+    /// The client broke the protocol.
+    Decode(DecodeError),
+    /// The client did what it must not do now.
+    Offence(Reason, &'static str),
+    /// Nothing heard for too long.
+    Silent,
+    /// It does not read what is sent to it.
+    Stalled,
+    /// Another connection took the session.
+    TakenOver,
+    /// The gateway stops.
+    Stopping,
+    /// The store takes and gives nothing any more.
+    StoreGone,
+}
+
+impl From<DecodeError> for Ending {
+    fn from(error: DecodeError) -> Self {
+        Self::Decode(error)
+    }
+}
+
+impl From<StoreError> for Ending {
+    fn from(_: StoreError) -> Self {
+        Self::StoreGone
+    }
+}
+
+impl Connection {
+    /// Serves the client until something ends it.
+    async fn run(mut self) {
+        let ending = loop {
+            if let Err(ending) = self.work().await {
+                break ending;
+            }
+            let event = self.next_event().await;
+            if let Err(ending) = self.handle(event) {
+                break ending;
+            }
+        };
+        self.finish(ending).await;
+    }
+
+    /// Does everything that can be done without waiting.
+    async fn work(&mut self) -> Result<(), Ending> {
+        if self.may_decode() && self.inbound.batch.is_empty() {
+            while self.may_decode() {
+                match self.decoder.decode(&mut self.wire.input)? {
+                    Some(packet) => self.packet(packet).await?,
+                    None if self.wire.ended => return Err(Ending::Lost(None)),
+                    None => break,
+                }
+            }
+            self.release_arrivals();
+        } else if self.wire.ended && !self.inbound.held.is_empty() {
+            // Nobody is left who could be acknowledged, and the client keeps what was not.
+            return Err(Ending::Lost(None));
+        }
+        self.pump();
+        Ok(())
+    }
+
+    /// Whether another packet may be taken off the input.
+    fn may_decode(&self) -> bool {
+        let inbound = &self.inbound;
+        let max_inflight = usize::from(self.listener.settings.max_inflight);
+        self.saving.is_none()
+            && inbound.held.is_empty()
+            && inbound.arrivals.len() < UNDECIDED_MAX.max(max_inflight)
+            && (self.version == Version::V5 || inbound.unacknowledged < max_inflight)
+            && self.wire.output.len() < WRITE_HIGH
+    }
+
+    async fn next_event(&mut self) -> Event {
+        let may_decode = self.may_decode() && self.inbound.batch.is_empty();
+        let want_mail = self.wants_mail();
+        let Self { kicked, wire, inbound, saving, claim, timer, .. } = self;
+        let Inbound { lane, returns, batch, batch_bytes, held, submitted, .. } = inbound;
+        let wants_store = if held.is_empty() { !batch.is_empty() } else { *submitted == 0 };
+        let want_read = !wire.ended && (may_decode || wire.input.len() < READ_MAX);
+        if want_read {
+            wire.make_room();
+        }
+        let Wire { reader, writer, input, output, .. } = wire;
+        tokio::select! {
+            biased;
+            () = kicked => Event::Kicked,
+            event = to_store(lane, batch, *batch_bytes, !held.is_empty()), if wants_store => event,
+            returned = returned(returns), if *submitted > 0 => Event::Returned(returned),
+            saved = saved(saving), if saving.is_some() => Event::Saved(saved),
+            written = writer.write_buf(output), if !output.is_empty() => Event::Written(written),
+            read = reader.read_buf(input), if want_read => Event::Read(read),
+            () = claim.subscriber().woken(), if want_mail => Event::Mail,
+            () = timer.as_mut() => Event::Tick,
+        }
+    }
+
+    fn handle(&mut self, event: Event) -> Result<(), Ending> {
+        match event {
+            Event::Kicked if self.hub.stopping.is_cancelled() => Err(Ending::Stopping),
+            Event::Kicked => Err(Ending::TakenOver),
+            Event::Submitted(submitted) => {
+                submitted?;
+                self.inbound.batch_bytes = 0;
+                self.inbound.submitted += 1;
+                Ok(())
+            }
+            Event::Room(room) => {
+                room?;
+                self.resubmit();
+                Ok(())
+            }
+            Event::Returned(returned) => self.returned(returned.ok_or(Ending::StoreGone)?),
+            Event::Saved(saved) => {
+                saved?;
+                self.saved();
+                Ok(())
+            }
+            Event::Written(written) => match written {
+                Ok(0) => Err(Ending::Lost(None)),
+                Ok(_) => {
+                    self.wire.progress = Instant::now();
+                    Ok(())
+                }
+                Err(error) => Err(Ending::Lost(Some(error))),
+            },
+            Event::Read(read) => self.wire.was_read(read),
+            Event::Mail => {
+                self.fetch_mail();
+                Ok(())
+            }
+            Event::Tick => self.tick(Instant::now()),
+        }
+    }
+
+    /// Looks after everything that only time can tell.
+    fn tick(&mut self, now: Instant) -> Result<(), Ending> {
+        if !self.wire.output.is_empty() && now.duration_since(self.wire.progress) >= WRITE_STALL {
+            return Err(Ending::Stalled);
+        }
+        // A client that we do not listen to is not silent.
+        let listening = self.may_decode() && self.inbound.batch.is_empty();
+        if !listening {
+            self.wire.heard = now;
+        }
+        let silent = now.duration_since(self.wire.heard);
+        if self.silence_max.is_some_and(|max| silent >= max) {
+            return Err(Ending::Silent);
+        }
+        let busy = self.wire.input.capacity() + self.wire.output.capacity() > 2 * READ_MIN;
+        if silent >= IDLE && busy {
+            self.shrink();
+        }
+        let alive = self.silence_max.map_or(WRITE_STALL, |max| max.saturating_sub(silent));
+        let next = if busy { IDLE } else { WRITE_STALL };
+        self.timer.as_mut().reset((now + alive.min(next).max(Duration::from_millis(10))).into());
+        Ok(())
+    }
+
+    /// Gives the memory of an idle connection back.
+    fn shrink(&mut self) {
+        let wire = &mut self.wire;
+        wire.read_size = READ_MIN;
+        if wire.input.is_empty() {
+            wire.input = BytesMut::new();
+        }
+        if wire.output.is_empty() {
+            wire.output = BytesMut::new();
+        }
+        self.inbound.arrivals.shrink();
+        for queue in [&mut self.inbox, &mut self.replay] {
+            if queue.is_empty() {
+                *queue = VecDeque::new();
+            }
+        }
+        self.hub.fanout.shrink(self.claim.subscriber());
+    }
+
+    fn who(&self) -> Who<'_> {
+        Who { listener: &self.listener.settings.name, address: &self.address, client_id: self.claim.client_id() }
+    }
+}
+
+impl Wire {
+    fn new(reader: Box<dyn AsyncRead + Send + Unpin>, writer: Box<dyn AsyncWrite + Send + Unpin>) -> Self {
+        let now = Instant::now();
+        Self {
+            reader,
+            writer,
+            input: BytesMut::new(),
+            output: BytesMut::new(),
+            read_size: READ_MIN,
+            ended: false,
+            heard: now,
+            progress: now,
+        }
+    }
+
+    fn make_room(&mut self) {
+        if self.input.capacity() - self.input.len() < self.read_size / 2 {
+            self.input.reserve(self.read_size);
+        }
+    }
+
+    fn was_read(&mut self, read: io::Result<usize>) -> Result<(), Ending> {
+        match read {
+            Ok(0) => self.ended = true,
+            Ok(count) => {
+                self.heard = Instant::now();
+                if self.input.len() == self.input.capacity() {
+                    self.read_size = (self.read_size * 2).min(READ_MAX);
+                } else if count < self.read_size / 8 {
+                    self.read_size = (self.read_size / 2).max(READ_MIN);
+                }
+            }
+            Err(error) => return Err(Ending::Lost(Some(error))),
+        }
+        Ok(())
+    }
+}
+
+async fn submit(lane: &mut Option<Lane>, batch: &mut Vec<Entry>, bytes: usize) -> Result<(), StoreError> {
+    let lane = lane.as_mut().expect("a batch is begun with a lane");
+    lane.reserve(bytes).await?.submit(std::mem::take(batch));
+    Ok(())
+}
+
+/// Submits the batch, or waits for room for what was held.
+async fn to_store(lane: &mut Option<Lane>, batch: &mut Vec<Entry>, bytes: usize, held: bool) -> Event {
+    if !held {
+        return Event::Submitted(submit(lane, batch, bytes).await);
+    }
+    Event::Room(lane.as_mut().expect("what was held was submitted on a lane").room().await)
+}
+
+async fn returned(returns: &mut Option<Returns>) -> Option<Returned> {
+    returns.as_mut().expect("what was submitted was submitted on a lane").recv().await
+}
+
+async fn saved(saving: &mut Option<Saving>) -> Result<(), StoreError> {
+    match saving {
+        Some(saving) => saving.commit.as_mut().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// A future that is kept across events.
+type Commit = Pin<Box<dyn Future<Output = Result<(), StoreError>> + Send>>;

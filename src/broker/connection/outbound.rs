@@ -1,0 +1,122 @@
+//! Messages on their way to the client: from the mailbox through the window into the output buffer.
+
+use std::time::Instant;
+
+use super::{Connection, outgoing::Stage};
+use crate::{
+    broker::{
+        fanout::Delivery,
+        limits::WRITE_HIGH,
+        packet::{AckKind, PublishOut, Reason, Version, ack},
+    },
+    message::QoS,
+};
+
+/// Messages taken from the mailbox at a time.
+const FETCH: usize = 64;
+
+/// What became of a message that was about to be sent.
+enum Fate {
+    Encoded,
+    Expired,
+    TooLarge,
+}
+
+impl Connection {
+    /// Whether new mail would be looked at now.
+    pub(super) fn wants_mail(&self) -> bool {
+        self.inbox.is_empty() && self.replay.is_empty() && self.wire.output.len() < WRITE_HIGH
+    }
+
+    pub(super) fn fetch_mail(&mut self) -> bool {
+        self.hub.fanout.take(self.claim.subscriber(), FETCH, &mut self.inbox);
+        !self.inbox.is_empty()
+    }
+
+    /// Encodes what may be sent: first what must be sent again, then retained messages for new subscriptions, then mail.
+    pub(super) fn pump(&mut self) {
+        let now = Instant::now();
+        while self.wire.output.len() < WRITE_HIGH && self.resend(now) {}
+        while self.wire.output.len() < WRITE_HIGH {
+            if self.replay.is_empty() && self.inbox.is_empty() && !self.fetch_mail() {
+                break;
+            }
+            let queue = if self.replay.is_empty() { &mut self.inbox } else { &mut self.replay };
+            let needs_room = queue.front().is_some_and(|delivery| delivery.qos != QoS::AtMostOnce);
+            if needs_room && !self.claim.kept.outgoing.has_room() {
+                break;
+            }
+            if let Some(delivery) = queue.pop_front() {
+                self.send(delivery, now);
+            }
+        }
+    }
+
+    fn send(&mut self, delivery: Delivery, now: Instant) {
+        let qos = delivery.qos;
+        let packet_id = match qos {
+            QoS::AtMostOnce => 0,
+            // The caller has seen that there is room.
+            QoS::AtLeastOnce | QoS::ExactlyOnce => self.claim.kept.outgoing.next_id().unwrap_or(0),
+        };
+        match self.encode(&delivery, packet_id, false, now) {
+            Fate::Encoded => {
+                self.hub.metrics.sent(qos);
+                if packet_id != 0 {
+                    self.claim.kept.outgoing.send(delivery);
+                }
+            }
+            Fate::Expired => self.hub.metrics.drops.expired(),
+            Fate::TooLarge => self.hub.metrics.drops.too_large(),
+        }
+    }
+
+    /// Sends one packet again; false when there is none or no room.
+    fn resend(&mut self, now: Instant) -> bool {
+        let Some((packet_id, stage)) = self.claim.kept.outgoing.next_resend() else { return false };
+        let delivery = match stage {
+            Stage::Published(delivery) => delivery.clone(),
+            Stage::Released => {
+                ack(&mut self.wire.output, self.version, AckKind::PubRel, packet_id, Reason::SUCCESS);
+                return true;
+            }
+        };
+        match self.encode(&delivery, packet_id, true, now) {
+            Fate::Encoded => self.hub.metrics.sent(delivery.qos),
+            Fate::Expired | Fate::TooLarge => self.claim.kept.outgoing.give_up(packet_id),
+        }
+        true
+    }
+
+    fn encode(&mut self, delivery: &Delivery, packet_id: u16, dup: bool, now: Instant) -> Fate {
+        let message = &delivery.publication.message;
+        let mut expiry_s = message.properties.as_ref().and_then(|properties| properties.message_expiry_s);
+        if let Some(seconds) = &mut expiry_s {
+            // Lowered by the time spent here (MQTT 5, section 3.3.2.3.3).
+            let waited = now.saturating_duration_since(delivery.publication.at).as_secs();
+            let left = u64::from(*seconds).saturating_sub(waited);
+            if left == 0 {
+                return Fate::Expired;
+            }
+            *seconds = u32::try_from(left).expect("less than it was");
+        }
+        let subscription_ids = match self.version {
+            Version::V311 => &[],
+            Version::V5 => delivery.subscription_ids.as_deref().unwrap_or(&[]),
+        };
+        let publish = PublishOut {
+            message,
+            qos: delivery.qos,
+            dup,
+            retain: delivery.retain,
+            packet_id,
+            subscription_ids,
+            expiry_s,
+        };
+        if publish.len(self.version) > self.client_max_packet {
+            return Fate::TooLarge;
+        }
+        publish.encode(&mut self.wire.output, self.version);
+        Fate::Encoded
+    }
+}

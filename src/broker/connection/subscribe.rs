@@ -1,0 +1,153 @@
+//! SUBSCRIBE and UNSUBSCRIBE: changed in memory, saved where the session outlives the connection, then answered.
+
+use std::{collections::VecDeque, sync::Arc};
+
+use bytestring::ByteString;
+use smallvec::SmallVec;
+
+use super::{Commit, Connection, Ending};
+use crate::{
+    broker::{
+        fanout::Delivery,
+        limits::{FILTER_LEVELS_MAX, REPLAY_MESSAGES, SUBSCRIPTIONS_MAX},
+        packet::{Reason, RetainHandling, Subscribe, SubscribeOptions, Unsubscribe, suback, unsuback},
+        sessions::Subscription,
+    },
+    topic::{TopicError, TopicFilter},
+};
+
+/// A change of the subscriptions on its way to the disk.
+pub(super) struct Saving {
+    pub(super) commit: Commit,
+    expiry_s: u32,
+    answer: Answer,
+}
+
+/// What the client gets once the change is safe.
+struct Answer {
+    packet_id: u16,
+    codes: SmallVec<[u8; 4]>,
+    to: Request,
+}
+
+enum Request {
+    /// With the retained messages that the new subscriptions are due.
+    Subscribe(VecDeque<Delivery>),
+    Unsubscribe,
+}
+
+impl Connection {
+    pub(super) fn subscribe(&mut self, subscribe: Subscribe) -> Result<(), Ending> {
+        let mut codes = SmallVec::new();
+        let mut replay = VecDeque::new();
+        for (filter, options) in subscribe.filters {
+            let subscription = Subscription { options, id: subscribe.subscription_id };
+            codes.push(match check_filter(filter)? {
+                Ok(filter) => self.enter(&filter, subscription, &mut replay),
+                Err(reason) => {
+                    self.hub.metrics.refused("subscribe");
+                    reason.0
+                }
+            });
+        }
+        self.answer(Answer { packet_id: subscribe.packet_id, codes, to: Request::Subscribe(replay) });
+        Ok(())
+    }
+
+    /// Enters one subscription and gives its SUBACK code.
+    fn enter(&mut self, filter: &TopicFilter, subscription: Subscription, replay: &mut VecDeque<Delivery>) -> u8 {
+        let subscriptions = &mut self.claim.kept.subscriptions;
+        if subscriptions.len() >= SUBSCRIPTIONS_MAX && !subscriptions.contains_key(filter) {
+            self.hub.metrics.refused("subscribe");
+            return Reason::QUOTA_EXCEEDED.0;
+        }
+        let new = subscriptions.insert(filter.clone(), subscription).is_none();
+        self.hub.fanout.subscribe(self.claim.subscriber(), filter, subscription.fanout_options());
+        // Looked up after subscribing: a message may come twice, as live and as retained, but none falls between.
+        let due = match subscription.options.retain_handling {
+            RetainHandling::Always => true,
+            RetainHandling::WhenNew => new,
+            RetainHandling::Never => false,
+        };
+        if due {
+            self.replay_retained(filter, subscription, replay);
+        }
+        subscription.options.qos.number()
+    }
+
+    fn replay_retained(&self, filter: &TopicFilter, subscription: Subscription, replay: &mut VecDeque<Delivery>) {
+        let SubscribeOptions { qos, no_local, .. } = subscription.options;
+        let mut dropped = 0;
+        for publication in self.hub.retained.matching(filter) {
+            if no_local && publication.message.client == *self.claim.client_id() {
+                continue;
+            }
+            if self.replay.len() + replay.len() >= REPLAY_MESSAGES {
+                dropped += 1;
+                continue;
+            }
+            let qos = qos.min(publication.message.qos);
+            let subscription_ids = subscription.id.map(|id| Box::from([id]));
+            replay.push_back(Delivery { publication, qos, retain: true, subscription_ids });
+        }
+        self.hub.metrics.drops.replay_full(dropped);
+    }
+
+    pub(super) fn unsubscribe(&mut self, unsubscribe: Unsubscribe) {
+        let mut codes = SmallVec::new();
+        for filter in unsubscribe.filters {
+            let known = TopicFilter::new(filter).is_ok_and(|filter| {
+                self.hub.fanout.unsubscribe(self.claim.subscriber(), &filter);
+                self.claim.kept.subscriptions.remove(&filter).is_some()
+            });
+            codes.push(if known { Reason::SUCCESS.0 } else { Reason::NO_SUBSCRIPTION_EXISTED.0 });
+        }
+        self.answer(Answer { packet_id: unsubscribe.packet_id, codes, to: Request::Unsubscribe });
+    }
+
+    /// Answers at once where the session ends with the connection, else when the change is committed; until then
+    /// nothing more is decoded, so changes stay in order.
+    fn answer(&mut self, answer: Answer) {
+        if !self.inbound.persistent {
+            return self.write_answer(answer);
+        }
+        let expiry_s = self.claim.expiry_s;
+        let record = self.claim.kept.record(self.claim.client_id(), expiry_s);
+        let hub = Arc::clone(&self.hub);
+        let commit = Box::pin(async move { hub.intake.save_session(record).await });
+        self.saving = Some(Saving { commit, expiry_s, answer });
+    }
+
+    /// The change is committed.
+    pub(super) fn saved(&mut self) {
+        if let Some(Saving { expiry_s, answer, .. }) = self.saving.take() {
+            self.claim.kept.stored = Some(expiry_s);
+            self.write_answer(answer);
+        }
+    }
+
+    fn write_answer(&mut self, Answer { packet_id, codes, to }: Answer) {
+        match to {
+            Request::Subscribe(replay) => {
+                suback(&mut self.wire.output, self.version, packet_id, &codes);
+                self.replay.extend(replay);
+            }
+            Request::Unsubscribe => unsuback(&mut self.wire.output, self.version, packet_id, &codes),
+        }
+    }
+}
+
+/// The filter, or the reason why this one is refused; an error where the whole packet is wrong.
+fn check_filter(filter: ByteString) -> Result<Result<TopicFilter, Reason>, Ending> {
+    if filter.starts_with("$share/") {
+        return Ok(Err(Reason::SHARED_NOT_SUPPORTED));
+    }
+    if filter.split('/').count() > FILTER_LEVELS_MAX {
+        return Ok(Err(Reason::FILTER_INVALID));
+    }
+    match TopicFilter::new(filter) {
+        Ok(filter) => Ok(Ok(filter)),
+        Err(TopicError::Empty) => Err(Ending::Offence(Reason::PROTOCOL_ERROR, "empty topic filter")),
+        Err(_) => Ok(Err(Reason::FILTER_INVALID)),
+    }
+}

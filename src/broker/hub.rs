@@ -1,0 +1,79 @@
+//! What all connections share.
+
+use std::{fmt::Display, sync::Arc, time::Instant};
+
+use tokio::sync::mpsc;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use super::{
+    fanout::{Fanout, Round},
+    metrics::Metrics,
+    noise::Throttle,
+    retained::Retained,
+    sessions::Sessions,
+};
+use crate::{
+    intake::{Intake, Publish},
+    message::Message,
+};
+
+/// The heart of the broker.
+#[derive(Debug)]
+pub(crate) struct Hub {
+    pub(crate) intake: Intake,
+    pub(crate) fanout: Arc<Fanout>,
+    pub(crate) retained: Retained,
+    pub(crate) sessions: Arc<Sessions>,
+    pub(crate) metrics: Metrics,
+    /// To the publisher task: wills, and what the gateway itself has to say.
+    pub(crate) publisher: mpsc::Sender<Message>,
+    /// No new connections.
+    pub(crate) closed: CancellationToken,
+    /// Connections finish what arrived and end.
+    pub(crate) stopping: CancellationToken,
+    /// Connections end at once.
+    pub(crate) aborted: CancellationToken,
+    /// All connections.
+    pub(crate) connections: TaskTracker,
+    pub(crate) noise: Throttle,
+}
+
+/// Who was refused, for the log.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Who<'a> {
+    pub(crate) listener: &'a str,
+    pub(crate) address: &'a str,
+    /// Empty while it is not known.
+    pub(crate) client_id: &'a str,
+}
+
+impl Hub {
+    /// Counts and logs that a client was refused or sent away: `word` for the metric, `cause` for people.
+    pub(crate) fn refused(&self, who: Who<'_>, word: &'static str, cause: impl Display) {
+        self.metrics.refused(word);
+        if let Some(suppressed) = self.noise.pass(Instant::now()) {
+            let Who { listener, address, client_id } = who;
+            tracing::warn!(listener, address, client_id, reason = word, %cause, suppressed, "client refused");
+        }
+    }
+
+    /// Does with an accepted message what is left to do: keeps it where it is retained, and gives it to local subscribers.
+    pub(crate) fn accepted(&self, publish: Publish, round: &mut Round<'_>, now: Instant) {
+        if publish.set_retained {
+            self.retained.set(&publish.message, now);
+        }
+        round.publish(publish.message);
+    }
+
+    /// Whether a message is to be kept as the retained one of its topic; counts it when there is no room.
+    pub(crate) fn retains(&self, message: &Message) -> bool {
+        if !message.retain {
+            return false;
+        }
+        let room = self.retained.has_room(message);
+        if !room {
+            self.metrics.refused("retained-full");
+        }
+        room
+    }
+}

@@ -1,0 +1,52 @@
+//! Every bound of the broker that is not a setting, by name.
+
+use std::time::Duration;
+
+/// Longest client id in bytes. The specifications promise clients 23; device names are longer than that.
+pub(crate) const CLIENT_ID_MAX: usize = 256;
+/// Most connections of one listener that have not sent their CONNECT yet; beyond it the oldest is closed.
+pub(crate) const PENDING_CONNECTS_MAX: usize = 512;
+/// Most sessions, connected and away together.
+pub(crate) const SESSIONS_MAX: usize = 100_000;
+/// Most subscriptions of one session.
+pub(crate) const SUBSCRIPTIONS_MAX: usize = 1024;
+/// Most levels of a subscribed filter; the index walks them recursively.
+pub(crate) const FILTER_LEVELS_MAX: usize = 128;
+/// Highest topic alias a client may use towards us.
+pub(crate) const TOPIC_ALIAS_MAX: u16 = 32;
+/// Most messages that wait for a session whose client is away (Mosquitto's `max_queued_messages` is 1000 as well).
+pub(crate) const QUEUE_AWAY_MESSAGES: usize = 1000;
+/// Most messages that wait for a connected client: room for what a group commit releases at once.
+pub(crate) const QUEUE_MESSAGES: usize = 10_000;
+/// Most bytes that wait for one session.
+pub(crate) const QUEUE_BYTES: usize = 8 << 20;
+/// Most bytes that wait for all sessions together.
+pub(crate) const QUEUES_BYTES: usize = 64 << 20;
+/// Most messages sent to one client and not acknowledged, however large its Receive Maximum.
+pub(crate) const OUTGOING_WINDOW: u16 = 1024;
+/// Most retained messages.
+pub(crate) const RETAINED_MESSAGES: usize = 100_000;
+/// Most bytes of retained messages.
+pub(crate) const RETAINED_BYTES: usize = 64 << 20;
+/// Most retained messages that wait to be sent to one new subscriber.
+pub(crate) const REPLAY_MESSAGES: usize = RETAINED_MESSAGES;
+/// First and smallest read buffer of a connection.
+pub(crate) const READ_MIN: usize = 1024;
+/// Largest read buffer, unless one packet needs more.
+pub(crate) const READ_MAX: usize = 64 << 10;
+/// No more packets are answered and no more messages sent while this many bytes wait to be written to a client.
+pub(crate) const WRITE_HIGH: usize = 64 << 10;
+/// A client that takes nothing of what waits for it for this long is disconnected.
+pub(crate) const WRITE_STALL: Duration = Duration::from_secs(60);
+/// Most publishes of one client between arrival and acknowledgement, QoS 0 included, beside its `max_inflight`.
+pub(crate) const UNDECIDED_MAX: usize = 2048;
+/// How long a connection that ends may take to write its last bytes.
+pub(crate) const LAST_WRITE: Duration = Duration::from_secs(5);
+/// How long the successor of a connection waits for it to hand over its session.
+pub(crate) const TAKEOVER: Duration = Duration::from_secs(30);
+/// How long a connection that ends waits for the store's verdict on what it submitted.
+pub(crate) const LAST_VERDICTS: Duration = Duration::from_secs(20);
+/// Wills and messages of the gateway itself that wait to be published.
+pub(crate) const PUBLISHER_QUEUE: usize = 1024;
+/// Buffers of a connection that was silent for this long are given back.
+pub(crate) const IDLE: Duration = Duration::from_secs(10);
