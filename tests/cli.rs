@@ -1,5 +1,7 @@
 //! The command line as a user and a script meet it: exit codes, and what goes to stdout and stderr.
 
+#![allow(clippy::unwrap_used, reason = "a test says what is wrong by failing")]
+
 use std::{
     fs,
     process::{Command, Output},
