@@ -216,18 +216,14 @@ fn imported_rooms(code: &str) -> BTreeSet<String> {
         };
         let mut depth = 0;
         let mut start = 0;
-        for (at, c) in group.char_indices() {
+        // A `use` ends with a semicolon, and has none within.
+        for (at, c) in group.char_indices().take_while(|(_, c)| *c != ';') {
             match c {
                 '{' => depth += 1,
                 '}' if depth > 0 => depth -= 1,
-                ',' | '}' => {
-                    if depth == 0 {
-                        rooms.insert(identifier(group[start..at].trim_start()));
-                        start = at + 1;
-                        if c == '}' {
-                            break;
-                        }
-                    }
+                ',' | '}' if depth == 0 => {
+                    rooms.insert(identifier(group[start..at].trim_start()));
+                    start = at + 1;
                 }
                 _ => {}
             }
