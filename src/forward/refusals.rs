@@ -154,7 +154,7 @@ mod tests {
     fn refused_messages_are_dead_after_so_many_tries() {
         let mut refusals = Refusals::default();
         for _ in 1..MAX_TRIES {
-            assert_eq!(round(&mut refusals, &[1, 2], true), []);
+            assert!(round(&mut refusals, &[1, 2], true).is_empty());
         }
         assert_eq!(round(&mut refusals, &[1, 2], true), [1, 2]);
         assert!(refusals.tries.is_empty());
@@ -164,10 +164,10 @@ mod tests {
     fn an_upstream_that_refuses_everything_costs_one_message_at_a_time() {
         let mut refusals = Refusals::default();
         for _ in 1..MAX_TRIES {
-            assert_eq!(round(&mut refusals, &[1, 2, 3], false), []);
+            assert!(round(&mut refusals, &[1, 2, 3], false).is_empty());
         }
         assert_eq!(round(&mut refusals, &[1, 2, 3], false), [1]);
-        assert_eq!(round(&mut refusals, &[2, 3], false), []);
+        assert!(round(&mut refusals, &[2, 3], false).is_empty());
     }
 
     #[test]
@@ -177,7 +177,7 @@ mod tests {
             round(&mut refusals, &[1, 2], true);
         }
         refusals.forget(0, 1);
-        assert_eq!(round(&mut refusals, &[1], true), []);
+        assert!(round(&mut refusals, &[1], true).is_empty());
         assert!(refusals.judge(true, |_| 10).is_empty());
         assert!(refusals.tries.is_empty());
     }

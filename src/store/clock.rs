@@ -35,7 +35,7 @@ impl Now {
         self.unix_ms.saturating_sub_unsigned(self.mono_ms)
     }
 
-    fn synced(self) -> bool {
+    pub(super) fn synced(self) -> bool {
         self.unix_ms >= ERA_UNIX_MS
     }
 }

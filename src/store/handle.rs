@@ -2,7 +2,10 @@
 
 use std::{
     path::PathBuf,
-    sync::{Arc, PoisonError, atomic::Ordering},
+    sync::{
+        Arc, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     thread::JoinHandle,
     time::Duration,
 };
@@ -247,6 +250,16 @@ impl Handle {
     /// All retained messages.
     pub async fn retained(&self) -> Result<Vec<Message>, StoreError> {
         self.ask(|reply| Query::Retained { reply }).await
+    }
+
+    /// Whether the system's clock has been set since this boot, as far as can be told.
+    pub fn clock_synced(&self) -> bool {
+        Now::read().synced()
+    }
+
+    /// Counts the rounds of the writer: at least one a second while it works.
+    pub fn heartbeat(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.shared.heartbeat)
     }
 
     /// Waits until the store has failed for good (a write error other than "disk full"): the process must end.

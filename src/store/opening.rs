@@ -179,6 +179,7 @@ fn start(
         glance: Mutex::new(Glance::default()),
         state: watch::Sender::new(State::Open),
         room: watch::Sender::new(0),
+        heartbeat: Arc::default(),
     });
     let reader = reader::Start {
         connection: reading,

@@ -163,6 +163,8 @@ pub(super) struct Shared {
     pub(super) state: watch::Sender<State>,
     /// Changes whenever there may be room for what was held.
     pub(super) room: watch::Sender<u64>,
+    /// Moved by the writer whenever it has gone round, at least once a second while it works.
+    pub(super) heartbeat: Arc<AtomicU64>,
 }
 
 /// The lock's content, also when a thread panicked with it: all that is under our locks is replaced whole.

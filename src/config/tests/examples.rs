@@ -18,7 +18,7 @@ const CONF_D: [&str; 3] = [
 #[track_caller]
 fn accepted(files: &[(&str, &str)]) -> Config {
     let config = folder(files).load().unwrap();
-    assert_eq!(config.warnings, []);
+    assert!(config.warnings.is_empty());
     config
 }
 

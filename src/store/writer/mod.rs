@@ -10,7 +10,7 @@ use std::{
     path::PathBuf,
     sync::{
         Arc,
-        atomic::AtomicU32,
+        atomic::{AtomicU32, Ordering},
         mpsc::{Receiver, RecvTimeoutError, TryRecvError},
     },
     time::{Duration, Instant},
@@ -146,7 +146,7 @@ fn work(start: Start) -> Result<(), Failure> {
     let log_pages = Arc::new(AtomicU32::new(0));
     let told = Arc::clone(&log_pages);
     connection.wal_hook(Some(move |_: &mut rusqlite::hooks::Wal, pages| {
-        told.store(u32::try_from(pages).unwrap_or(0), std::sync::atomic::Ordering::Relaxed);
+        told.store(u32::try_from(pages).unwrap_or(0), Ordering::Relaxed);
         Ok(())
     }))?;
     connection.set_prepared_statement_cache_capacity(16 + 4 * streams.len());
@@ -213,6 +213,7 @@ impl Writer<'_> {
             if Instant::now() >= self.next_tick {
                 self.next_tick = Instant::now() + TICK;
                 self.tick()?;
+                self.transaction.shared.heartbeat.fetch_add(1, Ordering::Relaxed);
             } else if self.chores && self.queue_is_quiet() {
                 self.chore()?;
             }
