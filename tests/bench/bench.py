@@ -93,7 +93,9 @@ class Run:
         self.folder = HERE / f"run-{system.name}"
         shutil.rmtree(self.folder, ignore_errors=True)
         self.folder.mkdir(parents=True)
-        self.upstream = Mosquitto(self.folder / "upstream", free_port())
+        # Without it Nagle's algorithm between the upstream and the verifier is what the latency shows.
+        port = free_port()
+        self.upstream = Mosquitto(self.folder / "upstream", port, f"set_tcp_nodelay true\nlistener {port} 127.0.0.1\n")
         if upstream:
             self.upstream.start()
         self.gateway = system(self.folder / "gateway", self.upstream.port)

@@ -1,5 +1,6 @@
 """Processes, ports and waiting: everything is waited for with a deadline, nothing is slept for."""
 
+import atexit
 import os
 import pathlib
 import random
@@ -32,6 +33,15 @@ def wait_for(what, condition, seconds=20.0, every=0.01):
 
 
 _given = set()
+_children = []
+
+
+@atexit.register
+def _leave_nobody_behind():
+    for child in _children:
+        if child.poll() is None:
+            child.kill()
+            child.wait()
 
 
 def free_port():
@@ -86,6 +96,7 @@ class Process:
                 self.argv, stdin=more.pop("stdin", subprocess.DEVNULL), stdout=more.pop("stdout", out), stderr=out,
                 env=environment, **more,
             )
+        _children.append(self.child)
 
     @property
     def pid(self):
