@@ -12,7 +12,7 @@ use crate::{
         packet::{AckKind, Packet, Reason, Version, ack, pingresp},
         sessions::Receipt,
     },
-    intake::{Entry, OnRefusal, Outcome, Publish, Returned},
+    intake::{Entry, OnRefusal, Outcome, Publish, Refusal, Returned},
     message::{Message, QoS},
 };
 
@@ -177,12 +177,25 @@ impl Connection {
         for (entry, outcome) in returned.verdicts {
             match entry {
                 Entry::Publish(publish) => self.decided(publish, outcome, &mut round, now)?,
-                Entry::Release { packet_id } => self.inbound.arrivals.released(packet_id),
+                Entry::Release { packet_id } => {
+                    if let Outcome::Refused(refusal) = outcome {
+                        return Err(self.release_refused(packet_id, refusal));
+                    }
+                    self.inbound.arrivals.released(packet_id);
+                }
             }
             self.acknowledge(&mut round);
         }
         self.inbound.held.extend(returned.held);
         Ok(())
+    }
+
+    /// The store could not forget a packet id (the disk is full), so there must be no PUBCOMP. The client releases it
+    /// again when it has reconnected.
+    fn release_refused(&mut self, packet_id: u16, refusal: Refusal) -> Ending {
+        self.hub.metrics.refused(refusal.reason());
+        self.claim.kept.received.insert(packet_id, Receipt { decided: true, counted: false });
+        Ending::Offence(Reason::QUOTA_EXCEEDED, "the store cannot release a packet identifier: the disk is full")
     }
 
     fn decided(
