@@ -14,13 +14,13 @@
 //! | phase | what happens |
 //! | --- | --- |
 //! | online | messages pass through |
-//! | outage | the gate before the upstream is shut ([`gate`]: why there is one); the backlog grows on disk |
+//! | outage | the gate before the upstream is shut (`gate.rs` says why there is one); the backlog grows on disk |
 //! | kill -9 | of the gateway process, in the middle of the outage; the sensors find nobody there |
 //! | restart | the same command again: the backlog is there, the sensors come back by themselves |
 //! | drain | the gate is open again; the backlog goes upstream, the sensors go on |
 //! | proof | the sensors stop, the last message arrives, all parties' figures are compared |
 //!
-//! rumqttd is given room for everything it gets ([`upstream`]), so that what arrives at the subscriber is what it
+//! rumqttd is given room for everything it gets (`upstream.rs`), so that what arrives at the subscriber is what it
 //! acknowledged to the gateway: the proof compares the two counts, so a loss on that last way would be seen as well,
 //! and would fail the demo. Everything is bounded: each wait by a deadline, the whole by [`DEADLINE`].
 //!
