@@ -31,7 +31,7 @@
 //!
 //! *Deleting.* Rows below the head are deleted in slices (4096 rows, 4 MiB) when 1024 rows or 1 MiB have gathered. Free pages are
 //! used again; when idle and more than 16 MiB are free they are given back to the file system 1 MiB at a time
-//! (`auto_vacuum = INCREMENTAL`).
+//! (`auto_vacuum = INCREMENTAL`: its cost was not measurable beside the scatter of the machine, 2 runs with and 1 without).
 //!
 //! *Checkpoints* run in the writer, after the acknowledgements are out, when the log has 4 MiB; from 16 MiB on they wait for
 //! readers, so that the log is bounded under any load. A thread of their own would never finish one under continuous load.
