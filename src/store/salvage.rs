@@ -1,6 +1,7 @@
 //! Salvage: reads what can be read of a damaged database and writes it into a new one, stream by stream, around the damage.
 
 use std::{
+    collections::HashSet,
     fs::{self, File, OpenOptions},
     io::{self, Read, Write},
     path::{Path, PathBuf},
@@ -134,9 +135,11 @@ fn streams(old: &Connection) -> Vec<StreamRow> {
     found
 }
 
-/// The rows of the table `stream` that make sense, each read by itself: one bad row must not hide the others.
+/// The table `stream`, if it can be read and makes sense.
 fn readable_streams(old: &Connection) -> Vec<StreamRow> {
-    if let Ok(streams) = schema::load_streams(old) {
+    if let Ok(mut streams) = schema::load_streams(old) {
+        let mut names = HashSet::new();
+        streams.retain(|stream| names.insert(stream.name.clone()));
         return streams;
     }
     tracing::error!("the table of streams is damaged: counters start anew, acknowledged messages may be sent again");

@@ -160,7 +160,7 @@ pub(super) fn load_streams(connection: &Connection) -> Result<Vec<StreamRow>, Fa
             dead: Tally::from_text(&text(13)?).ok_or_else(|| bad("dead"))?,
             holes: Holes::from_text(&text(14)?).ok_or_else(|| bad("holes"))?,
         };
-        if !books.make_sense() {
+        if row.get::<_, i64>(0)? <= 0 || !books.make_sense() {
             return Err(Failure::Damaged(format!("the numbers of stream {} make no sense", text(1)?)));
         }
         streams.push(StreamRow { id: row.get(0)?, name: text(1)?, books });
@@ -210,7 +210,7 @@ pub(super) fn create_stream(connection: &Connection, id: Option<i64>, name: &str
         |row| row.get(0),
     )?;
     // The name in the comment is kept by SQLite in `sqlite_schema`; salvage finds it there when the row is lost.
-    let comment = name.replace("*/", "");
+    let comment: String = name.chars().filter(|c| c.is_ascii_alphanumeric() || "_.-".contains(*c)).collect();
     connection.execute_batch(&format!(
         "CREATE TABLE s_{id}(/*{comment}*/ seq INTEGER PRIMARY KEY, end INTEGER NOT NULL, boot INTEGER NOT NULL, at INTEGER NOT NULL,
          flags INTEGER NOT NULL, client TEXT NOT NULL, topic TEXT NOT NULL, properties BLOB, payload BLOB NOT NULL)"

@@ -31,13 +31,15 @@ fn made(dir: &Path) -> PathBuf {
 /// Opens and works until nothing fails any more, opened again after every failure that the damage brings about, as systemd
 /// would do it. Reads everything; `writes` too where that may be needed to find the damage.
 fn restart_until(dir: &Path, writes: bool) -> Bench {
+    let mut causes = Vec::new();
     for _ in 0..10 {
         let bench = Bench::open(&settings(dir), &[stream("a"), stream("b")]);
-        if bench.wait(work(&bench.handle, writes)).is_ok() {
-            return bench;
+        match bench.wait(work(&bench.handle, writes)) {
+            Ok(()) => return bench,
+            Err(error) => causes.push(error.to_string()),
         }
     }
-    panic!("the store keeps failing");
+    panic!("the store keeps failing: {causes:?}");
 }
 
 fn restart_until_sound(dir: &Path) -> Bench {
@@ -209,7 +211,7 @@ fn crashed(dir: &Path) -> PathBuf {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 24, max_shrink_iters: 64, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn a_log_cut_at_any_byte_leaves_a_prefix(cut in 0.0..1.0f64) {

@@ -131,7 +131,9 @@ fn a_full_store_refuses_or_drops_as_the_stream_says() {
 #[ignore = "needs a file system of 8 to 64 MiB at TIDEGATE_SMALL_DISK"]
 fn a_disk_that_is_really_full_loses_nothing() {
     let disk = std::env::var("TIDEGATE_SMALL_DISK").expect("names the small file system");
-    let dir = tempfile::tempdir_in(disk).unwrap();
+    let dir = tempfile::tempdir_in(&disk).unwrap();
+    let filler = Path::new(&disk).join("filler");
+    std::fs::write(&filler, vec![1; 3 << 20]).unwrap();
     let bench = Bench::open(&settings(dir.path()), &[stream("a")]);
     let mut lane = bench.lane(OnRefusal::Report);
     let accepted = fill(&bench, &mut lane);
@@ -139,7 +141,10 @@ fn a_disk_that_is_really_full_loses_nothing() {
     bench.store.abandon();
     let bench = Bench::open(&settings(dir.path()), &[stream("a")]);
     assert_eq!(bench.numbers(A), (0..accepted).collect::<Vec<_>>());
-    bench.settle(A, 1, accepted - 1, Fate::Forwarded);
+    let run = Run { first: 1, last: accepted - 1, fate: Fate::Forwarded };
+    bench.wait(bench.handle.settle(A, vec![run])).unwrap();
+    std::fs::remove_file(filler).unwrap();
+    bench.flush();
     let mut lane = bench.lane(OnRefusal::Hold);
     bench.wait(lane.0.room()).unwrap();
     bench.submit(&mut lane.0, vec![large(accepted)]);

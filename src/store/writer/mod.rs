@@ -64,6 +64,8 @@ pub(super) struct Start {
     pub(super) streams: Vec<(i64, Books, StreamSettings)>,
     /// The current boot.
     pub(super) boot: i64,
+    /// It is not in the database yet.
+    pub(super) boot_unsaved: bool,
 }
 
 /// How much may be written.
@@ -142,7 +144,7 @@ pub(super) fn poison(shared: &Shared, data_dir: &std::path::Path, failure: &Fail
 }
 
 fn work(start: Start) -> Result<(), Failure> {
-    let Start { mut connection, queue, shared, metrics, settings, streams, boot } = start;
+    let Start { mut connection, queue, shared, metrics, settings, streams, boot, boot_unsaved } = start;
     let log_pages = Arc::new(AtomicU32::new(0));
     let told = Arc::clone(&log_pages);
     connection.wal_hook(Some(move |_: &mut rusqlite::hooks::Wal, pages| {
@@ -156,7 +158,7 @@ fn work(start: Start) -> Result<(), Failure> {
             .map(|(id, books, settings)| Stream::new(&connection, id, books, &settings))
             .collect::<Result<Vec<_>, _>>()?;
         let mut writer = Writer {
-            transaction: Transaction::new(&connection, streams, shared, metrics, log_pages)?,
+            transaction: Transaction::new(&connection, streams, shared, metrics, log_pages, boot_unsaved)?,
             space: Space::new(settings.max_bytes, settings.min_free),
             queue,
             data_dir: settings.data_dir,
