@@ -1,5 +1,236 @@
-//! The admin room: HTTP, health, metrics.
+//! The admin room: the gateway over HTTP (health, metrics, figures), and the only room that knows HTTP.
+//!
+//! # What it answers
+//!
+//! | request | answer | token needed, where one is configured |
+//! | --- | --- | --- |
+//! | `GET /health/live`, `GET /health/ready` | 200 `{"reasons":[]}`, or 503 `{"reasons":[..]}` | no |
+//! | `GET /metrics` | Prometheus text (0.0.4) | yes |
+//! | `GET /api/v1/status` | version, id, uptime, uplinks, store, listeners, clock | yes |
+//! | `GET /api/v1/streams`, `GET /api/v1/streams/{name}` | the books, backlog, rates | yes |
+//!
+//! Health stays open because those who ask (kubelet, load balancers, systemd units with curl) cannot be given a secret,
+//! and the answer holds no figure of the plant. Prometheus can (`authorization.credentials_file`), so metrics need it.
+//! A wrong path, method or token is answered with `{"error":{"code","message"}}`.
+//!
+//! # Bounds
+//!
+//! - [`MAX_CONNECTIONS`] connections. At the limit the one that has been idle longest makes room for the newcomer, so
+//!   that ten thousand silent connections cannot keep a health check out; when all are busy the newcomer is closed.
+//! - [`HEADER_TIMEOUT`] from the first moment of a connection (or the end of the last answer) to the end of the next
+//!   request's headers, [`MAX_HEAD_BYTES`] bytes and [`MAX_HEADERS`] lines of them.
+//! - [`ANSWER_TIMEOUT`] for the facts of one answer, [`MAX_GATHERING`] answers gathering facts at a time, on threads on
+//!   which a slow disk holds up nobody else.
+//! - No request has a body that is read; one that comes with a body is answered and then disconnected.
+//! - Rates: one sample a second and stream, [`RATE_WINDOW`] of them.
+//!
+//! # Crash, stop, failure
+//!
+//! Nothing is stored here. A panic ends one connection. [`Admin::stop`] lets answers that are being made finish within
+//! [`STOP_GRACE`]. [`Admin::ended`] tells when the room ended unasked, which must end the program.
+//!
+//! Architecture invariant: the room imports no other shore. Its facts come through [`Sources`], in the words of
+//! [`crate::stats`].
 
+mod guests;
+mod metrics;
+mod rates;
+mod routes;
+mod server;
 mod settings;
+mod token;
+mod views;
+
+use std::{
+    io,
+    net::SocketAddr,
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use tokio::{
+    net::{TcpListener, TcpSocket},
+    task::JoinHandle,
+    time::MissedTickBehavior,
+};
+use tokio_util::sync::CancellationToken;
 
 pub use settings::*;
+
+use crate::stats::{ListenerStats, StoreStats, StreamStats, UplinkStats};
+pub use rates::RATE_WINDOW;
+
+/// Most connections at a time.
+pub const MAX_CONNECTIONS: usize = 128;
+/// Longest time in which a client may be silent or trickle the headers of a request.
+pub const HEADER_TIMEOUT: Duration = Duration::from_secs(20);
+/// Most bytes of request line and headers.
+pub const MAX_HEAD_BYTES: usize = 16 * 1024;
+/// Most header lines of a request.
+pub const MAX_HEADERS: usize = 64;
+/// Longest time that gathering the facts of one answer may take; after it the answer is 503.
+pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+/// Most answers whose facts are gathered at the same time.
+pub const MAX_GATHERING: usize = 4;
+/// Longest time that [`Admin::stop`] waits for answers that are being made.
+pub const STOP_GRACE: Duration = Duration::from_secs(2);
+
+/// Connections that the system may hold for us until they are accepted.
+const ACCEPT_BACKLOG: u32 = 1024;
+
+/// Where the facts come from. The app, which knows all rooms, implements it.
+///
+/// `not_live` and `not_ready` are asked on the async threads and must not block. The others may take a while (a lock,
+/// a call to the file system): they are asked on threads of their own, at most [`MAX_GATHERING`] at a time.
+pub trait Sources: Send + Sync + 'static {
+    /// The gateway's id.
+    fn gateway_id(&self) -> String;
+    /// How long the gateway has been running.
+    fn uptime(&self) -> Duration;
+    /// Whether the system's clock has been set (`clock` of the status).
+    fn clock_synced(&self) -> bool;
+    /// The books of all configured streams, in configuration order, `to` filled in.
+    fn streams(&self) -> Vec<StreamStats>;
+    /// The store at a glance.
+    fn store(&self) -> StoreStats;
+    /// All uplinks, in configuration order.
+    fn uplinks(&self) -> Vec<UplinkStats>;
+    /// All listeners, in configuration order.
+    fn listeners(&self) -> Vec<ListenerStats>;
+    /// Why the gateway should get no traffic at the moment, one line each; empty when it should.
+    ///
+    /// An upstream that is away is no reason: taking messages while it is away is what the gateway is for.
+    fn not_ready(&self) -> Vec<String>;
+    /// Why the process should be killed and started again (a heartbeat that stopped), one line each; empty when healthy.
+    fn not_live(&self) -> Vec<String>;
+}
+
+/// Why the room could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The address cannot be listened on. Trying again helps when something else holds the port.
+    #[error("admin cannot listen on {address}: {source}")]
+    Bind {
+        /// What was asked for.
+        address: SocketAddr,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// Everybody on the network could read the figures. A mistake in the configuration.
+    #[error("admin listens on {0}, which is not loopback, and so needs a `token_file`")]
+    TokenRequired(SocketAddr),
+    /// The token file cannot be read.
+    #[error("the admin token file {} cannot be read: {source}", path.display())]
+    TokenFile {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The first line of the token file cannot be a bearer token (RFC 6750, section 2.1).
+    #[error("the first line of the admin token file {} {problem}", path.display())]
+    Token {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        problem: &'static str,
+    },
+    /// The process metrics could not be set up.
+    #[error("the admin metrics cannot be set up: {0}")]
+    Metrics(#[from] prometheus::Error),
+}
+
+/// The running room. Dropping it without [`Admin::stop`] stops it at once.
+#[derive(Debug)]
+pub struct Admin {
+    address: Option<SocketAddr>,
+    stop: CancellationToken,
+    server: JoinHandle<()>,
+}
+
+/// Starts the room: when this returns, the port is bound and connections are taken. Call it within a tokio runtime.
+///
+/// `registry` holds the metrics of the other rooms. The streams' metrics and `process_*` are added here at every scrape
+/// and never registered in it, so that a second start with the same registry (a reload) works.
+/// With `bind = None` nothing listens, and the other functions still work.
+pub fn start(
+    settings: &Settings,
+    sources: Arc<dyn Sources>,
+    registry: prometheus::Registry,
+) -> Result<Admin, StartError> {
+    let stop = CancellationToken::new();
+    let Some(asked) = settings.bind else {
+        let stopped = stop.clone();
+        let server = tokio::spawn(async move { stopped.cancelled().await });
+        return Ok(Admin { address: None, stop, server });
+    };
+    if settings.token_file.is_none() && !asked.ip().is_loopback() {
+        return Err(StartError::TokenRequired(asked));
+    }
+    let token = settings.token_file.as_deref().map(token::Token::read).transpose()?;
+    let metrics = metrics::Metrics::new(registry, Arc::clone(&sources))?;
+    let (listener, address) = listen(asked).map_err(|source| StartError::Bind { address: asked, source })?;
+    let state = routes::State::new(sources, metrics, token);
+    tracing::info!(%address, token = settings.token_file.is_some(), "admin listens");
+    let server = tokio::spawn(run(listener, state, stop.clone()));
+    Ok(Admin { address: Some(address), stop, server })
+}
+
+/// Binds and listens at once, with `SO_REUSEADDR`, so that a restart does not wait for old connections to be forgotten.
+fn listen(address: SocketAddr) -> io::Result<(TcpListener, SocketAddr)> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    let listener = socket.listen(ACCEPT_BACKLOG)?;
+    let bound = listener.local_addr()?;
+    Ok((listener, bound))
+}
+
+/// The server and the sampler: one task, so that the end of either is seen.
+async fn run(listener: TcpListener, state: routes::State, stop: CancellationToken) {
+    tokio::select! {
+        () = server::serve(listener, routes::router(state.clone()), server::Limits::default(), stop) => {}
+        () = sample(state) => {}
+    }
+}
+
+/// Takes a sample of the books every second, for the rates.
+async fn sample(state: routes::State) {
+    let mut tick = tokio::time::interval(rates::SAMPLE_EVERY);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tick.tick().await;
+        // A reading that does not come in time is one point less on the curve; whoever asks for figures gets the 503.
+        if let Ok((now, streams)) = state.ask(|sources| (Instant::now(), sources.streams())).await {
+            state.record(now, &streams);
+        }
+    }
+}
+
+impl Admin {
+    /// The address it really listens on (the port the system gave, where 0 was asked for); `None` with `bind = "off"`.
+    pub fn address(&self) -> Option<SocketAddr> {
+        self.address
+    }
+
+    /// Waits until the room has ended. Before [`Admin::stop`] that is a fault, and must end the program. Cancel safe.
+    pub async fn ended(&mut self) {
+        // A panic of the task and its return mean the same to the caller: nobody answers any more.
+        let _ = (&mut self.server).await;
+    }
+
+    /// Closes the port, lets answers that are being made finish (at most [`STOP_GRACE`]), and ends the room.
+    pub async fn stop(mut self) {
+        self.stop.cancel();
+        if !self.server.is_finished() {
+            let _ = (&mut self.server).await;
+        }
+    }
+}
+
+impl Drop for Admin {
+    fn drop(&mut self) {
+        self.server.abort();
+    }
+}

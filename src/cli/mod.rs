@@ -1,1 +1,94 @@
-//! The command line.
+//! The command line: one file per command.
+//!
+//! Results go to stdout; help, problems and errors to stderr. Exit codes: 0 done, 1 failed while running, 2 wrong command
+//! line, 78 configuration refused (`EX_CONFIG` of sysexits.h).
+
+mod check;
+mod demo;
+mod run;
+mod table;
+
+use std::{
+    ffi::OsString,
+    io::{self, Write as _},
+    process::ExitCode,
+};
+
+use clap::{Parser, Subcommand, error::ErrorKind};
+
+use crate::config::Refused;
+
+/// Exit code: something failed while running.
+pub const FAILED: u8 = 1;
+/// Exit code: wrong command line.
+pub const USAGE: u8 = 2;
+/// Exit code: configuration refused.
+pub const CONFIG: u8 = 78;
+
+#[derive(Debug, Parser)]
+#[command(
+    name = "tidegate",
+    version,
+    about = "An MQTT edge gateway: every acknowledged message is on disk, goes upstream in order, and can be seen.",
+    subcommand_required = true,
+    arg_required_else_help = true,
+    after_help = "Exit codes: 0 done, 1 failed while running, 2 wrong command line, 78 configuration refused."
+)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Run(run::Arguments),
+    Check(check::Arguments),
+    Demo(demo::Arguments),
+}
+
+/// Runs the program with these arguments, the program's name first.
+pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    match Arguments::try_parse_from(arguments) {
+        Ok(Arguments { command: Command::Run(arguments) }) => run::main(&arguments),
+        Ok(Arguments { command: Command::Check(arguments) }) => check::main(&arguments),
+        Ok(Arguments { command: Command::Demo(arguments) }) => demo::main(&arguments),
+        Err(error) if error.kind() == ErrorKind::DisplayVersion => {
+            print(&error.to_string());
+            ExitCode::SUCCESS
+        }
+        Err(error) if error.kind() == ErrorKind::DisplayHelp => {
+            complain(&error.to_string());
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            complain(&error.to_string());
+            ExitCode::from(USAGE)
+        }
+    }
+}
+
+/// Writes a result. Nobody reading any more (`tidegate check | head -1`) is no failure of ours.
+fn print(text: &str) {
+    let _ = io::stdout().lock().write_all(text.as_bytes());
+}
+
+/// Writes for the person in front of the terminal, who may have closed it.
+fn complain(text: &str) {
+    let _ = io::stderr().lock().write_all(text.as_bytes());
+}
+
+fn refuse(refused: &Refused) -> ExitCode {
+    complain(&format!("{refused}\n"));
+    ExitCode::from(CONFIG)
+}
+
+/// The exit code of what may have failed, the whole chain of causes told.
+fn finish(result: anyhow::Result<()>) -> ExitCode {
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            complain(&format!("tidegate: {error:#}\n"));
+            ExitCode::from(FAILED)
+        }
+    }
+}

@@ -1,5 +1,153 @@
 //! Forwarding: takes messages from the streams in order, sends them through an uplink, settles them when acknowledged.
+//!
+//! # Constraints
+//!
+//! - One task for each uplink; uplinks know nothing of each other.
+//! - Per uplink: 1 MiB of rows read ahead (32 KiB for each stream where there are more than 32), 128 KiB queued for
+//!   the connection, `min(max_inflight, Receive Maximum)` messages in flight, 4096 more done behind one that is not.
+//! - Per stream, messages are sent for the first time in sequence order (guarantee G2). Of several streams on one uplink, the higher
+//!   priority goes first, equals take turns of 16 messages.
+//!
+//! # The way of a message
+//!
+//! ```text
+//! store ──rows──▶ feed ──turns──▶ letter ──▶ session ──bytes──▶ upstream
+//!   ▲              (1)     (2)      (3)        │  ▲                 │
+//!   └──runs── ledger ◀──────────(4)────────────┘  └──acknowledgement┘ (5)
+//! ```
+//!
+//! 1. `feed` reads ahead in chunks while the last chunk is being sent; nothing is read twice on one connection.
+//! 2. `turns` says whose turn it is, `pacing` whether it is time.
+//! 3. `letter` decides whether the message is too old, and under which topic and marks it goes.
+//! 4. The `ledger` notes id, stream and sequence number.
+//! 5. An acknowledgement makes the message done. What is done without a gap is settled in runs, at most 100 ms or 4096 messages later.
+//!
+//! # What goes wrong, and what happens then
+//!
+//! | what | what happens |
+//! | --- | --- |
+//! | the connection is lost | everything in flight is sent again on the next one, oldest first; backoff with full jitter, short again only once something was acknowledged |
+//! | in flight, and no acknowledgement for `progress_timeout` | reconnect, reason `no-progress` (guarantee G6) |
+//! | the upstream refuses a message | see `refusals`: a few tries, then the dead letters |
+//! | too large for the upstream, no valid topic | the dead letters, at once |
+//! | an acknowledgement of nothing | ignored, and said now and then |
+//! | the store is slow | reading and settling wait in tasks of their own; the loop goes on turning |
+//! | the store has failed | the task ends with an error, which ends the program |
+//! | the process dies | what was not settled is sent again: up to 100 ms of acknowledged messages, and what was in flight; recognisable by `tg-id` |
+//!
+//! The task turns its loop at least once a second, whatever it waits for; [`Forwarder::heartbeat`] counts that.
 
+mod backoff;
+mod connection;
+mod feed;
+mod ledger;
+mod letter;
+mod pacing;
+mod progress;
+mod refusals;
 mod settings;
+mod status;
+mod task;
+mod turns;
 
-pub use settings::*;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64},
+    },
+    time::Duration,
+};
+
+use prometheus::Registry;
+use tokio::{sync::watch, task::JoinHandle};
+
+pub use self::settings::*;
+use self::{status::Status, task::Task};
+use crate::{
+    stats::UplinkStats,
+    store::{self, StoreError},
+    uplink::{self, mqtt::Mqtt},
+};
+
+/// Why a forwarder ended, or could not start. None of it gets better by trying again in the same process.
+#[derive(Debug, thiserror::Error)]
+pub enum ForwardError {
+    /// The store no longer gives or takes anything.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// Two uplinks of the same name.
+    #[error("the metrics of uplink `{name}` cannot be registered: {cause}")]
+    Metrics {
+        /// The uplink.
+        name: String,
+        /// The registry's word.
+        cause: prometheus::Error,
+    },
+    /// A defect in this program.
+    #[error("a task of the forwarder failed: {0}")]
+    Task(String),
+}
+
+/// The running forwarder of one uplink. Dropping it stops it without grace.
+#[derive(Debug)]
+pub struct Forwarder {
+    status: Status,
+    stop: watch::Sender<Option<Duration>>,
+    task: JoinHandle<Result<(), ForwardError>>,
+}
+
+/// Starts forwarding `routes` through an uplink. Must be called within a runtime.
+pub fn start(
+    settings: uplink::Settings,
+    routes: Vec<Route>,
+    gateway_id: &str,
+    store: store::Handle,
+    registry: &Registry,
+) -> Result<Forwarder, ForwardError> {
+    let status = Status::new(&settings.name, registry)
+        .map_err(|cause| ForwardError::Metrics { name: settings.name.clone(), cause })?;
+    let (stop, stopped) = watch::channel(None);
+    let upstream = Mqtt::new(settings.clone());
+    let task = Task::new(settings, routes, gateway_id, store, status.clone(), stopped);
+    let task = tokio::spawn(task.run(upstream));
+    Ok(Forwarder { status, stop, task })
+}
+
+impl Forwarder {
+    /// The uplink's name.
+    pub fn name(&self) -> &str {
+        self.status.name()
+    }
+
+    /// The uplink at a glance.
+    pub fn stats(&self) -> UplinkStats {
+        self.status.stats()
+    }
+
+    /// A way to ask for [`Forwarder::stats`] that outlives the forwarder.
+    pub fn watcher(&self) -> impl Fn() -> UplinkStats + Send + Sync + Clone + use<> {
+        let status = self.status.clone();
+        move || status.stats()
+    }
+
+    /// Whether the uplink is connected; changes as it does.
+    pub fn connected(&self) -> Arc<AtomicBool> {
+        self.status.flag()
+    }
+
+    /// Counts the turns of the loop: at least one a second while the task is alive.
+    pub fn heartbeat(&self) -> Arc<AtomicU64> {
+        self.status.heartbeat()
+    }
+
+    /// Waits until the task ends, which it does of itself only when something is wrong. Cancel safe; not to be called again once it has returned.
+    pub async fn ended(&mut self) -> Result<(), ForwardError> {
+        (&mut self.task).await?
+    }
+
+    /// Stops in order: sends nothing new, waits up to `grace` for acknowledgements of what is in flight, settles, says good-bye.
+    pub async fn stop(self, grace: Duration) -> Result<(), ForwardError> {
+        self.stop.send_replace(Some(grace));
+        self.task.await?
+    }
+}

@@ -99,7 +99,8 @@ pub enum Outcome {
     Accepted,
     /// A QoS 2 packet id that is already remembered: nothing was stored again, the acknowledgement is due again.
     Duplicate,
-    /// Not stored anywhere.
+    /// Not stored anywhere. For [`Entry::Release`] only ever [`Refusal::DiskFull`]: the packet id is still remembered, so
+    /// PUBCOMP must not be sent; the client releases it again after it reconnects.
     Refused(Refusal),
     /// The packet id is free again.
     Released,
@@ -123,6 +124,15 @@ impl Refusal {
             Self::StreamFull(_) => "stream-full",
             Self::StoreFull => "store-full",
             Self::DiskFull => "disk-full",
+        }
+    }
+
+    /// The words for people.
+    pub const fn sentence(self) -> &'static str {
+        match self {
+            Self::StreamFull(_) => "stream full",
+            Self::StoreFull => "max_bytes reached",
+            Self::DiskFull => "disk full",
         }
     }
 }

@@ -1,12 +1,24 @@
 //! Doors of the store: what the stations call.
 
-use std::time::Duration;
+use std::{
+    path::PathBuf,
+    sync::{
+        Arc, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    thread::JoinHandle,
+    time::Duration,
+};
 
 use bytestring::ByteString;
-use tokio::sync::watch;
+use tokio::sync::{OwnedSemaphorePermit, oneshot, watch};
 
-use super::api::{
-    Entry, OnRefusal, Position, Returned, Run, Sequence, SessionRecord, Settings, Stored, StreamId, StreamSettings,
+use super::{
+    api::{OnRefusal, Position, Run, Sequence, SessionRecord, Stored, StreamId},
+    clock::Now,
+    lane::{self, Lane, Returns},
+    lock::DirectoryLock,
+    shared::{Control, Job, Query, Shared, State, Work, locked},
 };
 use crate::{
     message::Message,
@@ -15,7 +27,63 @@ use crate::{
 
 /// Why the store could not be opened.
 #[derive(Debug, thiserror::Error)]
-pub enum OpenError {}
+pub enum OpenError {
+    /// The data directory or a file in it cannot be made or used. Trying again helps once the operator has mended it.
+    #[error("cannot {step} `{}`: {source}", path.display())]
+    Directory {
+        /// What was tried.
+        step: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// Another process has the data directory. Trying again helps once that one has ended.
+    #[error("the data directory `{}` is in use by another gateway{}", path.display(), pid.as_ref().map_or(String::new(), |pid| format!(" (process {pid})")))]
+    Locked {
+        /// The lock file.
+        path: PathBuf,
+        /// The process that holds it, where the file names it.
+        pid: Option<String>,
+    },
+    /// The database was written by a newer version; it was not touched. Only a newer program helps.
+    #[error("the database `{}` has version {found}, this program knows versions up to {known}; it was left untouched", path.display())]
+    Newer {
+        /// The database.
+        path: PathBuf,
+        /// Its version.
+        found: i64,
+        /// Ours.
+        known: i64,
+    },
+    /// The file is a sound SQLite database, but not ours; it was not touched.
+    #[error("`{}` is a database of some other program (application id {found:#x}); it was left untouched", path.display())]
+    Foreign {
+        /// The file.
+        path: PathBuf,
+        /// Its `PRAGMA application_id`.
+        found: i64,
+    },
+    /// SQLite refused, and not because of damage (that is salvaged) - a full disk, permissions, a failing device.
+    #[error("cannot {step} `{}`: {cause}", path.display())]
+    Database {
+        /// What was tried.
+        step: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// What SQLite said.
+        cause: String,
+    },
+    /// Two streams have the same name: a mistake of the caller.
+    #[error("the stream `{0}` is configured twice")]
+    TwoStreams(String),
+    /// A metric is registered already: a mistake of the caller.
+    #[error("cannot register the store's metrics: {0}")]
+    Metrics(#[from] prometheus::Error),
+    /// The system gave no thread.
+    #[error("cannot start the store's threads: {0}")]
+    Threads(std::io::Error),
+}
 
 /// Why the store no longer takes or gives anything.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -23,148 +91,228 @@ pub enum StoreError {
     /// The store was closed.
     #[error("the store is closed")]
     Closed,
+    /// The store has failed for good; the process must end and be started again.
+    #[error("the store has failed: {0}")]
+    Failed(String),
+    /// Not done before the deadline; it may still be done later.
+    #[error("the store did not commit within the deadline")]
+    Deadline,
+    /// No such stream: a mistake of the caller.
+    #[error("there is no stream {0:?}")]
+    NoSuchStream(StreamId),
 }
 
 /// The open store: owns the writer and reader threads and the lock on the data directory.
-#[derive(Debug)]
-pub struct Store {}
-
-/// Opens the store: locks the directory, opens or makes the database, migrates, recovers, starts the threads.
 ///
-/// `streams` in configuration order; the [`StreamId`]s are the indexes into it. Blocks; call it before the runtime is busy.
-pub fn open(
-    _settings: &Settings,
-    _streams: &[StreamSettings],
-    _registry: &prometheus::Registry,
-) -> Result<(Store, Handle), OpenError> {
-    unimplemented!()
+/// Dropping it closes it.
+#[derive(Debug)]
+pub struct Store {
+    pub(super) shared: Arc<Shared>,
+    pub(super) writer: Option<JoinHandle<()>>,
+    pub(super) reader: Option<JoinHandle<()>>,
+    pub(super) _lock: DirectoryLock,
 }
 
 impl Store {
     /// Commits what is queued, checkpoints, closes the database and gives up the lock. Blocks.
-    pub fn close(self) -> Result<(), StoreError> {
-        unimplemented!()
+    pub fn close(mut self) -> Result<(), StoreError> {
+        self.end(Work::Close);
+        match &*self.shared.state.borrow() {
+            State::Failed(cause) => Err(StoreError::Failed(cause.to_string())),
+            State::Open | State::Closed => Ok(()),
+        }
+    }
+
+    /// Ends as a crash of the process would: nothing more is committed, nothing is checkpointed.
+    #[cfg(test)]
+    pub(super) fn abandon(mut self) {
+        self.end(Work::Abandon);
+    }
+
+    fn end(&mut self, last: Work) {
+        let Some(writer) = self.writer.take() else { return };
+        // Reserved places: neither is refused for want of room, only because the thread is gone already.
+        let _ = self.shared.queries.send(Query::End);
+        if let Some(reader) = self.reader.take() {
+            let _ = reader.join();
+        }
+        let _ = self.shared.queue.send(last);
+        let _ = writer.join();
+    }
+}
+
+impl Drop for Store {
+    fn drop(&mut self) {
+        self.end(Work::Close);
     }
 }
 
 /// A door to the store; cheap to clone.
 #[derive(Debug, Clone)]
-pub struct Handle {}
+pub struct Handle {
+    pub(super) shared: Arc<Shared>,
+}
 
 impl Handle {
     /// A new lane: batches submitted on it are decided in order and come back in order.
     ///
     /// `session`: the client id under which QoS 2 packet ids are remembered; `None` where the session ends with the connection.
-    pub fn lane(&self, _on_refusal: OnRefusal, _session: Option<ByteString>) -> (Lane, Returns) {
-        unimplemented!()
+    pub fn lane(&self, on_refusal: OnRefusal, session: Option<ByteString>) -> (Lane, Returns) {
+        lane::lane(&self.shared, on_refusal, session)
     }
 
     /// Up to `max_messages` messages and about `max_bytes` of one stream, from `from` (or the head, if that is later) on, oldest first.
     /// At least one message if there is one. Only committed messages.
+    ///
+    /// At most [`READ_MESSAGES_MAX`](super::READ_MESSAGES_MAX) messages and [`READ_BYTES_MAX`](super::READ_BYTES_MAX) bytes,
+    /// whatever was asked for.
     pub async fn read(
         &self,
-        _stream: StreamId,
-        _from: Sequence,
-        _max_messages: usize,
-        _max_bytes: usize,
+        stream: StreamId,
+        from: Sequence,
+        max_messages: usize,
+        max_bytes: usize,
     ) -> Result<Vec<Stored>, StoreError> {
-        unimplemented!()
+        let position = *self.door(stream)?.position.borrow();
+        if from >= position.next || position.head == position.next {
+            return self.working().map(|()| Vec::new());
+        }
+        let stream = stream.0 as usize;
+        self.ask(|reply| Query::Read { stream, from, max_messages, max_bytes, reply }).await
     }
 
     /// Says what became of messages: each in the transaction that counts it. Runs must be given in order, beginning at the head;
     /// what a run says of messages that have left meanwhile (dropped, purged, expired) is passed over. Returns when queued, not when committed.
-    pub async fn settle(&self, _stream: StreamId, _runs: Vec<Run>) -> Result<(), StoreError> {
-        unimplemented!()
+    pub async fn settle(&self, stream: StreamId, runs: Vec<Run>) -> Result<(), StoreError> {
+        self.door(stream)?;
+        self.control(Control::Settle { stream: stream.0 as usize, runs }).await
     }
 
     /// Where a stream stands, and a way to wait for it to change.
-    pub fn position(&self, _stream: StreamId) -> watch::Receiver<Position> {
-        unimplemented!()
+    ///
+    /// # Panics
+    /// When there is no such stream: ids come from the configuration that opened the store.
+    pub fn position(&self, stream: StreamId) -> watch::Receiver<Position> {
+        self.shared
+            .door(stream)
+            .expect("stream ids come from the configuration that opened the store")
+            .position
+            .subscribe()
     }
 
     /// The books of all configured streams, in configuration order (`to` is left for the caller to fill in).
     pub fn streams(&self) -> Vec<StreamStats> {
-        unimplemented!()
+        let now = Now::read();
+        let boots = self.shared.boots.read().unwrap_or_else(PoisonError::into_inner);
+        self.shared.doors.iter().map(|door| door.stats(&boots, now)).collect()
     }
 
     /// The store at a glance.
     pub fn stats(&self) -> StoreStats {
-        unimplemented!()
+        let glance = locked(&self.shared.glance);
+        StoreStats {
+            bytes: glance.bytes,
+            free_bytes: glance.free_bytes,
+            last_commit_ago: glance.last_commit.map(|at| at.elapsed()),
+            refusing: glance.refusing.map(|refusal| refusal.sentence().to_owned()),
+        }
     }
 
     /// Counts a QoS 0 message of a `live-only` stream as accepted and dropped while its uplink is away.
-    pub async fn drop_offline(&self, _stream: StreamId, _count: u64) -> Result<(), StoreError> {
-        unimplemented!()
+    ///
+    /// Written with the next commit, within a second at the latest: a crash may forget both sides of the count, never one.
+    #[expect(clippy::unused_async, reason = "a door of the agreement; it may have to wait one day")]
+    pub async fn drop_offline(&self, stream: StreamId, count: u64) -> Result<(), StoreError> {
+        self.working()?;
+        self.door(stream)?.offline.fetch_add(count, Ordering::Relaxed);
+        Ok(())
     }
 
     /// All remembered sessions.
     pub async fn sessions(&self) -> Result<Vec<SessionRecord>, StoreError> {
-        unimplemented!()
+        self.ask(|reply| Query::Sessions { reply }).await
     }
 
     /// Remembers a session (all but its `received`, which lanes keep); returns when it is committed.
-    pub async fn save_session(&self, _session: SessionRecord) -> Result<(), StoreError> {
-        unimplemented!()
+    pub async fn save_session(&self, session: SessionRecord) -> Result<(), StoreError> {
+        let (done, answer) = oneshot::channel();
+        self.control(Control::SaveSession { session, done }).await?;
+        self.answered(answer).await
     }
 
     /// Forgets a session and its packet ids; returns when that is committed.
-    pub async fn delete_session(&self, _client_id: ByteString) -> Result<(), StoreError> {
-        unimplemented!()
+    pub async fn delete_session(&self, client_id: ByteString) -> Result<(), StoreError> {
+        let (done, answer) = oneshot::channel();
+        self.control(Control::DeleteSession { client_id, done }).await?;
+        self.answered(answer).await
     }
 
     /// All retained messages.
     pub async fn retained(&self) -> Result<Vec<Message>, StoreError> {
-        unimplemented!()
+        self.ask(|reply| Query::Retained { reply }).await
+    }
+
+    /// Whether the system's clock has been set since this boot, as far as can be told.
+    pub fn clock_synced(&self) -> bool {
+        Now::read().synced()
+    }
+
+    /// Counts the rounds of the writer: at least one a second while it works.
+    pub fn heartbeat(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.shared.heartbeat)
     }
 
     /// Waits until the store has failed for good (a write error other than "disk full"): the process must end.
+    ///
+    /// Waits for ever when the store is closed in order.
     pub async fn failed(&self) -> String {
-        unimplemented!()
+        let mut state = self.shared.state.subscribe();
+        let failed = state.wait_for(|state| matches!(state, State::Failed(_))).await;
+        match failed.as_deref() {
+            Ok(State::Failed(cause)) => cause.to_string(),
+            Ok(State::Open | State::Closed) | Err(_) => "the store is gone".to_owned(),
+        }
     }
 
     /// Waits until everything submitted or settled before this call is committed.
-    pub async fn flush(&self, _deadline: Duration) -> Result<(), StoreError> {
-        unimplemented!()
-    }
-}
-
-/// One client's way into the store: bounded, ordered.
-#[derive(Debug)]
-pub struct Lane {}
-
-impl Lane {
-    /// Waits for room in the store's queue for a batch of this many bytes. Cancel safe. The permit does nothing until used.
-    pub async fn reserve(&mut self, _bytes: usize) -> Result<Permit<'_>, StoreError> {
-        unimplemented!()
+    pub async fn flush(&self, deadline: Duration) -> Result<(), StoreError> {
+        let flush = async {
+            let (done, answer) = oneshot::channel();
+            self.control(Control::Flush { done }).await?;
+            self.answered(answer).await
+        };
+        tokio::time::timeout(deadline, flush).await.unwrap_or(Err(StoreError::Deadline))
     }
 
-    /// Waits until entries that were handed back (`Returned::held`) have a chance to fit, and reopens the lane for them.
-    /// Call it only when every submitted batch has come back. Cancel safe.
-    pub async fn room(&mut self) -> Result<(), StoreError> {
-        unimplemented!()
+    fn door(&self, stream: StreamId) -> Result<&super::shared::Door, StoreError> {
+        self.shared.door(stream).ok_or(StoreError::NoSuchStream(stream))
     }
-}
 
-/// Room for one batch.
-#[derive(Debug)]
-pub struct Permit<'lane> {
-    _lane: &'lane mut Lane,
-}
-
-impl Permit<'_> {
-    /// Submits a batch. Never waits, never fails: its [`Returned`] comes on the lane's [`Returns`].
-    pub fn submit(self, _batch: Vec<Entry>) {
-        unimplemented!()
+    fn working(&self) -> Result<(), StoreError> {
+        if *self.shared.state.borrow() == State::Open { Ok(()) } else { Err(self.shared.ended()) }
     }
-}
 
-/// Where a lane's batches come back.
-#[derive(Debug)]
-pub struct Returns {}
+    async fn control(&self, control: Control) -> Result<(), StoreError> {
+        let permit = Arc::clone(&self.shared.controls).acquire_owned().await.map_err(|_| self.shared.ended())?;
+        self.shared.queue.try_send(Work::Job(Job::Control(control, permit))).map_err(|_| self.shared.ended())
+    }
 
-impl Returns {
-    /// The next batch that was decided; `None` when the store has failed or closed and nothing more will come. Cancel safe.
-    pub async fn recv(&mut self) -> Option<Returned> {
-        unimplemented!()
+    async fn ask<T>(&self, query: impl FnOnce(oneshot::Sender<T>) -> Query) -> Result<T, StoreError> {
+        // Held until the answer is here: so many reads, and no more, are anywhere between the queue and their callers.
+        let _permit: OwnedSemaphorePermit =
+            Arc::clone(&self.shared.reads).acquire_owned().await.map_err(|_| self.shared.ended())?;
+        let (reply, answer) = oneshot::channel();
+        self.shared.queries.try_send(query(reply)).map_err(|_| self.shared.ended())?;
+        self.answered(answer).await
+    }
+
+    async fn answered<T>(&self, answer: oneshot::Receiver<T>) -> Result<T, StoreError> {
+        if let Ok(answer) = answer.await {
+            return Ok(answer);
+        }
+        // Whoever dropped the question says next why; wait for it, so that the cause is told.
+        let mut state = self.shared.state.subscribe();
+        let _ = state.wait_for(|state| *state != State::Open).await;
+        Err(self.shared.ended())
     }
 }

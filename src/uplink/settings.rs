@@ -1,6 +1,6 @@
 //! Settings of an uplink, checked.
 
-use std::{path::PathBuf, time::Duration};
+use std::{fmt, path::PathBuf, time::Duration};
 
 use crate::message::QoS;
 
@@ -50,6 +50,17 @@ pub struct Url {
     pub host: String,
     /// Port; 1883 or 8883 where the URL named none.
     pub port: u16,
+}
+
+impl fmt::Display for Url {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let scheme = if self.tls { "mqtts" } else { "mqtt" };
+        if self.host.contains(':') {
+            write!(f, "{scheme}://[{}]:{}", self.host, self.port)
+        } else {
+            write!(f, "{scheme}://{}:{}", self.host, self.port)
+        }
+    }
 }
 
 /// MQTT protocol version of an uplink.

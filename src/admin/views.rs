@@ -1,0 +1,190 @@
+//! The JSON of the API: its field names are a promise to scripts.
+//!
+//! Names are snake_case and end in their unit. What does not exist is `null`, never left out. Times are RFC 3339 in
+//! UTC, durations are seconds with a fraction.
+
+use std::{
+    collections::BTreeMap,
+    time::{Duration, SystemTime},
+};
+
+use serde::Serialize;
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
+
+use super::{Sources, rates::Rates};
+use crate::stats::{ListenerStats, StoreStats, StreamStats, UplinkState, UplinkStats};
+
+/// `/health/*`.
+#[derive(Serialize)]
+pub(super) struct Health {
+    pub(super) reasons: Vec<String>,
+}
+
+/// `/api/v1/streams`.
+#[derive(Serialize)]
+pub(super) struct Streams {
+    pub(super) streams: Vec<Stream>,
+}
+
+/// `/api/v1/streams/{name}`.
+#[derive(Serialize)]
+pub(super) struct Stream {
+    name: String,
+    to: Option<String>,
+    accepted: u64,
+    forwarded: u64,
+    expired: u64,
+    dropped: u64,
+    dropped_by_reason: BTreeMap<String, u64>,
+    dead: u64,
+    dead_by_reason: BTreeMap<String, u64>,
+    purged: u64,
+    backlog: Backlog,
+    rate_in_per_s: f64,
+    rate_out_per_s: f64,
+    seconds_to_drain: Option<f64>,
+    paused: bool,
+}
+
+#[derive(Serialize)]
+struct Backlog {
+    messages: u64,
+    bytes: u64,
+    oldest_age_seconds: Option<f64>,
+}
+
+impl Stream {
+    pub(super) fn new(books: StreamStats, rates: Rates) -> Self {
+        Self {
+            dropped: books.dropped_total(),
+            dead: books.dead_total(),
+            name: books.name,
+            to: books.to,
+            accepted: books.accepted,
+            forwarded: books.forwarded,
+            expired: books.expired,
+            dropped_by_reason: books.dropped.into_iter().collect(),
+            dead_by_reason: books.dead.into_iter().collect(),
+            purged: books.purged,
+            backlog: Backlog {
+                messages: books.backlog_messages,
+                bytes: books.backlog_bytes,
+                oldest_age_seconds: books.oldest_age.map(seconds),
+            },
+            rate_in_per_s: thousandths(rates.in_per_s),
+            rate_out_per_s: thousandths(rates.out_per_s),
+            seconds_to_drain: rates.seconds_to_drain.map(thousandths),
+            // Nothing can pause a stream yet.
+            paused: false,
+        }
+    }
+}
+
+/// `/api/v1/status`.
+#[derive(Serialize)]
+pub(super) struct Status {
+    version: &'static str,
+    gateway_id: String,
+    uptime_seconds: f64,
+    ready: bool,
+    uplinks: Vec<Uplink>,
+    store: Store,
+    listeners: Vec<ListenerStats>,
+    clock: Clock,
+}
+
+#[derive(Serialize)]
+struct Uplink {
+    name: String,
+    state: UplinkState,
+    since_seconds: f64,
+    last_error: Option<String>,
+    in_flight: u64,
+    connects: u64,
+}
+
+#[derive(Serialize)]
+struct Store {
+    bytes: u64,
+    free_bytes: u64,
+    last_commit_ago_seconds: Option<f64>,
+    refusing: Option<String>,
+}
+
+#[derive(Serialize)]
+struct Clock {
+    now: Option<String>,
+    synced: bool,
+}
+
+impl Status {
+    /// Gathers the status. May block: see [`Sources`].
+    pub(super) fn gather(sources: &dyn Sources) -> Self {
+        Self {
+            version: env!("CARGO_PKG_VERSION"),
+            gateway_id: sources.gateway_id(),
+            uptime_seconds: seconds(sources.uptime()),
+            ready: sources.not_ready().is_empty(),
+            uplinks: sources.uplinks().into_iter().map(Uplink::from).collect(),
+            store: sources.store().into(),
+            listeners: sources.listeners(),
+            clock: Clock { now: rfc3339(SystemTime::now()), synced: sources.clock_synced() },
+        }
+    }
+}
+
+impl From<UplinkStats> for Uplink {
+    fn from(stats: UplinkStats) -> Self {
+        Self {
+            name: stats.name,
+            state: stats.state,
+            since_seconds: seconds(stats.since),
+            last_error: stats.last_error,
+            in_flight: stats.in_flight,
+            connects: stats.connects,
+        }
+    }
+}
+
+impl From<StoreStats> for Store {
+    fn from(stats: StoreStats) -> Self {
+        Self {
+            bytes: stats.bytes,
+            free_bytes: stats.free_bytes,
+            last_commit_ago_seconds: stats.last_commit_ago.map(seconds),
+            refusing: stats.refusing,
+        }
+    }
+}
+
+/// Milliseconds are as fine as anybody wants to read.
+fn seconds(duration: Duration) -> f64 {
+    thousandths(duration.as_secs_f64())
+}
+
+fn thousandths(value: f64) -> f64 {
+    (value * 1000.0).round() / 1000.0
+}
+
+/// UTC with milliseconds; `None` for a clock before 1970 or beyond the year 9999, which RFC 3339 cannot say.
+fn rfc3339(time: SystemTime) -> Option<String> {
+    let since = time.duration_since(SystemTime::UNIX_EPOCH).ok()?;
+    let time = OffsetDateTime::from_unix_timestamp(i64::try_from(since.as_secs()).ok()?).ok()?;
+    let seconds = time.format(&Rfc3339).ok()?;
+    Some(format!("{}.{:03}Z", seconds.strip_suffix('Z')?, since.subsec_millis()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_have_milliseconds_and_a_clock_gone_mad_has_none() {
+        let at =
+            |seconds, ms| rfc3339(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds) + Duration::from_millis(ms));
+        assert_eq!(at(0, 0).unwrap(), "1970-01-01T00:00:00.000Z");
+        assert_eq!(at(1_795_257_690, 290).unwrap(), "2026-11-21T10:41:30.290Z");
+        assert_eq!(at(400_000_000_000, 0), None);
+        assert_eq!(rfc3339(SystemTime::UNIX_EPOCH - Duration::from_secs(1)), None);
+    }
+}

@@ -1,1 +1,0 @@
-//! The life of the gateway: build, start, stop in order.

@@ -1,0 +1,225 @@
+//! `tidegate check`: reads the configuration, prints every problem or a summary of what it would do.
+
+use std::{path::PathBuf, process::ExitCode, time::Duration};
+
+use clap::Args;
+use serde_json::{Value, json};
+
+use super::{CONFIG, complain, print, refuse, table::layout};
+use crate::{
+    broker::Bind,
+    config::{self, Config, Problem, Qos0, Stream},
+    log,
+    store::{Durability, WhenFull},
+    topic::TopicFilter,
+    units::{format_duration, format_size},
+    uplink::{self, Version},
+};
+
+/// Reads the configuration and prints every problem, or a summary of what it would do.
+#[derive(Debug, Args)]
+pub(super) struct Arguments {
+    /// Configuration file [default: /etc/tidegate/tidegate.toml, if it is there]
+    #[arg(short, long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Prints one JSON object: {"ok", "problems", "summary"}
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) fn main(arguments: &Arguments) -> ExitCode {
+    match (config::load(arguments.config.as_deref()), arguments.json) {
+        (Ok(config), false) => {
+            print(&summary(&config));
+            for warning in &config.warnings {
+                complain(&format!("{warning}\n"));
+            }
+            ExitCode::SUCCESS
+        }
+        (Ok(config), true) => {
+            print_json(&config.warnings, Some(&summary_json(&config)));
+            ExitCode::SUCCESS
+        }
+        (Err(refused), false) => refuse(&refused),
+        (Err(refused), true) => {
+            print_json(&refused.0, None);
+            ExitCode::from(CONFIG)
+        }
+    }
+}
+
+fn print_json(problems: &[Problem], summary: Option<&Value>) {
+    let object = json!({ "ok": summary.is_some(), "problems": problems, "summary": summary });
+    print(&format!("{object:#}\n"));
+}
+
+fn summary(config: &Config) -> String {
+    let files: Vec<String> = config.files.iter().map(|file| file.display().to_string()).collect();
+    let store = &config.store;
+    let facts = [
+        ("files", if files.is_empty() { "none: built-in defaults".to_owned() } else { files.join(", ") }),
+        ("gateway", config.gateway_id.clone()),
+        ("data folder", store.data_dir.display().to_string()),
+        ("durability", format!("{} ({})", durability_word(store.durability), durability_meaning(store.durability))),
+        (
+            "store limit",
+            format!("{}, leaving {} free on its disk", limit(store.max_bytes), format_size(store.min_free)),
+        ),
+        ("admin", config.admin.bind.map_or("off".to_owned(), |bind| format!("http://{bind}"))),
+        ("log", format!("{} ({})", config.log.level, format_word(config.log.format))),
+    ];
+    let facts: Vec<String> = facts.iter().map(|(name, fact)| format!("{name:12} {fact}")).collect();
+    let mut out = facts.join("\n");
+    out.push_str("\n\n");
+    out.push_str(&listeners(config));
+    if !config.uplinks.is_empty() {
+        out.push('\n');
+        out.push_str(&uplinks(config));
+    }
+    out.push('\n');
+    if config.streams.is_empty() {
+        out.push_str("no streams: nothing is stored and nothing goes upstream\n");
+    } else {
+        out.push_str(&streams(config));
+    }
+    out
+}
+
+fn listeners(config: &Config) -> String {
+    let row = |listener: &crate::broker::ListenerSettings| {
+        [
+            listener.name.clone(),
+            bind_text(&listener.bind),
+            if listener.anonymous { "anybody" } else { "nobody yet" }.to_owned(),
+            listener.max_connections.to_string(),
+            format_size(listener.max_packet.into()),
+            listener.max_inflight.to_string(),
+        ]
+    };
+    let rows: Vec<_> = config.listeners.iter().map(row).collect();
+    layout(["LISTENER", "ADDRESS", "OPEN TO", "CONNECTIONS", "PACKET", "IN FLIGHT"], &rows)
+}
+
+fn uplinks(config: &Config) -> String {
+    let row = |uplink: &uplink::Settings| {
+        [
+            uplink.name.clone(),
+            uplink.urls.iter().map(url_text).collect::<Vec<_>>().join(" "),
+            version_word(uplink.version).to_owned(),
+            uplink.client_id.clone(),
+            uplink.qos.number().to_string(),
+            uplink.max_inflight.to_string(),
+        ]
+    };
+    let rows: Vec<_> = config.uplinks.iter().map(row).collect();
+    layout(["UPLINK", "ADDRESS", "MQTT", "CLIENT ID", "QOS", "IN FLIGHT"], &rows)
+}
+
+fn streams(config: &Config) -> String {
+    let row = |stream: &Stream| {
+        [
+            stream.name.clone(),
+            stream.from.iter().map(ToString::to_string).collect::<Vec<_>>().join(" "),
+            uplink_name(config, stream).unwrap_or("(kept here)").to_owned(),
+            stream.priority.to_string(),
+            stream.ttl.map_or("for ever".to_owned(), format_duration),
+            stream.max_messages.map_or("no limit".to_owned(), |limit| limit.to_string()),
+            limit(stream.max_bytes.unwrap_or(0)),
+            when_full_word(stream.when_full).to_owned(),
+        ]
+    };
+    let rows: Vec<_> = config.streams.iter().map(row).collect();
+    layout(["STREAM", "FROM", "TO", "PRIORITY", "KEPT", "MESSAGES", "BYTES", "WHEN FULL"], &rows)
+}
+
+fn summary_json(config: &Config) -> Value {
+    let listeners = config.listeners.iter().map(|listener| {
+        json!({
+            "name": listener.name, "bind": bind_text(&listener.bind), "anonymous": listener.anonymous,
+            "max_connections": listener.max_connections, "max_packet": listener.max_packet,
+            "max_inflight": listener.max_inflight,
+        })
+    });
+    let uplinks = config.uplinks.iter().map(|uplink| {
+        json!({
+            "name": uplink.name, "urls": uplink.urls.iter().map(url_text).collect::<Vec<_>>(),
+            "version": version_word(uplink.version), "client_id": uplink.client_id, "qos": uplink.qos.number(),
+            "max_inflight": uplink.max_inflight,
+        })
+    });
+    let streams = config.streams.iter().map(|stream| {
+        json!({
+            "name": stream.name, "to": uplink_name(config, stream), "priority": stream.priority,
+            "from": stream.from.iter().map(TopicFilter::as_str).collect::<Vec<_>>(),
+            "except": stream.except.iter().map(TopicFilter::as_str).collect::<Vec<_>>(),
+            "ttl_seconds": stream.ttl.as_ref().map(Duration::as_secs_f64), "max_messages": stream.max_messages,
+            "max_bytes": stream.max_bytes, "when_full": when_full_word(stream.when_full),
+            "qos0": match stream.qos0 { Qos0::Store => "store", Qos0::LiveOnly => "live-only" },
+        })
+    });
+    json!({
+        "files": config.files, "gateway": config.gateway_id, "data_dir": config.store.data_dir,
+        "durability": durability_word(config.store.durability), "max_bytes": config.store.max_bytes,
+        "min_free": config.store.min_free, "admin": config.admin.bind,
+        "log": { "level": config.log.level, "format": format_word(config.log.format) },
+        "listeners": listeners.collect::<Vec<_>>(), "uplinks": uplinks.collect::<Vec<_>>(),
+        "streams": streams.collect::<Vec<_>>(),
+    })
+}
+
+fn uplink_name<'c>(config: &'c Config, stream: &Stream) -> Option<&'c str> {
+    Some(config.uplinks.get(stream.to?)?.name.as_str())
+}
+
+fn limit(bytes: u64) -> String {
+    if bytes == 0 { "no limit".to_owned() } else { format_size(bytes) }
+}
+
+fn bind_text(bind: &Bind) -> String {
+    match bind {
+        Bind::Tcp(address) => address.to_string(),
+        Bind::Unix(path) => format!("unix:{}", path.display()),
+    }
+}
+
+fn url_text(url: &uplink::Url) -> String {
+    let scheme = if url.tls { "mqtts" } else { "mqtt" };
+    if url.host.contains(':') {
+        format!("{scheme}://[{}]:{}", url.host, url.port)
+    } else {
+        format!("{scheme}://{}:{}", url.host, url.port)
+    }
+}
+
+const fn durability_word(durability: Durability) -> &'static str {
+    match durability {
+        Durability::Full => "full",
+        Durability::Process => "process",
+    }
+}
+
+const fn durability_meaning(durability: Durability) -> &'static str {
+    match durability {
+        Durability::Full => "what is acknowledged survives a power cut",
+        Durability::Process => "what is acknowledged survives a crash of the process, not a power cut",
+    }
+}
+
+const fn version_word(version: Version) -> &'static str {
+    match version {
+        Version::V5 => "5",
+        Version::V311 => "3.1.1",
+    }
+}
+
+const fn when_full_word(when_full: WhenFull) -> &'static str {
+    match when_full {
+        WhenFull::Reject => "reject",
+        WhenFull::DropOldest => "drop-oldest",
+        WhenFull::DropNewest => "drop-newest",
+    }
+}
+
+fn format_word(format: log::Format) -> &'static str {
+    log::FORMATS.iter().find(|(_, known)| *known == format).map_or("", |(word, _)| word)
+}

@@ -1,0 +1,31 @@
+//! `tidegate run`: the gateway, in the foreground.
+
+use std::{path::PathBuf, process::ExitCode};
+
+use clap::Args;
+
+use super::{finish, refuse};
+use crate::{app, config, log};
+
+/// Runs the gateway in the foreground.
+///
+/// Logs to stderr. SIGTERM and SIGINT stop it in order, a second one at once. Without any configuration file it is a broker
+/// on 127.0.0.1:1883 that stores nothing.
+#[derive(Debug, Args)]
+pub(super) struct Arguments {
+    /// Configuration file [default: /etc/tidegate/tidegate.toml, if it is there]
+    #[arg(short, long, value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+pub(super) fn main(arguments: &Arguments) -> ExitCode {
+    let config = match config::load(arguments.config.as_deref()) {
+        Ok(config) => config,
+        Err(refused) => return refuse(&refused),
+    };
+    log::init(&config.log);
+    for warning in &config.warnings {
+        tracing::warn!(%warning, "configuration: surely not meant");
+    }
+    finish(app::run(&config))
+}

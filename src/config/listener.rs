@@ -1,0 +1,126 @@
+//! `[[listener]]` and `[admin]`: where the gateway itself listens.
+
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs as _},
+    path::PathBuf,
+};
+
+use super::{gateway::read_name, named_file::Content, section::Section, show};
+use crate::{
+    admin,
+    broker::{Bind, ListenerSettings},
+};
+
+pub(super) const LISTENER_KEYS: &[&str] =
+    &["name", "bind", "transport", "anonymous", "max_connections", "max_packet", "max_inflight"];
+pub(super) const ADMIN_KEYS: &[&str] = &["bind", "token_file"];
+
+/// Name of the listener that is there when none is configured.
+pub const DEFAULT_LISTENER_NAME: &str = "local";
+/// Where it listens.
+pub const DEFAULT_LISTENER_BIND: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 1883);
+/// Default of a listener's `max_connections`.
+pub const DEFAULT_MAX_CONNECTIONS: u16 = 1000;
+/// Default of a listener's `max_packet`: 256 KiB.
+pub const DEFAULT_MAX_PACKET: u32 = 256 << 10;
+/// Default of a listener's `max_inflight`.
+pub const DEFAULT_LISTENER_MAX_INFLIGHT: u16 = 1000;
+/// Default of `admin.bind`.
+pub const DEFAULT_ADMIN_BIND: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9883);
+
+/// More would be more than the ports of one client address.
+const MAX_CONNECTIONS: i64 = 65_535;
+/// Smallest `max_packet`: room for a CONNECT with will and password.
+const MIN_PACKET: u64 = 1 << 10;
+/// Largest packet MQTT can say: 5 bytes of fixed header and 268 435 455 (MQTT 5, section 1.5.5).
+const MAX_PACKET: u64 = 268_435_460;
+/// Longest path of a unix socket that the kernel takes.
+const MAX_SOCKET_PATH: usize = 107;
+
+/// Reads one `[[listener]]`; `None` where it has no usable address.
+pub(super) fn read_listener(section: &Section<'_>) -> Option<ListenerSettings> {
+    let name = read_name(section);
+    let bind = read_bind(section);
+    section.choice("transport", (), &[("tcp", ())]);
+    let local = match &bind {
+        Some(Bind::Tcp(address)) => address.ip().is_loopback(),
+        Some(Bind::Unix(_)) | None => true,
+    };
+    let anonymous = section.switch("anonymous", local);
+    if !anonymous {
+        let why = "this version has no password files yet, so this listener will refuse every client; \
+                   `anonymous = true` lets everybody in";
+        section.warn("anonymous", why);
+    }
+    let max_packet = section.size("max_packet", DEFAULT_MAX_PACKET.into(), MIN_PACKET..=MAX_PACKET);
+    Some(ListenerSettings {
+        name,
+        bind: bind?,
+        anonymous,
+        max_connections: section.integer("max_connections", DEFAULT_MAX_CONNECTIONS, 1..=MAX_CONNECTIONS).into(),
+        max_packet: u32::try_from(max_packet).ok()?,
+        max_inflight: section.integer("max_inflight", DEFAULT_LISTENER_MAX_INFLIGHT, 1..=65_535),
+    })
+}
+
+/// The listener that is there when none is configured.
+pub(super) fn default_listener() -> ListenerSettings {
+    ListenerSettings {
+        name: DEFAULT_LISTENER_NAME.to_owned(),
+        bind: Bind::Tcp(DEFAULT_LISTENER_BIND),
+        anonymous: true,
+        max_connections: DEFAULT_MAX_CONNECTIONS.into(),
+        max_packet: DEFAULT_MAX_PACKET,
+        max_inflight: DEFAULT_LISTENER_MAX_INFLIGHT,
+    }
+}
+
+fn read_bind(section: &Section<'_>) -> Option<Bind> {
+    let expected = "an address such as \"127.0.0.1:1883\", or \"unix:/run/tidegate/mqtt.sock\"";
+    let text = section.required_text("bind", expected)?;
+    let Some(path) = text.value.strip_prefix("unix:") else {
+        return address(section, &text.value, expected, 1883).map(Bind::Tcp);
+    };
+    if !path.starts_with('/') || path.len() > MAX_SOCKET_PATH || path.contains('\0') {
+        section.refuse("bind", "expected an absolute path of at most 107 bytes after `unix:`");
+        return None;
+    }
+    Some(Bind::Unix(PathBuf::from(path)))
+}
+
+/// Reads `[admin]`.
+pub(super) fn read_admin(section: &Section<'_>) -> admin::Settings {
+    let token_file = section.file("token_file", Content::Secret);
+    let expected = "an address such as \"127.0.0.1:9883\", or \"off\"";
+    let bind = match section.text("bind", expected) {
+        None => Some(DEFAULT_ADMIN_BIND),
+        Some(text) if text.value == "off" => None,
+        Some(text) => address(section, &text.value, expected, 9883),
+    };
+    if bind.is_some_and(|bind| !bind.ip().is_loopback()) && !section.has("token_file") {
+        section.refuse("token_file", "is missing; expected a file with a token, for `bind` is not a loopback address");
+    }
+    admin::Settings { bind, token_file }
+}
+
+fn address(section: &Section<'_>, text: &str, expected: &str, usual_port: u16) -> Option<SocketAddr> {
+    if let Ok(address) = text.parse() {
+        return Some(address);
+    }
+    let hint = match text.rsplit_once(':') {
+        _ if text.parse::<u16>().is_ok() => format!("\"0.0.0.0:{text}\" or \"127.0.0.1:{text}\""),
+        _ if text.parse::<Ipv6Addr>().is_ok() => format!("\"[{text}]:{usual_port}\""),
+        None => format!("the port is missing: \"{}:{usual_port}\"", show::key(text)),
+        Some(("" | "*", port)) => format!("for all addresses: \"0.0.0.0:{}\"", show::key(port)),
+        Some((host, port)) => match port.parse::<u16>() {
+            Err(_) => "the port is a number from 0 to 65535".to_owned(),
+            Ok(port) => match (host, port).to_socket_addrs().map(|mut found| found.next()) {
+                Ok(Some(address)) => return Some(address),
+                Ok(None) => "this name has no address".to_owned(),
+                Err(error) => format!("this name cannot be resolved: {error}"),
+            },
+        },
+    };
+    section.refuse_with_hint("bind", format!("expected {expected}"), Some(hint));
+    None
+}

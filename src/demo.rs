@@ -1,1 +1,0 @@
-//! The demo: the whole main job on one machine, with its proof.

@@ -1,0 +1,472 @@
+//! Forwarding over one connection: fill the window, move bytes, take acknowledgements, until it ends.
+//!
+//! One task does it all, and whatever can wake it is a [`Wake`]. The expensive parts overlap: rows are read by the store's own thread
+//! and arrive as a wake, encoding happens here between two polls of the socket, and the upstream works meanwhile.
+//!
+//! Filling waits until a quarter of the window is free: the upstream's acknowledgements come in small packets, and answering
+//! each with one message would cost both sides a system call for every message. Nothing hangs on it, for while it waits there
+//! is something in flight.
+
+use std::{
+    collections::VecDeque,
+    ops::ControlFlow,
+    time::{Duration, Instant},
+};
+
+use tokio::{task::JoinSet, time::sleep_until};
+
+use super::{
+    ForwardError,
+    ledger::{Ack, Answer, Plan},
+    letter,
+    progress::{Progress, Standing},
+    refusals::{Refused, Verdict, verdict},
+    status::{NO_PROGRESS, PUBLISH_REFUSED},
+    task::{Rows, Task},
+};
+use crate::{
+    message::QoS,
+    store::{Fate, Sequence, StoreError},
+    uplink::{self, Delivery, Event, Greeting, Reply, Session, TooLarge, Upstream, mqtt::meaning_of_publish_code},
+};
+
+/// Bytes queued for the connection before filling stops.
+const QUEUE_BYTES: usize = 128 * 1024;
+
+/// Longest time without a turn of the loop.
+pub(super) const BEAT: Duration = Duration::from_secs(1);
+
+/// How long to wait for what is in flight before a connection is closed for another reason than stopping.
+const DRAIN_TIME: Duration = Duration::from_secs(5);
+
+/// How often to look whether the first address is back, while on a later one.
+const FAIL_BACK_EVERY: Duration = Duration::from_secs(5 * 60);
+
+/// A connection that lasted this long was a good one, even if there was nothing to acknowledge.
+const STEADY_AFTER: Duration = Duration::from_secs(30);
+
+/// One connection, being used.
+pub(super) struct Connection<'task, U: Upstream> {
+    task: &'task mut Task,
+    upstream: &'task U,
+    session: U::Session,
+    greeting: Greeting,
+    window: u16,
+    events: Vec<Event>,
+    /// Messages that are queued and not wholly written, in the order of their last bytes.
+    unwritten: VecDeque<Unwritten>,
+    mode: Mode,
+    since: Instant,
+    /// Answers that were due, of any kind.
+    answered: u64,
+    /// Whether the upstream took a message.
+    took_any: bool,
+    progress: Progress,
+    pace_until: Option<Instant>,
+    wants_new_session: bool,
+    said_retain: bool,
+    /// At most one look whether the first address is back.
+    lookout: JoinSet<bool>,
+    look_at: Instant,
+}
+
+struct Unwritten {
+    /// Position behind its last byte.
+    end: u64,
+    lane: usize,
+    seq: Sequence,
+}
+
+enum Mode {
+    Sending,
+    /// Nothing new is sent; what is in flight is waited for.
+    Draining {
+        why: Why,
+        until: Instant,
+    },
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Why {
+    Stop,
+    FailBack,
+    Refused(String),
+}
+
+/// Everything that can wake the task while it is connected.
+enum Wake {
+    Upstream(Result<(), uplink::Error>),
+    Rows(Rows),
+    Settled(Result<(), StoreError>),
+    Backlog,
+    Stop,
+    FirstIsBack(bool),
+    Time,
+}
+
+/// Why a connection ends.
+enum Cause {
+    Drained(Why),
+    NoProgress,
+    Failed(uplink::Error),
+}
+
+/// How a connection ended.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct End {
+    pub(super) next: Next,
+    /// Whether it was a good connection: something was taken, or it lasted.
+    pub(super) was_good: bool,
+    /// Whether the session may be resumed.
+    pub(super) may_resume: bool,
+}
+
+/// What to do after a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Next {
+    /// End the task.
+    Stop,
+    /// Connect again at once.
+    Reconnect,
+    /// Connect again after a backoff.
+    BackOff,
+}
+
+impl<'task, U: Upstream> Connection<'task, U> {
+    pub(super) fn new(task: &'task mut Task, upstream: &'task U, session: U::Session) -> Self {
+        let now = Instant::now();
+        let greeting = session.greeting().clone();
+        let most = greeting.window.min(task.settings.max_inflight).max(1);
+        let window = if task.suspicion.is_careful() { 1 } else { most };
+        let progress = Progress::new(task.settings.progress_timeout);
+        Self {
+            task,
+            upstream,
+            session,
+            greeting,
+            window,
+            events: Vec::new(),
+            unwritten: VecDeque::new(),
+            mode: Mode::Sending,
+            since: now,
+            answered: 0,
+            took_any: false,
+            progress,
+            pace_until: None,
+            wants_new_session: false,
+            said_retain: false,
+            lookout: JoinSet::new(),
+            look_at: now + FAIL_BACK_EVERY,
+        }
+    }
+
+    /// Forwards until the connection ends, whoever ends it.
+    pub(super) async fn run(mut self) -> Result<End, ForwardError> {
+        for id in self.task.ledger.connect(self.window, self.greeting.resumed) {
+            self.session.queue_release(id);
+        }
+        self.task.restart_feeds();
+        self.task.status.connected(&self.greeting, self.window);
+        let cause = loop {
+            let now = Instant::now();
+            self.task.status.beat();
+            self.fill(now);
+            self.task.start_reads(now);
+            self.task.start_settling(now);
+            self.look_out(now);
+            let deadline = match self.check(now) {
+                Ok(deadline) => deadline,
+                Err(cause) => break cause,
+            };
+            let wake = self.wake(deadline).await?;
+            if let Some(error) = self.handle(wake)? {
+                break Cause::Failed(error);
+            }
+        };
+        Ok(self.end(cause).await)
+    }
+
+    async fn wake(&mut self, deadline: Instant) -> Result<Wake, ForwardError> {
+        let task = &mut *self.task;
+        Ok(tokio::select! {
+            result = self.session.drive(&mut self.events) => Wake::Upstream(result),
+            Some(rows) = task.reads.join_next() => Wake::Rows(rows?),
+            Some(settled) = task.settling.join_next() => Wake::Settled(settled?),
+            Some(back) = self.lookout.join_next() => Wake::FirstIsBack(back?),
+            () = task.backlog.notified() => Wake::Backlog,
+            () = task.stop.requested() => Wake::Stop,
+            () = sleep_until(deadline.into()) => Wake::Time,
+        })
+    }
+
+    fn handle(&mut self, wake: Wake) -> Result<Option<uplink::Error>, ForwardError> {
+        match wake {
+            Wake::Upstream(result) => {
+                self.take_events();
+                self.take_written();
+                return Ok(result.err());
+            }
+            Wake::Rows(rows) => self.task.take_rows(rows)?,
+            Wake::Settled(settled) => settled?,
+            Wake::Stop => self.drain(Why::Stop, self.task.stop.deadline()),
+            Wake::FirstIsBack(true) => self.drain(Why::FailBack, Instant::now() + DRAIN_TIME),
+            Wake::FirstIsBack(false) | Wake::Backlog | Wake::Time => {}
+        }
+        Ok(None)
+    }
+
+    /// Whether the connection is to end now; otherwise, when to look again.
+    fn check(&mut self, now: Instant) -> Result<Instant, Cause> {
+        let in_flight = self.task.ledger.in_flight();
+        let with_id = if self.greeting.qos == QoS::AtMostOnce { 0 } else { self.unwritten.len() };
+        self.task.status.in_flight(in_flight);
+        let has_queued = self.session.queued_bytes() > 0;
+        let mut deadline = now + BEAT;
+        if let Mode::Draining { why, until } = &self.mode {
+            if now >= *until || (in_flight == 0 && !has_queued && self.unwritten.is_empty()) {
+                return Err(Cause::Drained(why.clone()));
+            }
+            deadline = deadline.min(*until);
+        }
+        let standing = Standing {
+            acknowledged: self.answered,
+            awaits_acknowledgement: in_flight > with_id,
+            written: self.session.written(),
+            has_queued,
+        };
+        let stuck_at = self.progress.look(now, standing);
+        if stuck_at.is_some_and(|at| now >= at) {
+            return Err(Cause::NoProgress);
+        }
+        let ping_at = self.session.keep_alive(now).map_err(Cause::Failed)?;
+        let others = [stuck_at, ping_at, self.pace_until, self.task.settle_at()];
+        Ok(others.into_iter().flatten().fold(deadline, Instant::min))
+    }
+
+    fn look_out(&mut self, now: Instant) {
+        if !self.greeting.is_first_url && now >= self.look_at {
+            self.look_at = now + FAIL_BACK_EVERY;
+            self.lookout.spawn(self.upstream.first_is_back());
+        }
+    }
+
+    fn drain(&mut self, why: Why, until: Instant) {
+        let is_stopping = matches!(&self.mode, Mode::Draining { why: Why::Stop, .. });
+        let is_draining = matches!(&self.mode, Mode::Draining { .. });
+        if !is_stopping && (!is_draining || why == Why::Stop) {
+            self.mode = Mode::Draining { why, until };
+        }
+    }
+
+    /// Queues messages for as long as there is room, allowance, and something to send.
+    fn fill(&mut self, now: Instant) {
+        self.pace_until = None;
+        if !matches!(self.mode, Mode::Sending) || self.waits_for_room() {
+            return;
+        }
+        while self.session.queued_bytes() < QUEUE_BYTES {
+            let Task { turns, feeds, ledger, .. } = &mut *self.task;
+            let Some(lane) = turns.next(|lane| feeds[lane].has_some() && ledger.lane_has_room(lane)) else { return };
+            if self.send_front(lane, now).is_break() {
+                return;
+            }
+        }
+    }
+
+    fn waits_for_room(&self) -> bool {
+        let ledger = &self.task.ledger;
+        self.greeting.qos != QoS::AtMostOnce
+            && ledger.in_flight() > 0
+            && ledger.room() < usize::from(self.window / 4).max(1)
+            // Deliveries in doubt come again without needing room.
+            && !(self.greeting.resumed && ledger.has_doubts())
+    }
+
+    /// Deals with the next message of a lane: sends it, settles it, or says that this is not the time.
+    fn send_front(&mut self, lane: usize, now: Instant) -> ControlFlow<()> {
+        let Task { feeds, ledger, .. } = &mut *self.task;
+        let Some(seq) = feeds[lane].front().map(|(_, stored)| stored.seq) else { return ControlFlow::Continue(()) };
+        for id in ledger.pass_over(lane, seq) {
+            self.session.queue_release(id);
+        }
+        let again = match ledger.plan(lane, seq) {
+            Plan::Skip => {
+                feeds[lane].pop();
+                return ControlFlow::Continue(());
+            }
+            Plan::Send if self.greeting.qos != QoS::AtMostOnce && ledger.room() == 0 => return ControlFlow::Break(()),
+            Plan::Send => None,
+            Plan::SendAgain(id) => Some(id),
+        };
+        match self.queue_front(lane, again, now) {
+            Ok(Some(end)) => {
+                self.unwritten.push_back(Unwritten { end, lane, seq });
+                self.task.feeds[lane].pop();
+                ControlFlow::Continue(())
+            }
+            Ok(None) => ControlFlow::Break(()),
+            Err(fate) => {
+                self.task.settle(lane, seq, fate);
+                self.task.feeds[lane].pop();
+                ControlFlow::Continue(())
+            }
+        }
+    }
+
+    /// Queues the next message of a lane, `again` under its old id. `None`: there is no allowance for it yet.
+    fn queue_front(&mut self, lane: usize, again: Option<u16>, now: Instant) -> Result<Option<u64>, Fate> {
+        let Task { feeds, ledger, pacing, stamp, any_topic, status, .. } = &mut *self.task;
+        let feed = &feeds[lane];
+        let Some((read_at, stored)) = feed.front() else { return Ok(None) };
+        let waited = now.saturating_duration_since(*read_at);
+        let letter = letter::prepare(&feed.route, stored, waited, again.is_some(), any_topic)?;
+        if let Err(at) = pacing.take(now, u64::from(stored.bytes)) {
+            self.pace_until = Some(at);
+            return Ok(None);
+        }
+        let message = &stored.message;
+        if message.retain && !self.greeting.retain_available && !self.said_retain {
+            self.said_retain = true;
+            status.retain_not_available();
+        }
+        let (tg_id, tg_time) = stamp.write(&feed.route.name, stored);
+        let marks = [("tg-id", tg_id), ("tg-time", tg_time), ("tg-clock", "unsynced")];
+        let qos = self.greeting.qos;
+        let id = again.unwrap_or_else(|| if qos == QoS::AtMostOnce { 0 } else { ledger.next_id() });
+        let delivery = Delivery {
+            id,
+            qos,
+            dup: again.is_some(),
+            retain: message.retain && self.greeting.retain_available,
+            topic: &letter.topic,
+            payload: &message.payload,
+            expiry_s: letter.expiry_s,
+            properties: message.properties.as_deref(),
+            marks: if stored.clock_synced { &marks[..2] } else { &marks },
+        };
+        let too_large = |error: TooLarge| Fate::Dead { reason: "too-large", detail: error.to_string() };
+        let end = self.session.queue(&delivery).map_err(too_large)?;
+        ledger.sent(lane, stored.seq, id, qos, now);
+        Ok(Some(end))
+    }
+
+    fn take_written(&mut self) {
+        let written = self.session.written();
+        while let Some(first) = self.unwritten.front().filter(|first| first.end <= written) {
+            let (lane, seq) = (first.lane, first.seq);
+            self.unwritten.pop_front();
+            if self.greeting.qos == QoS::AtMostOnce {
+                self.task.settle(lane, seq, Fate::Forwarded);
+            }
+        }
+    }
+
+    fn take_events(&mut self) {
+        let now = Instant::now();
+        let mut events = std::mem::take(&mut self.events);
+        for event in events.drain(..) {
+            match event {
+                Event::Acknowledged(reply) => self.take_reply(Ack::Acknowledged, reply, now),
+                Event::Received(reply) => self.take_reply(Ack::Received, reply, now),
+                Event::Completed(reply) => self.take_reply(Ack::Completed, reply, now),
+            }
+        }
+        self.events = events;
+    }
+
+    fn take_reply(&mut self, ack: Ack, reply: Reply, now: Instant) {
+        let is_refusal = reply.is_refusal();
+        let answer = self.task.ledger.answer(ack, reply.id, is_refusal);
+        match answer {
+            Answer::Forwarded { lane, seq, sent_at } => {
+                self.task.status.acknowledged(now.saturating_duration_since(sent_at));
+                self.task.refusals.forget(lane, seq);
+                self.task.suspicion.made_progress();
+                self.task.note_done(now);
+                self.took_any = true;
+            }
+            Answer::Release => self.session.queue_release(reply.id),
+            Answer::Refused { lane, seq } => {
+                self.take_refusal(Refused { lane, seq, code: reply.code, text: reply.text });
+            }
+            Answer::Unexpected => {
+                // An upstream that holds half of a delivery nobody knows would take the next message under this id for it.
+                if ack == Ack::Received && !is_refusal && self.greeting.qos == QoS::ExactlyOnce {
+                    self.session.queue_release(reply.id);
+                }
+                self.task.status.unexpected(reply.id);
+                return;
+            }
+        }
+        self.answered += 1;
+    }
+
+    fn take_refusal(&mut self, refused: Refused) {
+        let detail = refusal_detail(&refused);
+        let verdict = verdict(refused.code);
+        self.task.status.refused(&self.task.feeds[refused.lane].route.name, refused.seq, &detail, verdict);
+        self.task.suspicion.made_progress();
+        match verdict {
+            Verdict::Dead => {
+                self.task.settle(refused.lane, refused.seq, Fate::Dead { reason: "refused", detail });
+            }
+            Verdict::Retry => {
+                self.task.refusals.note(refused);
+                self.drain(Why::Refused(detail), Instant::now() + DRAIN_TIME);
+            }
+            Verdict::NewSession => {
+                self.wants_new_session = true;
+                self.drain(Why::Refused(detail), Instant::now() + DRAIN_TIME);
+            }
+        }
+    }
+
+    async fn end(self, cause: Cause) -> End {
+        let was_good = self.took_any || self.since.elapsed() >= STEADY_AFTER;
+        let alone = self.task.ledger.only_in_flight();
+        let was_sending = self.task.ledger.in_flight() > 0;
+        self.task.forget_connection();
+        for refused in self.task.judge_refusals(self.took_any) {
+            let detail = refusal_detail(&refused);
+            self.task.settle(refused.lane, refused.seq, Fate::Dead { reason: "refused", detail });
+        }
+        let mut may_resume = !self.wants_new_session;
+        let next = match cause {
+            Cause::Drained(why) => {
+                let next = match &why {
+                    Why::Stop => Next::Stop,
+                    Why::FailBack => Next::Reconnect,
+                    Why::Refused(_) => Next::BackOff,
+                };
+                self.session.close(why == Why::Stop).await;
+                match why {
+                    Why::Stop => {}
+                    Why::FailBack => self.task.status.failing_back(),
+                    Why::Refused(detail) => self.task.status.lost(PUBLISH_REFUSED, detail, was_good),
+                }
+                next
+            }
+            Cause::NoProgress => {
+                may_resume = false;
+                let limit = self.task.settings.progress_timeout;
+                let cause = format!("{}: nothing was acknowledged for {limit:?}", self.greeting.url);
+                self.task.status.lost(NO_PROGRESS, cause, was_good);
+                Next::BackOff
+            }
+            Cause::Failed(error) => {
+                if error.may_blame_message() && was_sending && !self.took_any {
+                    may_resume &= !self.task.suspect(alone, &error);
+                }
+                self.task.status.lost(error.reason(), error.to_string(), was_good);
+                if self.task.stop.is_requested() { Next::Stop } else { Next::BackOff }
+            }
+        };
+        End { next, was_good, may_resume }
+    }
+}
+
+fn refusal_detail(refused: &Refused) -> String {
+    let text = refused.text.as_deref().map(|text| format!(": {text}")).unwrap_or_default();
+    let meaning = meaning_of_publish_code(refused.code);
+    format!("the upstream refused it: {meaning} (code 0x{:02x}){text}", refused.code)
+}

@@ -1,0 +1,200 @@
+//! Reading ahead: what one stream has in memory, and what it should read next; pure but for the store's watch.
+//!
+//! Two chunks of a stream are in memory at most: one being sent while the other is being read. The streams of an uplink share
+//! [`READ_AHEAD_BYTES`], but no stream gets chunks smaller than [`MIN_CHUNK_BYTES`]; a message larger than a chunk is read alone. While connected
+//! no row is read twice; a disconnect forgets everything in memory.
+
+use std::{
+    collections::VecDeque,
+    time::{Duration, Instant},
+};
+
+use tokio::sync::watch;
+
+use super::Route;
+use crate::store::{Position, Sequence, Stored};
+
+/// Bytes of messages that one uplink reads ahead.
+const READ_AHEAD_BYTES: usize = 1024 * 1024;
+
+/// Smallest chunk.
+const MIN_CHUNK_BYTES: usize = 16 * 1024;
+
+/// Most messages in a chunk.
+const CHUNK_MESSAGES: usize = 1024;
+
+/// What a message costs in memory beyond its bytes, about.
+const OVERHEAD_BYTES: usize = 256;
+
+/// When to look again although the position did not change: rows above those in flight may have been purged meanwhile.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+
+/// One stream on its way upstream.
+#[derive(Debug)]
+pub(super) struct Feed {
+    pub(super) route: Route,
+    position: watch::Receiver<Position>,
+    chunk_bytes: usize,
+    /// The next row to read.
+    next: Sequence,
+    /// Messages with the time at which they were read.
+    buffer: VecDeque<(Instant, Stored)>,
+    buffered_bytes: usize,
+    is_reading: bool,
+    /// The position at which, and when, a read found nothing.
+    dry: Option<(Position, Instant)>,
+}
+
+/// A read to be made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Read {
+    pub(super) from: Sequence,
+    pub(super) max_messages: usize,
+    pub(super) max_bytes: usize,
+}
+
+impl Feed {
+    /// `feeds`: how many streams share the uplink.
+    pub(super) fn new(route: Route, position: watch::Receiver<Position>, feeds: usize) -> Self {
+        let chunk_bytes = (READ_AHEAD_BYTES / (2 * feeds.max(1))).max(MIN_CHUNK_BYTES);
+        Self {
+            route,
+            position,
+            chunk_bytes,
+            next: 0,
+            buffer: VecDeque::new(),
+            buffered_bytes: 0,
+            is_reading: false,
+            dry: None,
+        }
+    }
+
+    /// A connection was made, or lost: forgets what is in memory and begins at `next`. A read that is under way must be forgotten as well.
+    pub(super) fn restart(&mut self, next: Sequence) {
+        self.next = next;
+        self.buffer = VecDeque::new();
+        self.buffered_bytes = 0;
+        self.is_reading = false;
+        self.dry = None;
+    }
+
+    /// The read to make now, if any.
+    pub(super) fn wanted(&mut self, now: Instant) -> Option<Read> {
+        if self.is_reading || self.buffered_bytes > self.chunk_bytes || self.buffer.len() > CHUNK_MESSAGES {
+            return None;
+        }
+        let position = *self.position.borrow();
+        let from = self.next.max(position.head);
+        let was_dry = self.dry.is_some_and(|(at, when)| at == position && now < when + LOOK_AGAIN);
+        if from >= position.next || was_dry {
+            return None;
+        }
+        self.is_reading = true;
+        self.dry = Some((position, now));
+        Some(Read { from, max_messages: CHUNK_MESSAGES, max_bytes: self.chunk_bytes })
+    }
+
+    /// Rows came.
+    pub(super) fn arrived(&mut self, now: Instant, rows: Vec<Stored>) {
+        self.is_reading = false;
+        if let Some(last) = rows.last() {
+            self.next = last.seq + 1;
+            self.dry = None;
+        }
+        for row in rows {
+            self.buffered_bytes += cost(&row);
+            self.buffer.push_back((now, row));
+        }
+    }
+
+    /// The next message and when it was read.
+    pub(super) fn front(&self) -> Option<&(Instant, Stored)> {
+        self.buffer.front()
+    }
+
+    /// Whether there is a message in memory.
+    pub(super) fn has_some(&self) -> bool {
+        !self.buffer.is_empty()
+    }
+
+    /// The next message has been dealt with.
+    pub(super) fn pop(&mut self) {
+        if let Some((_, row)) = self.buffer.pop_front() {
+            self.buffered_bytes -= cost(&row);
+        }
+    }
+}
+
+fn cost(row: &Stored) -> usize {
+    row.bytes as usize + OVERHEAD_BYTES
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        message::{Message, QoS},
+        store::StreamId,
+        topic::{TopicName, TopicTemplate},
+    };
+
+    fn feed(head: Sequence, next: Sequence) -> (watch::Sender<Position>, Feed) {
+        let (sender, position) = watch::channel(Position { head, next });
+        let route = Route {
+            stream: StreamId(0),
+            name: "s".to_owned(),
+            from: Vec::new(),
+            topic: TopicTemplate::identity(),
+            priority: 0,
+            ttl: None,
+        };
+        (sender, Feed::new(route, position, 1))
+    }
+
+    fn row(seq: Sequence, bytes: u32) -> Stored {
+        Stored {
+            seq,
+            bytes,
+            accepted_unix_ms: 0,
+            clock_synced: true,
+            age_ms: 0,
+            message: Message {
+                topic: TopicName::new("t").unwrap(),
+                payload: bytes::Bytes::new(),
+                qos: QoS::AtLeastOnce,
+                retain: false,
+                client: "".into(),
+                properties: None,
+            },
+        }
+    }
+
+    #[test]
+    fn one_chunk_is_read_while_another_is_sent_and_no_more() {
+        let now = Instant::now();
+        let (_sender, mut feed) = feed(1, 1_000_000);
+        let first = feed.wanted(now).unwrap();
+        assert_eq!(first.from, 1);
+        assert_eq!(feed.wanted(now), None, "one read at a time");
+        feed.arrived(now, (1..=900).map(|seq| row(seq, 100)).collect());
+        assert_eq!(feed.wanted(now).unwrap().from, 901);
+        feed.arrived(now, (901..=1800).map(|seq| row(seq, 100)).collect());
+        assert_eq!(feed.wanted(now), None, "two chunks are enough");
+        (0..900).for_each(|_| feed.pop());
+        assert_eq!(feed.wanted(now).unwrap().from, 1801);
+    }
+
+    #[test]
+    fn an_empty_read_is_not_repeated_until_something_changes() {
+        let now = Instant::now();
+        let (sender, mut feed) = feed(1, 10);
+        feed.restart(5);
+        assert_eq!(feed.wanted(now).unwrap().from, 5);
+        feed.arrived(now, Vec::new());
+        assert_eq!(feed.wanted(now), None);
+        assert!(feed.wanted(now + LOOK_AGAIN).is_some());
+        feed.arrived(now, Vec::new());
+        sender.send(Position { head: 8, next: 12 }).unwrap();
+        assert_eq!(feed.wanted(now).unwrap().from, 8);
+    }
+}

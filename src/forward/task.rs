@@ -1,0 +1,332 @@
+//! The task of one uplink: connect, forward, back off, again; and what it keeps from one connection to the next.
+
+use std::{
+    future::Future,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use tokio::{
+    sync::{Notify, watch},
+    task::{JoinError, JoinSet},
+    time::{sleep, sleep_until, timeout},
+};
+
+use super::{
+    ForwardError, Route,
+    backoff::Waits,
+    connection::{BEAT, Connection, End, Next},
+    feed::Feed,
+    ledger::Ledger,
+    letter::Stamp,
+    pacing::Pacing,
+    refusals::{Refusals, Refused, Suspicion},
+    status::Status,
+    turns::Turns,
+};
+use crate::{
+    store::{self, Fate, Sequence, StoreError, Stored, StreamId},
+    topic::TopicFilter,
+    uplink::{self, Upstream},
+};
+
+/// Longest time that a message which is done waits for others to be settled with it.
+const SETTLE_DELAY: Duration = Duration::from_millis(100);
+
+/// Messages done that are settled without waiting.
+const SETTLE_MESSAGES: u64 = 4096;
+
+/// Longest wait for the store to take the last settlement when stopping.
+const LAST_SETTLEMENT: Duration = Duration::from_secs(5);
+
+/// What a read gave: the lane, and the rows.
+pub(super) type Rows = (usize, Result<Vec<Stored>, StoreError>);
+
+/// Everything that outlives a connection.
+pub(super) struct Task {
+    pub(super) settings: uplink::Settings,
+    pub(super) status: Status,
+    pub(super) feeds: Vec<Feed>,
+    pub(super) turns: Turns,
+    pub(super) ledger: Ledger,
+    pub(super) pacing: Pacing,
+    pub(super) refusals: Refusals,
+    pub(super) suspicion: Suspicion,
+    pub(super) stamp: Stamp,
+    pub(super) any_topic: TopicFilter,
+    /// At most one read for each lane.
+    pub(super) reads: JoinSet<Rows>,
+    /// At most one settlement, so that runs reach the store in order.
+    pub(super) settling: JoinSet<Result<(), StoreError>>,
+    /// Rings when the position of any stream changes.
+    pub(super) backlog: Arc<Notify>,
+    pub(super) stop: Stop,
+    store: store::Handle,
+    streams: Vec<StreamId>,
+    /// Messages done since the last settlement began.
+    done: u64,
+    done_since: Option<Instant>,
+    /// One for each lane; they end with the store.
+    _watchers: JoinSet<()>,
+}
+
+/// The wish to stop, and for how long what is in flight may be waited for.
+#[derive(Debug)]
+pub(super) struct Stop {
+    receiver: watch::Receiver<Option<Duration>>,
+    deadline: Option<Instant>,
+}
+
+impl Stop {
+    pub(super) fn new(receiver: watch::Receiver<Option<Duration>>) -> Self {
+        Self { receiver, deadline: None }
+    }
+
+    /// Waits until stopping is asked for; afterwards, for ever. Cancel safe.
+    pub(super) async fn requested(&mut self) {
+        if self.deadline.is_some() {
+            return std::future::pending().await;
+        }
+        // A sender that was dropped without a word wants no grace.
+        let grace = self.receiver.wait_for(Option::is_some).await.map_or(None, |grace| *grace);
+        self.deadline = Some(Instant::now() + grace.unwrap_or_default());
+    }
+
+    pub(super) fn is_requested(&self) -> bool {
+        self.deadline.is_some()
+    }
+
+    /// When what is in flight is no longer waited for.
+    pub(super) fn deadline(&self) -> Instant {
+        self.deadline.unwrap_or_else(Instant::now)
+    }
+}
+
+/// What came of something that was waited for while not connected.
+enum Away<T> {
+    Done(T),
+    Stop,
+}
+
+impl Task {
+    pub(super) fn new(
+        settings: uplink::Settings,
+        routes: Vec<Route>,
+        gateway_id: &str,
+        store: store::Handle,
+        status: Status,
+        stop: watch::Receiver<Option<Duration>>,
+    ) -> Self {
+        let backlog = Arc::new(Notify::new());
+        let mut watchers = JoinSet::new();
+        for route in &routes {
+            let (mut position, bell) = (store.position(route.stream), backlog.clone());
+            watchers.spawn(async move {
+                while position.changed().await.is_ok() {
+                    bell.notify_one();
+                }
+            });
+        }
+        let priorities: Vec<i8> = routes.iter().map(|route| route.priority).collect();
+        let streams = routes.iter().map(|route| route.stream).collect();
+        let count = routes.len();
+        let feed = |route: Route| {
+            let position = store.position(route.stream);
+            Feed::new(route, position, count)
+        };
+        Self {
+            pacing: Pacing::new(settings.messages_per_s, settings.bytes_per_s),
+            settings,
+            status,
+            feeds: routes.into_iter().map(feed).collect(),
+            turns: Turns::new(&priorities),
+            ledger: Ledger::new(count),
+            refusals: Refusals::default(),
+            suspicion: Suspicion::default(),
+            stamp: Stamp::new(gateway_id),
+            any_topic: TopicFilter::new("#").expect("`#` is a topic filter"),
+            reads: JoinSet::new(),
+            settling: JoinSet::new(),
+            backlog,
+            stop: Stop::new(stop),
+            store,
+            streams,
+            done: 0,
+            done_since: None,
+            _watchers: watchers,
+        }
+    }
+
+    /// Forwards until it is stopped or the store has failed.
+    pub(super) async fn run<U: Upstream>(mut self, mut upstream: U) -> Result<(), ForwardError> {
+        let mut waits = Waits::new(self.settings.backoff);
+        let mut may_resume = false;
+        loop {
+            self.status.connecting();
+            let connected = match self.while_away(upstream.connect(may_resume)).await? {
+                Away::Done(connected) => connected,
+                Away::Stop => break,
+            };
+            let next = match connected {
+                Ok(session) => {
+                    let End { next, was_good, may_resume: may } =
+                        Connection::new(&mut self, &upstream, session).run().await?;
+                    may_resume = may;
+                    if was_good {
+                        waits.made_progress();
+                    }
+                    next
+                }
+                Err(errors) => {
+                    self.status.not_connected(&errors);
+                    Next::BackOff
+                }
+            };
+            match next {
+                Next::Stop => break,
+                Next::Reconnect => {}
+                Next::BackOff => {
+                    self.status.waiting();
+                    let wait = waits.next(fastrand::f64());
+                    if matches!(self.while_away(sleep(wait)).await?, Away::Stop) {
+                        break;
+                    }
+                }
+            }
+        }
+        self.finish().await
+    }
+
+    /// Waits for something while there is no connection; settles what is left meanwhile, and goes on showing that it is alive.
+    async fn while_away<T>(&mut self, work: impl Future<Output = T>) -> Result<Away<T>, ForwardError> {
+        let mut work = std::pin::pin!(work);
+        loop {
+            self.status.beat();
+            let now = Instant::now();
+            self.start_settling(now);
+            let look_at = self.settle_at().map_or(now + BEAT, |at| at.min(now + BEAT));
+            tokio::select! {
+                done = &mut work => return Ok(Away::Done(done)),
+                Some(settled) = self.settling.join_next() => settled??,
+                () = self.stop.requested() => return Ok(Away::Stop),
+                () = sleep_until(look_at.into()) => {}
+            }
+        }
+    }
+
+    /// Gives the store what is done and not settled yet.
+    async fn finish(mut self) -> Result<(), ForwardError> {
+        let last = async {
+            while let Some(settled) = self.settling.join_next().await {
+                settled??;
+            }
+            for lane in 0..self.streams.len() {
+                let runs = self.ledger.take_ready(lane);
+                if !runs.is_empty() {
+                    self.store.settle(self.streams[lane], runs).await?;
+                }
+            }
+            Ok(())
+        };
+        // What the store does not take in time is sent again after the next start.
+        let settled = timeout(LAST_SETTLEMENT, last).await.unwrap_or(Ok(()));
+        self.status.in_flight(0);
+        self.status.stopped();
+        settled
+    }
+
+    /// Begins to read every stream from the oldest message that is not done.
+    pub(super) fn restart_feeds(&mut self) {
+        // Reads under way began elsewhere; dropping them ends them.
+        self.reads = JoinSet::new();
+        for (lane, feed) in self.feeds.iter_mut().enumerate() {
+            feed.restart(self.ledger.next_to_read(lane));
+        }
+    }
+
+    /// The connection is gone: everything in flight is to be sent again.
+    pub(super) fn forget_connection(&mut self) {
+        self.ledger.disconnect();
+        self.restart_feeds();
+        self.status.in_flight(0);
+    }
+
+    pub(super) fn start_reads(&mut self, now: Instant) {
+        for (lane, feed) in self.feeds.iter_mut().enumerate() {
+            if let Some(read) = feed.wanted(now) {
+                let (store, stream) = (self.store.clone(), self.streams[lane]);
+                self.reads.spawn(async move {
+                    (lane, store.read(stream, read.from, read.max_messages, read.max_bytes).await)
+                });
+            }
+        }
+    }
+
+    pub(super) fn take_rows(&mut self, (lane, rows): Rows) -> Result<(), ForwardError> {
+        self.feeds[lane].arrived(Instant::now(), rows?);
+        Ok(())
+    }
+
+    /// A message is done without the upstream's acknowledgement.
+    pub(super) fn settle(&mut self, lane: usize, seq: Sequence, fate: Fate) {
+        if let Fate::Dead { reason, detail } = &fate {
+            self.status.dead(&self.feeds[lane].route.name, seq, reason, detail);
+        }
+        self.ledger.settle(lane, seq, fate);
+        self.note_done(Instant::now());
+    }
+
+    /// One more message is done.
+    pub(super) fn note_done(&mut self, now: Instant) {
+        self.done += 1;
+        self.done_since.get_or_insert(now);
+    }
+
+    /// When the next settlement is to begin, if there is something to settle and none is under way.
+    pub(super) fn settle_at(&self) -> Option<Instant> {
+        let since = self.done_since.filter(|_| self.settling.is_empty())?;
+        Some(if self.done >= SETTLE_MESSAGES { since } else { since + SETTLE_DELAY })
+    }
+
+    pub(super) fn start_settling(&mut self, now: Instant) {
+        if self.settle_at().is_none_or(|at| now < at) {
+            return;
+        }
+        (self.done, self.done_since) = (0, None);
+        let mut batch = Vec::new();
+        for (lane, stream) in self.streams.iter().enumerate() {
+            if self.ledger.has_ready(lane) {
+                batch.push((*stream, self.ledger.take_ready(lane)));
+            }
+        }
+        if batch.is_empty() {
+            return;
+        }
+        let store = self.store.clone();
+        self.settling.spawn(async move {
+            for (stream, runs) in batch {
+                store.settle(stream, runs).await?;
+            }
+            Ok(())
+        });
+    }
+
+    /// The connection is over: the refused messages whose tries are used up.
+    pub(super) fn judge_refusals(&mut self, took_any: bool) -> Vec<Refused> {
+        self.refusals.judge(took_any, |lane| self.ledger.next_to_read(lane))
+    }
+
+    /// The upstream closed the connection before it acknowledged anything. Says whether a message was given up for that.
+    pub(super) fn suspect(&mut self, alone: Option<(usize, Sequence)>, error: &uplink::Error) -> bool {
+        let Some((lane, seq)) = self.suspicion.closed(alone) else { return false };
+        let detail = format!("the upstream closed the connection every time this message alone was sent: {error}");
+        self.settle(lane, seq, Fate::Dead { reason: "refused", detail });
+        true
+    }
+}
+
+impl From<JoinError> for ForwardError {
+    fn from(error: JoinError) -> Self {
+        Self::Task(error.to_string())
+    }
+}

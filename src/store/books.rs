@@ -1,0 +1,320 @@
+//! The books of one stream: what came, what left and why, what is still here. Pure: no SQL, no clock.
+
+use std::fmt::Write as _;
+
+use super::api::{Position, Sequence};
+
+/// Where a stream stands and what became of its messages; one row of the table `stream`.
+///
+/// Invariant (G4): `accepted = forwarded + expired + dropped + dead + purged + backlog_messages()`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Books {
+    /// The oldest message of the backlog; never stands in a hole.
+    pub(super) head: Sequence,
+    /// The number of the next message.
+    pub(super) next: Sequence,
+    /// Rows below this are deleted; rows from here to `head` are garbage to be deleted. `tail <= head`.
+    pub(super) tail: Sequence,
+    /// Bytes of all messages ever stored below `tail`.
+    pub(super) tail_offset: u64,
+    /// Bytes of all messages ever stored below `head`.
+    pub(super) head_offset: u64,
+    /// Bytes of all messages ever stored.
+    pub(super) end_offset: u64,
+    pub(super) accepted: u64,
+    pub(super) forwarded: u64,
+    pub(super) expired: u64,
+    pub(super) purged: u64,
+    pub(super) dropped: Tally,
+    pub(super) dead: Tally,
+    /// Numbers between head and next that no message has: lost to damage, or moved out of the middle to the dead letters.
+    pub(super) holes: Holes,
+}
+
+/// What a stream may hold.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Limits {
+    pub(super) max_messages: Option<u64>,
+    pub(super) max_bytes: Option<u64>,
+}
+
+/// How a message compares with the room that is left.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Fit {
+    Fits,
+    /// Not now.
+    Full,
+    /// Not even in the empty stream.
+    Never,
+}
+
+impl Default for Books {
+    fn default() -> Self {
+        Self {
+            head: 1,
+            next: 1,
+            tail: 1,
+            tail_offset: 0,
+            head_offset: 0,
+            end_offset: 0,
+            accepted: 0,
+            forwarded: 0,
+            expired: 0,
+            purged: 0,
+            dropped: Tally::default(),
+            dead: Tally::default(),
+            holes: Holes::default(),
+        }
+    }
+}
+
+impl Books {
+    /// Whether these numbers can be books at all; what is read from a disk may be anything.
+    pub(super) fn make_sense(&self) -> bool {
+        let ordered = 1 <= self.tail && self.tail <= self.head && self.head <= self.next && self.next < 1 << 62;
+        let offsets =
+            self.tail_offset <= self.head_offset && self.head_offset <= self.end_offset && self.end_offset < 1 << 62;
+        let holes = self.holes.within(0, self.head) == 0 && self.holes.within(self.next, u64::MAX) == 0;
+        let counters =
+            [self.accepted, self.forwarded, self.expired, self.purged, self.dropped.total(), self.dead.total()];
+        ordered && offsets && holes && counters.iter().all(|&counter| counter < 1 << 62)
+    }
+
+    /// Whether everything that came is accounted for (G4).
+    pub(super) fn balance(&self) -> bool {
+        let gone = self.forwarded + self.expired + self.purged + self.dropped.total() + self.dead.total();
+        self.accepted == gone + self.backlog_messages()
+    }
+
+    /// Makes books balance that do not, by the figure nobody else can vouch for: what came. True where that was needed.
+    pub(super) fn force_balance(&mut self) -> bool {
+        let balanced = self.balance();
+        if !balanced {
+            let gone = self.forwarded + self.expired + self.purged + self.dropped.total() + self.dead.total();
+            self.accepted = gone + self.backlog_messages();
+        }
+        !balanced
+    }
+
+    pub(super) fn position(&self) -> Position {
+        Position { head: self.head, next: self.next }
+    }
+
+    pub(super) fn backlog_messages(&self) -> u64 {
+        self.next - self.head - self.holes.within(self.head, self.next)
+    }
+
+    pub(super) fn backlog_bytes(&self) -> u64 {
+        self.end_offset - self.head_offset
+    }
+
+    pub(super) fn garbage_rows(&self) -> u64 {
+        self.head - self.tail
+    }
+
+    pub(super) fn garbage_bytes(&self) -> u64 {
+        self.head_offset - self.tail_offset
+    }
+
+    /// Whether a message of this many bytes has room.
+    pub(super) fn fit(&self, limits: Limits, bytes: u64) -> Fit {
+        if limits.max_messages == Some(0) || limits.max_bytes.is_some_and(|max| bytes > max) {
+            return Fit::Never;
+        }
+        let too_many = limits.max_messages.is_some_and(|max| self.backlog_messages() >= max);
+        let too_large = limits.max_bytes.is_some_and(|max| self.backlog_bytes() + bytes > max);
+        if too_many || too_large { Fit::Full } else { Fit::Fits }
+    }
+
+    /// Enters a message; its number is the returned one, its row ends at the new `end_offset`.
+    pub(super) fn append(&mut self, bytes: u64) -> Sequence {
+        let sequence = self.next;
+        self.next += 1;
+        self.end_offset += bytes;
+        self.accepted += 1;
+        sequence
+    }
+
+    /// Counts a message that came and was dropped at the door.
+    pub(super) fn drop_at_door(&mut self, reason: &str, count: u64) {
+        self.accepted += count;
+        self.dropped.add(reason, count);
+    }
+
+    /// Moves the head past `last`, whose row ends at `end`; returns how many messages that were.
+    pub(super) fn pass(&mut self, last: Sequence, end: u64) -> u64 {
+        debug_assert!(self.head <= last && last < self.next, "only the backlog can be passed");
+        let count = last + 1 - self.head - self.holes.within(self.head, last + 1);
+        self.head = last + 1;
+        self.head_offset = end;
+        self.skip_holes();
+        count
+    }
+
+    /// Moves the head out of a hole and forgets the holes behind it.
+    pub(super) fn skip_holes(&mut self) {
+        self.head = self.holes.skip(self.head);
+        if self.head >= self.next {
+            self.head = self.next;
+            self.head_offset = self.end_offset;
+        }
+        self.holes.forget_below(self.head);
+    }
+}
+
+/// Counts by reason.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Tally(Vec<(String, u64)>);
+
+impl Tally {
+    pub(super) fn add(&mut self, reason: &str, count: u64) {
+        match self.0.iter_mut().find(|(known, _)| known == reason) {
+            Some((_, sum)) => *sum += count,
+            None => self.0.push((reason.to_owned(), count)),
+        }
+    }
+
+    pub(super) fn entries(&self) -> Vec<(String, u64)> {
+        self.0.clone()
+    }
+
+    pub(super) fn total(&self) -> u64 {
+        self.0.iter().fold(0, |sum: u64, (_, count)| sum.saturating_add(*count))
+    }
+
+    /// `reason:count reason:count`; reasons are words without spaces or colons.
+    pub(super) fn to_text(&self) -> String {
+        self.0.iter().fold(String::new(), |mut text, (reason, count)| {
+            let space = if text.is_empty() { "" } else { " " };
+            let _ = write!(text, "{space}{reason}:{count}");
+            text
+        })
+    }
+
+    /// Reads what [`Tally::to_text`] wrote; `None` where that cannot be.
+    pub(super) fn from_text(text: &str) -> Option<Self> {
+        let entry = |word: &str| {
+            let (reason, count) = word.split_once(':')?;
+            Some((reason.to_owned(), count.parse().ok()?))
+        };
+        text.split_ascii_whitespace().map(entry).collect::<Option<_>>().map(Self)
+    }
+}
+
+/// Ranges of numbers without a message, `[first, end)`, in order, apart from each other.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Holes(Vec<(Sequence, Sequence)>);
+
+impl Holes {
+    /// How many numbers of `[first, end)` have no message.
+    pub(super) fn within(&self, first: Sequence, end: Sequence) -> u64 {
+        self.0.iter().map(|&(f, e)| e.min(end).saturating_sub(f.max(first))).sum()
+    }
+
+    pub(super) fn contains(&self, sequence: Sequence) -> bool {
+        self.within(sequence, sequence + 1) == 1
+    }
+
+    /// Adds `[first, end)`.
+    pub(super) fn add(&mut self, first: Sequence, end: Sequence) {
+        if first >= end {
+            return;
+        }
+        let mut merged = (first, end);
+        self.0.retain(|&(f, e)| {
+            let apart = e < merged.0 || merged.1 < f;
+            if !apart {
+                merged = (merged.0.min(f), merged.1.max(e));
+            }
+            apart
+        });
+        let at = self.0.partition_point(|&(f, _)| f < merged.0);
+        self.0.insert(at, merged);
+    }
+
+    /// The first number from `sequence` on that is in no hole.
+    fn skip(&self, sequence: Sequence) -> Sequence {
+        self.0.iter().fold(sequence, |at, &(first, end)| if (first..end).contains(&at) { end } else { at })
+    }
+
+    fn forget_below(&mut self, sequence: Sequence) {
+        self.0.retain(|&(_, end)| end > sequence);
+    }
+
+    /// `first-end first-end`.
+    pub(super) fn to_text(&self) -> String {
+        self.0.iter().fold(String::new(), |mut text, (first, end)| {
+            let space = if text.is_empty() { "" } else { " " };
+            let _ = write!(text, "{space}{first}-{end}");
+            text
+        })
+    }
+
+    /// Reads what [`Holes::to_text`] wrote; `None` where that cannot be.
+    pub(super) fn from_text(text: &str) -> Option<Self> {
+        let mut holes = Self::default();
+        for word in text.split_ascii_whitespace() {
+            let (first, end) = word.split_once('-')?;
+            holes.add(first.parse().ok()?, end.parse().ok()?);
+        }
+        Some(holes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn a_message_larger_than_the_stream_never_fits() {
+        let limits = Limits { max_messages: None, max_bytes: Some(10) };
+        let mut books = Books::default();
+        assert_eq!(books.fit(limits, 11), Fit::Never);
+        assert_eq!(books.fit(limits, 10), Fit::Fits);
+        books.append(1);
+        assert_eq!(books.fit(limits, 10), Fit::Full);
+    }
+
+    #[test]
+    fn the_head_never_stands_in_a_hole() {
+        let mut books = Books { next: 20, end_offset: 100, ..Books::default() };
+        books.holes.add(6, 10);
+        books.holes.add(10, 12);
+        books.holes.add(15, 20);
+        assert_eq!(books.pass(5, 30), 5);
+        assert_eq!((books.head, books.head_offset, books.backlog_messages()), (12, 30, 3));
+        assert_eq!(books.pass(14, 100), 3);
+        assert_eq!((books.head, books.backlog_messages(), books.backlog_bytes()), (20, 0, 0));
+        assert_eq!(books.holes, Holes::default());
+    }
+
+    #[test]
+    fn a_tally_comes_back_as_it_was_written() {
+        let mut tally = Tally::default();
+        tally.add("oldest", 3);
+        tally.add("qos0-full", 1);
+        tally.add("oldest", 4);
+        assert_eq!(tally.to_text(), "oldest:7 qos0-full:1");
+        assert_eq!(Tally::from_text(&tally.to_text()), Some(tally));
+        assert_eq!(Tally::from_text("oldest"), None);
+    }
+
+    proptest! {
+        #[test]
+        fn holes_are_a_set_of_numbers(ranges in proptest::collection::vec((0..60u64, 0..9u64), 0..12)) {
+            let mut holes = Holes::default();
+            let mut set = std::collections::BTreeSet::new();
+            for (first, length) in ranges {
+                holes.add(first, first + length);
+                set.extend(first..first + length);
+            }
+            for first in 0..70 {
+                prop_assert_eq!(holes.contains(first), set.contains(&first));
+                prop_assert_eq!(holes.within(first, 70), set.range(first..70).count() as u64);
+                prop_assert_eq!(holes.skip(first), (first..200).find(|n| !set.contains(n)).unwrap());
+            }
+            prop_assert_eq!(Holes::from_text(&holes.to_text()), Some(holes));
+        }
+    }
+}

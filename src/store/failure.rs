@@ -1,0 +1,48 @@
+//! What a failed SQLite call means for the store: wait for space, salvage, or stop.
+
+use rusqlite::ErrorCode;
+
+/// Why a transaction or a read did not work.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(super) enum Failure {
+    /// No space: rolled back, nothing lost, worth trying again.
+    #[error("the disk is full ({0})")]
+    Full(String),
+    /// The database is damaged: the next start salvages it.
+    #[error("the database is damaged ({0})")]
+    Damaged(String),
+    /// Anything else: the disk is not to be trusted, the process must end.
+    #[error("{0}")]
+    Fatal(String),
+}
+
+impl From<rusqlite::Error> for Failure {
+    fn from(error: rusqlite::Error) -> Self {
+        let text = error.to_string();
+        // A value of an unexpected type in a row can only come from damage.
+        let wrong_value = matches!(
+            error,
+            rusqlite::Error::FromSqlConversionFailure(..)
+                | rusqlite::Error::IntegralValueOutOfRange(..)
+                | rusqlite::Error::InvalidColumnType(..)
+                | rusqlite::Error::Utf8Error(..)
+        );
+        match error.sqlite_error_code() {
+            Some(ErrorCode::DiskFull) => Self::Full(text),
+            Some(ErrorCode::SystemIoFailure)
+                if error.sqlite_error().is_some_and(|e| is_shared_memory(e.extended_code)) =>
+            {
+                Self::Full(text)
+            }
+            Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => Self::Damaged(text),
+            _ if wrong_value => Self::Damaged(text),
+            _ => Self::Fatal(text),
+        }
+    }
+}
+
+/// The index of the log (`-shm`) could not grow. It holds no data, and lack of space is what keeps it from growing;
+/// SQLite has no `SQLITE_FULL` for it.
+fn is_shared_memory(extended_code: i32) -> bool {
+    extended_code == rusqlite::ffi::SQLITE_IOERR_SHMSIZE
+}

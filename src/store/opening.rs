@@ -1,0 +1,267 @@
+//! Opening: lock the directory, recover and migrate the database, load the books, start the threads.
+
+use std::{
+    fs::{self, DirBuilder, OpenOptions},
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, RwLock, atomic::AtomicU64, mpsc::sync_channel},
+    thread,
+};
+
+use rusqlite::{Connection, OptionalExtension};
+use tokio::sync::{Semaphore, watch};
+
+use super::{
+    api::{Settings, StreamSettings},
+    books::Books,
+    clock::{self, Boots, Now},
+    failure::Failure,
+    handle::{Handle, OpenError, Store},
+    lock::DirectoryLock,
+    metrics::Metrics,
+    reader, recovery,
+    schema::{self, Role, StreamSql},
+    shared::{CONTROLS_MAX, Door, Glance, Published, QUEUE_BYTES_MAX, QUEUE_PLACES, READS_MAX, Shared, State},
+    writer,
+};
+
+/// Name of the database in the data directory.
+pub(super) const DATABASE: &str = "tidegate.db";
+
+const LOCK: &str = "tidegate.lock";
+
+/// What was found in, or made of, a sound database.
+struct Loaded {
+    connection: Connection,
+    boots: Boots,
+    /// Durable id and books of each configured stream, in configuration order.
+    streams: Vec<(i64, Books)>,
+}
+
+/// Opens the store: locks the directory, opens or makes the database, migrates, recovers, starts the threads.
+///
+/// `streams` in configuration order; the [`StreamId`](super::StreamId)s are the indexes into it. Blocks; call it before the runtime is busy.
+pub fn open(
+    settings: &Settings,
+    streams: &[StreamSettings],
+    registry: &prometheus::Registry,
+) -> Result<(Store, Handle), OpenError> {
+    if let Some(twice) = streams.iter().enumerate().find(|(at, s)| streams[..*at].iter().any(|t| t.name == s.name)) {
+        return Err(OpenError::TwoStreams(twice.1.name.clone()));
+    }
+    make_directory(&settings.data_dir)?;
+    let lock = DirectoryLock::take(&settings.data_dir.join(LOCK))?;
+    let path = settings.data_dir.join(DATABASE);
+    let loaded = recovery::sound(&settings.data_dir, || load(&path, settings, streams))?;
+    start(settings, streams, lock, loaded, Metrics::register(registry)?)
+}
+
+fn make_directory(path: &Path) -> Result<(), OpenError> {
+    let made = DirBuilder::new().recursive(true).mode(0o700).create(path);
+    made.map_err(|source| OpenError::Directory { step: "make the data directory", path: path.to_owned(), source })
+}
+
+/// Opens the database and reads the structures that everything else hangs on. Fails with the step that failed.
+fn load(path: &Path, settings: &Settings, streams: &[StreamSettings]) -> Result<Loaded, LoadError> {
+    let at = |step: &'static str| move |error: rusqlite::Error| LoadError::from_sqlite(step, error);
+    let made = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path);
+    made.map_err(|source| OpenError::Directory { step: "make", path: path.to_owned(), source })?;
+    refuse_strangers(path)?;
+    let connection = schema::connect(path, Role::Writer, settings.durability).map_err(at("open"))?;
+    schema::migrate(&connection).map_err(at("migrate"))?;
+    // A version that is new must be in the file itself: a newer log beside an old file confuses older programs.
+    let transaction = connection.unchecked_transaction().map_err(at("begin in"))?;
+    let known_boots = enter_boot(&transaction).map_err(at("enter this start in"))?;
+    let known = schema::load_streams(&transaction).map_err(LoadError::from_failure("read the streams of"))?;
+    let mut loaded = Vec::with_capacity(streams.len());
+    for stream in &known {
+        // Also for those that are not configured any more: damage is found now, not when they come back.
+        let mut books = stream.books.clone();
+        let sql = StreamSql::new(stream.id);
+        sql.catch_up(&transaction, &mut books).map_err(LoadError::from_failure("read the rows of"))?;
+        check_head(&transaction, &sql, &books).map_err(LoadError::from_failure("read the rows of"))?;
+        if books.force_balance() {
+            tracing::error!(
+                stream = stream.name,
+                accepted = books.accepted,
+                "the books did not balance; `accepted` was set anew"
+            );
+        }
+        loaded.push((stream.name.clone(), stream.id, books));
+    }
+    let mut found = Vec::with_capacity(streams.len());
+    for settings in streams {
+        if let Some((_, id, books)) = loaded.iter().find(|(name, ..)| *name == settings.name) {
+            found.push((*id, books.clone()));
+        } else {
+            let id = schema::create_stream(&transaction, None, &settings.name).map_err(at("add a stream to"))?;
+            let made = schema::load_streams(&transaction).map_err(LoadError::from_failure("read the streams of"))?;
+            let books = made.into_iter().find(|stream| stream.id == id).map(|stream| stream.books);
+            found.push((id, books.unwrap_or_default()));
+        }
+    }
+    transaction.commit().map_err(at("commit to"))?;
+    Ok(Loaded { connection, boots: known_boots, streams: found })
+}
+
+/// What is not ours, or newer than us, is left as it is.
+fn refuse_strangers(path: &Path) -> Result<(), LoadError> {
+    let (application, version) = schema::identity(path).map_err(|error| LoadError::from_sqlite("open", error))?;
+    let path = path.to_owned();
+    match (application, version) {
+        (0, 0) => Ok(()),
+        (schema::APPLICATION_ID, found) if found > schema::VERSION => {
+            Err(OpenError::Newer { path, found, known: schema::VERSION }.into())
+        }
+        (schema::APPLICATION_ID, _) => Ok(()),
+        (found, _) => Err(OpenError::Foreign { path, found }.into()),
+    }
+}
+
+/// The head must be where the books say, and the books must balance.
+fn check_head(connection: &Connection, sql: &StreamSql, books: &Books) -> Result<(), Failure> {
+    if !books.make_sense() {
+        return Err(Failure::Damaged(format!("the books make no sense: {books:?}")));
+    }
+    if books.backlog_messages() > 0 {
+        let head = (books.head.cast_signed(), 1);
+        let seq: i64 = connection.query_row(&sql.walk, head, |row| row.get(0)).optional()?.unwrap_or(0);
+        if seq.cast_unsigned() != books.head {
+            return Err(Failure::Damaged(format!("the oldest message should be {}, but is {seq}", books.head)));
+        }
+    }
+    Ok(())
+}
+
+fn enter_boot(connection: &Connection) -> Result<Boots, rusqlite::Error> {
+    let mut boots = schema::load_boots(connection)?;
+    let kernel_id = clock::kernel_boot_id();
+    let known = boots.iter().position(|boot| boot.kernel_id == kernel_id);
+    let now = Now::read();
+    let last = boots.iter().map(|boot| boot.id).max().unwrap_or(0);
+    let current = match known {
+        Some(at) => boots.remove(at),
+        None => clock::this_boot(last + 1, kernel_id, now),
+    };
+    boots.push(current);
+    let mut boots = Boots::new(boots);
+    if let Some(corrected) = boots.correction(now) {
+        boots.correct(corrected);
+    }
+    schema::save_boot(connection, boots.current())?;
+    Ok(boots)
+}
+
+fn start(
+    settings: &Settings,
+    streams: &[StreamSettings],
+    lock: DirectoryLock,
+    loaded: Loaded,
+    metrics: Metrics,
+) -> Result<(Store, Handle), OpenError> {
+    let path = settings.data_dir.join(DATABASE);
+    let Loaded { connection, boots, streams: found } = loaded;
+    let boot = boots.current().id;
+    let reading = schema::connect(&path, Role::Reader, settings.durability).map_err(|error| OpenError::Database {
+        step: "open for reading",
+        path,
+        cause: error.to_string(),
+    })?;
+    let (queue, works) = sync_channel(QUEUE_PLACES);
+    let (queries, questions) = sync_channel(READS_MAX + 1);
+    let doors = found.iter().zip(streams).map(|((_, books), settings)| door(books, settings));
+    let shared = Arc::new(Shared {
+        queue,
+        queries,
+        bytes: Arc::new(Semaphore::new(QUEUE_BYTES_MAX)),
+        controls: Arc::new(Semaphore::new(CONTROLS_MAX)),
+        reads: Arc::new(Semaphore::new(READS_MAX)),
+        doors: doors.collect(),
+        boots: RwLock::new(boots),
+        glance: Mutex::new(Glance::default()),
+        state: watch::Sender::new(State::Open),
+        room: watch::Sender::new(0),
+        heartbeat: Arc::default(),
+    });
+    let reader = reader::Start {
+        connection: reading,
+        queries: questions,
+        shared: Arc::clone(&shared),
+        data_dir: settings.data_dir.clone(),
+        streams: found.iter().map(|(id, _)| *id).collect(),
+    };
+    let streams = found.into_iter().zip(streams).map(|((id, books), settings)| (id, books, settings.clone())).collect();
+    let writer = writer::Start {
+        connection,
+        queue: works,
+        shared: Arc::clone(&shared),
+        metrics,
+        settings: settings.clone(),
+        streams,
+        boot,
+    };
+    let spawn = |name: &str| thread::Builder::new().name(name.to_owned());
+    let reader = spawn("store-reader").spawn(move || reader::run(reader)).map_err(OpenError::Threads)?;
+    let writer = spawn("store-writer").spawn(move || writer::run(writer)).map_err(OpenError::Threads)?;
+    let handle = Handle { shared: Arc::clone(&shared) };
+    Ok((Store { shared, writer: Some(writer), reader: Some(reader), _lock: lock }, handle))
+}
+
+fn door(books: &Books, settings: &StreamSettings) -> Door {
+    Door {
+        name: settings.name.clone(),
+        limits: writer::limits(settings),
+        when_full: settings.when_full,
+        position: watch::Sender::new(books.position()),
+        published: Mutex::new(Published { books: books.clone(), head_at: (0, 0) }),
+        offline: AtomicU64::new(0),
+        qos0_full: AtomicU64::new(0),
+    }
+}
+
+/// Why a database could not be loaded.
+#[derive(Debug)]
+pub(super) enum LoadError {
+    /// It is damaged: to be salvaged.
+    Damaged(String),
+    /// It is not to be touched, or trying again may help.
+    Open(OpenError),
+    /// SQLite failed for another reason than damage.
+    Sqlite { step: &'static str, cause: String },
+}
+
+impl LoadError {
+    fn from_sqlite(step: &'static str, error: rusqlite::Error) -> Self {
+        Self::from_failure(step)(Failure::from(error))
+    }
+
+    fn from_failure(step: &'static str) -> impl FnOnce(Failure) -> Self {
+        move |failure| match failure {
+            Failure::Damaged(cause) => Self::Damaged(format!("cannot {step} it: {cause}")),
+            failure @ (Failure::Full(_) | Failure::Fatal(_)) => Self::Sqlite { step, cause: failure.to_string() },
+        }
+    }
+
+    /// The error for the operator.
+    pub(super) fn into_open(self, path: PathBuf) -> OpenError {
+        match self {
+            Self::Open(error) => error,
+            Self::Damaged(cause) => OpenError::Database { step: "repair", path, cause },
+            Self::Sqlite { step, cause } => OpenError::Database { step, path, cause },
+        }
+    }
+}
+
+impl From<OpenError> for LoadError {
+    fn from(error: OpenError) -> Self {
+        Self::Open(error)
+    }
+}
+
+/// Removes a file that may not be there.
+pub(super) fn remove_if_there(path: &Path) -> std::io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
+        Ok(()) | Err(_) => Ok(()),
+    }
+}

@@ -1,0 +1,173 @@
+//! The reader thread: answers reads from its own connection, while the writer writes.
+
+use std::{
+    path::PathBuf,
+    sync::{Arc, PoisonError, mpsc::Receiver},
+};
+
+use bytes::Bytes;
+use bytestring::ByteString;
+use rusqlite::Connection;
+
+use super::{
+    api::{Sequence, SessionRecord, Stored},
+    clock::{Boots, Now},
+    failure::Failure,
+    row::{Columns, Decoder, Senseless, weight},
+    schema::StreamSql,
+    shared::{Job, Query, Shared, Work},
+    writer::poison,
+};
+use crate::message::Message;
+
+/// Most messages one read gives.
+pub const READ_MESSAGES_MAX: usize = 4096;
+
+/// Most bytes one read gives, if it is more than one message.
+pub const READ_BYTES_MAX: usize = 1 << 20;
+
+const STREAM_COLUMNS: Columns = Columns { flags: 4, client: 5, topic: 6, properties: 7, payload: 8 };
+const RETAINED_COLUMNS: Columns = Columns { topic: 0, flags: 1, client: 2, properties: 3, payload: 4 };
+
+/// What the reader needs to begin.
+pub(super) struct Start {
+    pub(super) connection: Connection,
+    pub(super) queries: Receiver<Query>,
+    pub(super) shared: Arc<Shared>,
+    pub(super) data_dir: PathBuf,
+    /// Durable ids of the configured streams.
+    pub(super) streams: Vec<i64>,
+}
+
+struct Reader {
+    connection: Connection,
+    shared: Arc<Shared>,
+    sql: Vec<StreamSql>,
+    decoder: Decoder,
+}
+
+/// Which part of a stream is asked for.
+struct Span {
+    stream: usize,
+    from: Sequence,
+    max_messages: usize,
+    max_bytes: usize,
+}
+
+/// Runs the reader until the store ends; the body of its thread.
+pub(super) fn run(start: Start) {
+    let shared = Arc::clone(&start.shared);
+    let data_dir = start.data_dir.clone();
+    let end = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| work(start)));
+    match end {
+        Ok(Ok(())) => {}
+        Ok(Err(failure)) => poison(&shared, &data_dir, &failure),
+        Err(_) => poison(&shared, &data_dir, &Failure::Fatal("the reader panicked".to_owned())),
+    }
+}
+
+fn work(start: Start) -> Result<(), Failure> {
+    let Start { connection, queries, shared, data_dir: _, streams } = start;
+    connection.set_prepared_statement_cache_capacity(8 + streams.len());
+    let sql = streams.into_iter().map(StreamSql::new).collect();
+    let mut reader = Reader { connection, shared, sql, decoder: Decoder::new() };
+    while let Ok(query) = queries.recv() {
+        // Whoever asked may have given up waiting: a reply that nobody takes is no error.
+        match query {
+            Query::Read { stream, from, max_messages, max_bytes, reply } => {
+                if !reply.is_closed() {
+                    let _ = reply.send(reader.read(&Span { stream, from, max_messages, max_bytes })?);
+                }
+            }
+            Query::Sessions { reply } => drop(reply.send(reader.sessions()?)),
+            Query::Retained { reply } => drop(reply.send(reader.retained()?)),
+            Query::End => break,
+        }
+    }
+    Ok(())
+}
+
+impl Reader {
+    fn read(&mut self, span: &Span) -> Result<Vec<Stored>, Failure> {
+        let head = self.shared.doors[span.stream].position.borrow().head;
+        let from = span.from.max(head);
+        let limit = span.max_messages.clamp(1, READ_MESSAGES_MAX);
+        let max_bytes = span.max_bytes.min(READ_BYTES_MAX) as u64;
+        let now = Now::read();
+        let boots = self.shared.boots.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let mut statement = self.connection.prepare_cached(&self.sql[span.stream].read)?;
+        let mut rows = statement.query((from.cast_signed(), i64::try_from(limit).unwrap_or(i64::MAX)))?;
+        let mut messages = Vec::with_capacity(limit.min(256));
+        let mut bytes = 0;
+        while let Some(row) = rows.next()? {
+            let seq = row.get::<_, i64>(0)?.cast_unsigned();
+            match stored(row, seq, &mut self.decoder, &boots, now) {
+                Ok(message) => {
+                    bytes += u64::from(message.bytes);
+                    messages.push(message);
+                }
+                Err(senseless) => {
+                    // Blocks at most until the writer has taken something from the queue; the writer never waits for us.
+                    // Told before the answer goes out, so that no settlement of what follows comes first.
+                    let detail = senseless.to_string();
+                    let _ = self.shared.queue.send(Work::Job(Job::Damaged { stream: span.stream, seq, detail }));
+                }
+            }
+            if bytes >= max_bytes {
+                break;
+            }
+        }
+        Ok(messages)
+    }
+
+    fn sessions(&mut self) -> Result<Vec<SessionRecord>, Failure> {
+        let mut ids =
+            self.connection.prepare_cached("SELECT packet_id FROM received WHERE session = ?1 ORDER BY packet_id")?;
+        let mut statement = self.connection.prepare_cached("SELECT client_id, expiry_s, state FROM session")?;
+        let mut rows = statement.query([])?;
+        let mut sessions = Vec::new();
+        while let Some(row) = rows.next()? {
+            let client_id: String = row.get(0)?;
+            let received = ids.query_map([&client_id], |row| row.get(0))?.collect::<Result<_, _>>()?;
+            let state = Bytes::from(row.get::<_, Vec<u8>>(2)?);
+            sessions.push(SessionRecord {
+                client_id: ByteString::from(client_id),
+                expiry_s: row.get(1)?,
+                state,
+                received,
+            });
+        }
+        Ok(sessions)
+    }
+
+    fn retained(&mut self) -> Result<Vec<Message>, Failure> {
+        let mut statement = self
+            .connection
+            .prepare_cached("SELECT topic, flags, client, properties, payload FROM retained ORDER BY topic")?;
+        let mut rows = statement.query([])?;
+        let mut messages = Vec::new();
+        while let Some(row) = rows.next()? {
+            match self.decoder.message(row, RETAINED_COLUMNS) {
+                Ok(message) => messages.push(message),
+                Err(error) => tracing::error!(%error, "a retained message cannot be read and is left out"),
+            }
+        }
+        Ok(messages)
+    }
+}
+
+fn stored(
+    row: &rusqlite::Row<'_>,
+    seq: Sequence,
+    decoder: &mut Decoder,
+    boots: &Boots,
+    now: Now,
+) -> Result<Stored, Senseless> {
+    let boot = row.get(2).map_err(|_| Senseless("boot"))?;
+    let at = row.get::<_, i64>(3).map_err(|_| Senseless("at"))?.cast_unsigned();
+    let message = decoder.message(row, STREAM_COLUMNS)?;
+    let (accepted_unix_ms, clock_synced) = boots.accepted(boot, at);
+    let bytes = u32::try_from(weight(&message)).unwrap_or(u32::MAX);
+    let age_ms = boots.age_ms(boot, at, now);
+    Ok(Stored { seq, bytes, accepted_unix_ms, clock_synced, age_ms, message })
+}

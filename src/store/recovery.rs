@@ -1,0 +1,138 @@
+//! Recovery: a damaged database is set aside, never deleted; what can be read goes into a new one; the gateway starts.
+//!
+//! The steps are such that a crash between any two of them is made good by the next start:
+//!
+//! 1. What can be read is copied into `tidegate.db.salvaging`. A crash: the next start finds the damage again, begins anew.
+//! 2. Synced, it is renamed to `tidegate.db.salvaged`. From here on the next start goes on with step 3.
+//! 3. The damaged files are moved to `quarantine/<time>/`, the log (`-wal`) among them: beside the new database it would be
+//!    replayed into it.
+//! 4. `tidegate.db.salvaged` is renamed to `tidegate.db`.
+//!
+//! Damage that is met while running is noted in `tidegate.db.damaged`; the store fails, and the next start salvages.
+
+use std::{
+    fs::{self, DirBuilder, File},
+    io,
+    os::unix::fs::DirBuilderExt,
+    path::{Path, PathBuf},
+};
+
+use time::OffsetDateTime;
+
+use super::{
+    handle::OpenError,
+    opening::{DATABASE, LoadError, remove_if_there},
+    salvage,
+};
+
+const QUARANTINE: &str = "quarantine";
+const SALVAGING: &str = "tidegate.db.salvaging";
+const SALVAGED: &str = "tidegate.db.salvaged";
+const DAMAGED: &str = "tidegate.db.damaged";
+
+/// Everything that belongs to a database and goes to the quarantine with it.
+const PARTS: [&str; 4] = [DATABASE, "tidegate.db-wal", "tidegate.db-shm", DAMAGED];
+
+/// Notes for the next start that the database is to be salvaged. Where even that cannot be written, the next start works
+/// with the damaged database until it meets the damage again.
+pub(super) fn ask_for_salvage(data_dir: &Path, cause: &str) {
+    let path = data_dir.join(DAMAGED);
+    let written = fs::write(&path, cause).and_then(|()| sync_directory(data_dir));
+    if let Err(error) = written {
+        tracing::error!(%error, "the damage could not be noted for the next start");
+    }
+}
+
+/// Loads a sound database: the one that is there, or what can be salvaged of it.
+pub(super) fn sound<T>(data_dir: &Path, load: impl Fn() -> Result<T, LoadError>) -> Result<T, OpenError> {
+    let path = data_dir.join(DATABASE);
+    if data_dir.join(SALVAGED).exists() {
+        finish(data_dir)?;
+    }
+    let noted = fs::read_to_string(data_dir.join(DAMAGED)).ok();
+    let cause = match load() {
+        Err(LoadError::Damaged(cause)) => cause,
+        Err(error) => return Err(error.into_open(path)),
+        Ok(loaded) => match noted {
+            None => return Ok(loaded),
+            // What loads may still be damaged inside. Closed again before it is read as a damaged one.
+            Some(cause) => {
+                drop(loaded);
+                cause
+            }
+        },
+    };
+    tracing::error!(path = %path.display(), cause, "the database is damaged: salvaging what can be read");
+    let target = data_dir.join(SALVAGING);
+    for suffix in ["", "-wal", "-shm", "-source", "-source-wal", "-source-shm"] {
+        let part = data_dir.join(format!("{SALVAGING}{suffix}"));
+        remove_if_there(&part).map_err(failed("remove", &part))?;
+    }
+    let summary = salvage::salvage(&path, &target).map_err(|failure| OpenError::Database {
+        step: "salvage",
+        path: path.clone(),
+        cause: failure.to_string(),
+    })?;
+    let done = data_dir.join(SALVAGED);
+    fs::rename(&target, &done).map_err(failed("rename", &target))?;
+    sync_directory(data_dir).map_err(failed("sync", data_dir))?;
+    let aside = finish(data_dir)?;
+    tracing::error!(
+        kept = summary.kept,
+        lost = summary.lost,
+        aside = %aside.display(),
+        "the database was damaged; what could be read is kept, the damaged files are set aside"
+    );
+    load().map_err(|error| error.into_open(path))
+}
+
+/// Steps 3 and 4; gives the folder in the quarantine.
+fn finish(data_dir: &Path) -> Result<PathBuf, OpenError> {
+    let aside = quarantine_folder(data_dir)?;
+    for part in PARTS {
+        let from = data_dir.join(part);
+        match fs::rename(&from, aside.join(part)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed("move aside", &from)(error)),
+            Ok(()) | Err(_) => {}
+        }
+    }
+    // The moves must be on disk before the new database takes the old one's place.
+    sync_directory(&aside).map_err(failed("sync", &aside))?;
+    sync_directory(data_dir).map_err(failed("sync", data_dir))?;
+    let done = data_dir.join(SALVAGED);
+    fs::rename(&done, data_dir.join(DATABASE)).map_err(failed("rename", &done))?;
+    sync_directory(data_dir).map_err(failed("sync", data_dir))?;
+    Ok(aside)
+}
+
+/// A new folder named by the time, with a number behind it where that is taken (clocks stand still, too).
+fn quarantine_folder(data_dir: &Path) -> Result<PathBuf, OpenError> {
+    let quarantine = data_dir.join(QUARANTINE);
+    let mut builder = DirBuilder::new();
+    builder.mode(0o700);
+    match builder.create(&quarantine) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(failed("make", &quarantine)(error)),
+        Ok(()) | Err(_) => {}
+    }
+    let now = OffsetDateTime::now_utc();
+    let (date, (hour, minute, second)) = (now.date(), now.to_hms());
+    let time = format!("{date}T{hour:02}{minute:02}{second:02}Z");
+    let mut number = 0_u32;
+    loop {
+        let name = if number == 0 { time.clone() } else { format!("{time}-{number}") };
+        let folder = quarantine.join(name);
+        match builder.create(&folder) {
+            Ok(()) => return Ok(folder),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => number += 1,
+            Err(error) => return Err(failed("make", &folder)(error)),
+        }
+    }
+}
+
+fn sync_directory(path: &Path) -> io::Result<()> {
+    File::open(path)?.sync_all()
+}
+
+fn failed<'p>(step: &'static str, path: &'p Path) -> impl FnOnce(io::Error) -> OpenError + 'p {
+    move |source| OpenError::Directory { step, path: path.to_owned(), source }
+}

@@ -1,0 +1,263 @@
+//! What the doors and the store's threads share: the queue, the published books, the state of the whole.
+
+use std::{
+    sync::{
+        Arc, Mutex, PoisonError, RwLock,
+        atomic::{AtomicU64, Ordering},
+        mpsc::SyncSender,
+    },
+    time::{Duration, Instant},
+};
+
+use bytestring::ByteString;
+use smallvec::SmallVec;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
+
+use super::{
+    api::{Entry, Position, Refusal, Run, Sequence, SessionRecord, Stored, StreamId, WhenFull},
+    books::{Books, Fit, Limits},
+    clock::{Boots, Now},
+    handle::StoreError,
+    lane::LaneShared,
+};
+use crate::{message::Message, stats::StreamStats};
+
+/// Most bytes of messages that may wait for the writer, of all lanes together.
+pub(super) const QUEUE_BYTES_MAX: usize = 8 << 20;
+
+/// What a batch counts for in the queue besides its messages; bounds the number of batches to 2048.
+pub(super) const BATCH_BYTES: usize = 4 << 10;
+
+/// Most settlements and other small things that may wait for the writer.
+pub(super) const CONTROLS_MAX: usize = 512;
+
+/// Most reads that may wait for the reader.
+pub(super) const READS_MAX: usize = 64;
+
+/// Places of the queue: nothing that holds a permit ever finds it full.
+pub(super) const QUEUE_PLACES: usize = QUEUE_BYTES_MAX / BATCH_BYTES + CONTROLS_MAX + 8;
+
+/// Reason of a drop: QoS 0, `qos0 = "live-only"`, and the uplink was away.
+pub(super) const OFFLINE: &str = "offline";
+
+/// Reason of a drop: QoS 0, and the stream, the store or the disk was full.
+pub(super) const QOS0_FULL: &str = "qos0-full";
+
+/// Reason of a drop: `when_full = "drop-oldest"`.
+pub(super) const OLDEST: &str = "oldest";
+
+/// Reason of a drop: `when_full = "drop-newest"`.
+pub(super) const NEWEST: &str = "newest";
+
+/// Reason of a drop: larger than the whole stream may be, and nobody to tell.
+pub(super) const TOO_LARGE: &str = "too-large";
+
+/// Reason of a drop or a dead letter: cannot be read back.
+pub(super) const DAMAGED: &str = "damaged";
+
+/// What the writer is asked to do, in order.
+#[derive(Debug)]
+pub(super) enum Work {
+    /// Something to decide and commit.
+    Job(Job),
+    /// Commit, checkpoint, end.
+    Close,
+    /// End at once and leave everything as a crash would.
+    #[cfg(test)]
+    Abandon,
+    /// Let SQLite find the disk full from so many pages on (`PRAGMA max_page_count`).
+    #[cfg(test)]
+    MaxPages(u32),
+}
+
+/// What is decided and committed.
+#[derive(Debug)]
+pub(super) enum Job {
+    /// Entries of a lane.
+    Batch(Batch),
+    /// Anything else that somebody wants.
+    Control(Control, OwnedSemaphorePermit),
+    /// The reader met a row that makes no sense.
+    Damaged { stream: usize, seq: Sequence, detail: String },
+}
+
+/// Entries on their way, with their share of the queue.
+#[derive(Debug)]
+pub(super) struct Batch {
+    pub(super) lane: Arc<LaneShared>,
+    pub(super) entries: Vec<Entry>,
+    pub(super) bytes: usize,
+    /// Given back when the batch is decided.
+    pub(super) room: OwnedSemaphorePermit,
+    /// The lane's own; travels back with the batch.
+    pub(super) slot: OwnedSemaphorePermit,
+}
+
+/// Small things for the writer.
+#[derive(Debug)]
+pub(super) enum Control {
+    Settle { stream: usize, runs: Vec<Run> },
+    SaveSession { session: SessionRecord, done: oneshot::Sender<()> },
+    DeleteSession { client_id: ByteString, done: oneshot::Sender<()> },
+    Flush { done: oneshot::Sender<()> },
+}
+
+/// What the reader is asked for.
+#[derive(Debug)]
+pub(super) enum Query {
+    Read { stream: usize, from: Sequence, max_messages: usize, max_bytes: usize, reply: oneshot::Sender<Vec<Stored>> },
+    Sessions { reply: oneshot::Sender<Vec<SessionRecord>> },
+    Retained { reply: oneshot::Sender<Vec<Message>> },
+    End,
+}
+
+/// Whether the store works.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum State {
+    Open,
+    /// Closed in order.
+    Closed,
+    /// Poisoned, with the cause.
+    Failed(Arc<str>),
+}
+
+/// What is published of a stream after each commit that touches it.
+#[derive(Debug)]
+pub(super) struct Door {
+    pub(super) name: String,
+    pub(super) limits: Limits,
+    pub(super) when_full: WhenFull,
+    pub(super) position: watch::Sender<Position>,
+    pub(super) published: Mutex<Published>,
+    /// QoS 0 messages of a live-only stream not yet entered in the books.
+    pub(super) offline: AtomicU64,
+    /// QoS 0 messages dropped while not even the books could be written.
+    pub(super) qos0_full: AtomicU64,
+}
+
+/// The books as of the last commit.
+#[derive(Debug, Default)]
+pub(super) struct Published {
+    pub(super) books: Books,
+    /// Boot and monotonic time of the oldest message; meaningless while the backlog is empty.
+    pub(super) head_at: (i64, u64),
+}
+
+/// The store as of the last measurement.
+#[derive(Debug, Default)]
+pub(super) struct Glance {
+    pub(super) bytes: u64,
+    pub(super) free_bytes: u64,
+    pub(super) last_commit: Option<Instant>,
+    pub(super) refusing: Option<Refusal>,
+}
+
+/// Shared by all handles, lanes and threads of a store.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) queue: SyncSender<Work>,
+    pub(super) queries: SyncSender<Query>,
+    pub(super) bytes: Arc<Semaphore>,
+    pub(super) controls: Arc<Semaphore>,
+    pub(super) reads: Arc<Semaphore>,
+    pub(super) doors: Box<[Door]>,
+    pub(super) boots: RwLock<Boots>,
+    pub(super) glance: Mutex<Glance>,
+    pub(super) state: watch::Sender<State>,
+    /// Changes whenever there may be room for what was held.
+    pub(super) room: watch::Sender<u64>,
+    /// Moved by the writer whenever it has gone round, at least once a second while it works.
+    pub(super) heartbeat: Arc<AtomicU64>,
+}
+
+/// The lock's content, also when a thread panicked with it: all that is under our locks is replaced whole.
+pub(super) fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Shared {
+    pub(super) fn door(&self, stream: StreamId) -> Option<&Door> {
+        self.doors.get(stream.0 as usize)
+    }
+
+    /// Why nothing works any more; `Closed` too for what came too late to be noticed.
+    pub(super) fn ended(&self) -> StoreError {
+        match &*self.state.borrow() {
+            State::Failed(cause) => StoreError::Failed(cause.to_string()),
+            State::Open | State::Closed => StoreError::Closed,
+        }
+    }
+
+    /// Ends everything: nobody waits for the store any more. The first cause stays.
+    pub(super) fn end(&self, state: State) {
+        self.bytes.close();
+        self.controls.close();
+        self.reads.close();
+        self.state.send_if_modified(|current| {
+            let open = *current == State::Open;
+            if open {
+                *current = state;
+            }
+            open
+        });
+        self.announce_room();
+    }
+
+    pub(super) fn announce_room(&self) {
+        self.room.send_modify(|generation| *generation = generation.wrapping_add(1));
+    }
+
+    /// Whether a message of so many bytes, refused for this reason, would be taken now.
+    pub(super) fn has_room(&self, refusal: Refusal, bytes: u64, streams: &[StreamId]) -> bool {
+        if locked(&self.glance).refusing.is_some() {
+            return false;
+        }
+        match refusal {
+            Refusal::StoreFull | Refusal::DiskFull => true,
+            Refusal::StreamFull(_) => streams.iter().filter_map(|&id| self.door(id)).all(|door| door.has_room(bytes)),
+        }
+    }
+}
+
+impl Door {
+    fn has_room(&self, bytes: u64) -> bool {
+        self.when_full != WhenFull::Reject || locked(&self.published).books.fit(self.limits, bytes) != Fit::Full
+    }
+
+    pub(super) fn stats(&self, known_boots: &Boots, now: Now) -> StreamStats {
+        let published = locked(&self.published);
+        // Under the lock: the writer moves these into the books under it too.
+        let offline = self.offline.load(Ordering::Relaxed);
+        let qos0_full = self.qos0_full.load(Ordering::Relaxed);
+        let books = &published.books;
+        let backlog_messages = books.backlog_messages();
+        let oldest = || Duration::from_millis(known_boots.age_ms(published.head_at.0, published.head_at.1, now));
+        let mut dropped = books.dropped.clone();
+        for (reason, count) in [(OFFLINE, offline), (QOS0_FULL, qos0_full)] {
+            if count > 0 {
+                dropped.add(reason, count);
+            }
+        }
+        StreamStats {
+            name: self.name.clone(),
+            to: None,
+            accepted: books.accepted + offline + qos0_full,
+            forwarded: books.forwarded,
+            expired: books.expired,
+            dropped: dropped.entries(),
+            dead: books.dead.entries(),
+            purged: books.purged,
+            backlog_messages,
+            backlog_bytes: books.backlog_bytes(),
+            oldest_age: (backlog_messages > 0).then(oldest),
+        }
+    }
+}
+
+/// What keeps a lane from going on, for [`super::Lane::room`].
+#[derive(Debug, Clone)]
+pub(super) struct Blocked {
+    pub(super) refusal: Refusal,
+    pub(super) bytes: u64,
+    pub(super) streams: SmallVec<[StreamId; 2]>,
+}

@@ -1,0 +1,117 @@
+//! Measurements, run by hand: `cargo test --release --lib store::tests::bench -- --ignored --nocapture`.
+
+use std::time::Instant;
+
+use super::*;
+
+fn resident_kib() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmRSS")).unwrap();
+    line.split_ascii_whitespace().nth(1).unwrap().parse().unwrap()
+}
+
+fn full(dir: &Path) -> Settings {
+    Settings { durability: Durability::Full, ..settings(dir) }
+}
+
+fn sized(number: u64, bytes: usize) -> Entry {
+    publish_with(&[A], number, |publish| publish.message.payload = Bytes::from(vec![7; bytes]))
+}
+
+/// Stores `count` messages over `lanes` lanes, `batch` a batch, each lane with at most `window` messages unanswered.
+async fn ingest(handle: &Handle, lanes: u64, count: u64, batch: u64, window: u64, bytes: usize) -> f64 {
+    let began = Instant::now();
+    let tasks: Vec<_> = (0..lanes)
+        .map(|_| {
+            let (mut lane, mut returns) = handle.lane(OnRefusal::Report, None);
+            tokio::spawn(async move {
+                let (mut sent, mut answered) = (0, 0);
+                while answered < count / lanes {
+                    while sent < count / lanes && sent - answered + batch <= window.max(batch) {
+                        let entries: Vec<_> = (0..batch).map(|n| sized(sent + n, bytes)).collect();
+                        lane.reserve(bytes * entries.len()).await.unwrap().submit(entries);
+                        sent += batch;
+                    }
+                    answered += returns.recv().await.unwrap().verdicts.len() as u64;
+                }
+            })
+        })
+        .collect();
+    for task in tasks {
+        task.await.unwrap();
+    }
+    f64::from(u32::try_from(count).unwrap()) / began.elapsed().as_secs_f64()
+}
+
+#[test]
+#[ignore = "measures, does not test"]
+fn synced_appends_a_second() {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    for (lanes, batch, window, bytes, count) in [
+        (1, 1, 1, 128, 5_000),
+        (1, 1, 100, 128, 200_000),
+        (1, 20, 1000, 128, 1_000_000),
+        (20, 20, 1000, 128, 1_000_000),
+        (20, 1, 100, 128, 400_000),
+        (1, 20, 1000, 1024, 400_000),
+        (20, 20, 1000, 1024, 400_000),
+    ] {
+        let dir = tempfile::tempdir_in(std::env::var("TIDEGATE_BENCH_DIR").unwrap_or("/tmp".into())).unwrap();
+        let (store, handle) = open(&full(dir.path()), &[stream("a")], &prometheus::Registry::new()).unwrap();
+        let rate = runtime.block_on(ingest(&handle, lanes, count, batch, window, bytes));
+        eprintln!("{lanes:>3} lanes, batches of {batch:>3}, window {window:>4}, {bytes:>4} B: {rate:>9.0} rows/s");
+        store.close().unwrap();
+    }
+}
+
+#[test]
+#[ignore = "measures, does not test"]
+fn a_million_messages() {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let dir = tempfile::tempdir_in(std::env::var("TIDEGATE_BENCH_DIR").unwrap_or("/tmp".into())).unwrap();
+    let began = Instant::now();
+    let (store, handle) = open(&full(dir.path()), &[stream("a")], &prometheus::Registry::new()).unwrap();
+    eprintln!("open empty: {:?}; resident {} KiB", began.elapsed(), resident_kib());
+    let rate = runtime.block_on(ingest(&handle, 20, 1_000_000, 20, 1000, 128));
+    eprintln!("stored at {rate:.0} rows/s; resident {} KiB; {:?}", resident_kib(), handle.stats());
+    let began = Instant::now();
+    store.close().unwrap();
+    eprintln!("close: {:?}", began.elapsed());
+    let began = Instant::now();
+    let (store, handle) = open(&full(dir.path()), &[stream("a")], &prometheus::Registry::new()).unwrap();
+    eprintln!("open with 1 000 000: {:?}; resident {} KiB", began.elapsed(), resident_kib());
+    let began = Instant::now();
+    runtime.block_on(async {
+        let mut from = 0;
+        loop {
+            let read = handle.read(A, from, 1024, 1 << 20).await.unwrap();
+            let Some(last) = read.last() else { break };
+            from = last.seq + 1;
+        }
+    });
+    eprintln!("read: {:.0} rows/s; resident {} KiB", 1e6 / began.elapsed().as_secs_f64(), resident_kib());
+    let began = Instant::now();
+    runtime.block_on(async {
+        let mut from = 0;
+        loop {
+            let read = handle.read(A, from, 1024, 1 << 20).await.unwrap();
+            let Some(last) = read.last() else { break };
+            from = last.seq + 1;
+            handle.settle(A, vec![Run { first: read[0].seq, last: last.seq, fate: Fate::Forwarded }]).await.unwrap();
+        }
+        handle.flush(DEADLINE).await.unwrap();
+    });
+    eprintln!("read and settled: {:.0} rows/s; resident {} KiB", 1e6 / began.elapsed().as_secs_f64(), resident_kib());
+    let began = Instant::now();
+    while handle.stats().bytes > 1 << 20 {
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    eprintln!(
+        "rows deleted after {:?}; file {} KiB",
+        began.elapsed(),
+        std::fs::metadata(dir.path().join("tidegate.db")).unwrap().len() >> 10
+    );
+    let began = Instant::now();
+    store.close().unwrap();
+    eprintln!("close: {:?}; resident {} KiB", began.elapsed(), resident_kib());
+}

@@ -1,0 +1,120 @@
+//! What the writer does besides storing: settlements, sessions, damaged rows.
+
+use rusqlite::params;
+
+use super::Writer;
+use crate::store::{
+    api::{Fate, Run, Sequence, SessionRecord},
+    failure::Failure,
+    shared::{Control, DAMAGED},
+};
+
+impl Writer<'_> {
+    pub(super) fn control(&mut self, control: &Control) -> Result<(), Failure> {
+        match control {
+            Control::Settle { stream, runs } => runs.iter().try_for_each(|run| self.settle(*stream, run)),
+            Control::SaveSession { session, .. } => self.save_session(session),
+            Control::DeleteSession { client_id, .. } => self.delete_session(client_id),
+            Control::Flush { .. } => Ok(()),
+        }
+    }
+
+    /// Moves the head past a run and counts it. What has left already is passed over.
+    fn settle(&mut self, index: usize, run: &Run) -> Result<(), Failure> {
+        let books = &self.transaction.streams[index].books;
+        let (first, last) = (run.first.max(books.head), run.last.min(books.next.saturating_sub(1)));
+        if first > last {
+            return Ok(());
+        }
+        if first > books.head {
+            // Would leave messages behind the head without a fate. Keep them: they are sent again.
+            tracing::error!(first, head = books.head, "a settlement does not begin at the head and was ignored");
+            return Ok(());
+        }
+        match &run.fate {
+            Fate::Forwarded => {
+                let count = self.pass(index, last)?;
+                self.transaction.changing(index).books.forwarded += count;
+            }
+            Fate::Expired => {
+                let count = self.pass(index, last)?;
+                self.transaction.changing(index).books.expired += count;
+            }
+            Fate::Dead { reason, detail } => {
+                for seq in first..=last {
+                    if !self.transaction.streams[index].books.holes.contains(seq) {
+                        self.bury(index, seq, reason, detail)?;
+                    }
+                }
+                let count = self.pass(index, last)?;
+                self.transaction.changing(index).books.dead.add(reason, count);
+            }
+        }
+        Ok(())
+    }
+
+    /// Moves the head past `last`; returns how many messages that were.
+    fn pass(&mut self, index: usize, last: Sequence) -> Result<u64, Failure> {
+        let end = self.transaction.end_of(index, last)?;
+        Ok(self.transaction.changing(index).books.pass(last, end))
+    }
+
+    /// Copies a row to the dead letters.
+    fn bury(&mut self, index: usize, seq: Sequence, reason: &str, detail: &str) -> Result<(), Failure> {
+        self.transaction.begin()?;
+        let stream = &self.transaction.streams[index];
+        let mut bury = self.transaction.connection.prepare_cached(&stream.sql.bury)?;
+        let at = self.transaction.now.mono_ms.cast_signed();
+        bury.execute(params![seq.cast_signed(), stream.id, reason, detail, self.boot, at])?;
+        Ok(())
+    }
+
+    /// Takes a row that makes no sense out of the middle of the backlog: as it is, to the dead letters.
+    pub(super) fn bury_damaged(&mut self, index: usize, seq: Sequence, detail: &str) -> Result<(), Failure> {
+        let books = &self.transaction.streams[index].books;
+        if seq < books.head || seq >= books.next || books.holes.contains(seq) {
+            return Ok(());
+        }
+        tracing::error!(seq, detail, "a stored message cannot be read and was moved to the dead letters");
+        self.bury(index, seq, DAMAGED, detail)?;
+        let before_head = self.transaction.streams[index].books.head;
+        let end = self.transaction.end_of(index, seq)?;
+        let books = &mut self.transaction.changing(index).books;
+        books.dead.add(DAMAGED, 1);
+        books.holes.add(seq, seq + 1);
+        if seq == before_head {
+            books.head_offset = end;
+            books.skip_holes();
+        }
+        Ok(())
+    }
+
+    fn save_session(&mut self, session: &SessionRecord) -> Result<(), Failure> {
+        self.transaction.begin()?;
+        let mut replace =
+            self.transaction.connection.prepare_cached("INSERT OR REPLACE INTO session VALUES(?1, ?2, ?3)")?;
+        replace.execute(params![&*session.client_id, session.expiry_s, &*session.state])?;
+        Ok(())
+    }
+
+    fn delete_session(&mut self, client_id: &str) -> Result<(), Failure> {
+        self.transaction.begin()?;
+        let connection = self.transaction.connection;
+        connection.prepare_cached("DELETE FROM session WHERE client_id = ?1")?.execute([client_id])?;
+        connection.prepare_cached("DELETE FROM received WHERE session = ?1")?.execute([client_id])?;
+        Ok(())
+    }
+}
+
+impl Control {
+    /// Tells who waits that it is committed.
+    pub(super) fn done(self) {
+        match self {
+            Self::Settle { .. } => {}
+            Self::SaveSession { done, .. } | Self::DeleteSession { done, .. } | Self::Flush { done } => {
+                // Whoever asked may have given up waiting.
+                let _ = done.send(());
+            }
+        }
+    }
+}

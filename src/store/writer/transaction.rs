@@ -1,0 +1,272 @@
+//! The writer's transaction: begun by the first write, rolled back with the books, published when synced.
+
+use std::{
+    sync::{
+        Arc, PoisonError,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Instant,
+};
+
+use rusqlite::{Connection, OptionalExtension, Statement};
+
+use crate::store::{
+    api::{StreamSettings, WhenFull},
+    books::{Books, Limits},
+    clock::Now,
+    failure::Failure,
+    metrics::Metrics,
+    schema::{self, StreamSql},
+    shared::{OFFLINE, QOS0_FULL, Shared, locked},
+};
+
+/// A stream in the writer's hands.
+pub(super) struct Stream<'c> {
+    pub(super) id: i64,
+    pub(super) sql: StreamSql,
+    pub(super) books: Books,
+    pub(super) limits: Limits,
+    pub(super) when_full: WhenFull,
+    pub(super) ttl_ms: Option<u64>,
+    pub(super) insert: Statement<'c>,
+    /// Boot and monotonic time of the oldest message, once committed.
+    pub(super) head_at: (i64, u64),
+    /// The books before this transaction, once it touched them.
+    before: Option<Books>,
+    /// Whether the row of the books must be written; appended rows alone are their own count.
+    dirty: bool,
+    /// What of the door's `offline` and `qos0_full` this transaction has entered.
+    entered: (u64, u64),
+}
+
+/// All that a transaction changes, and the statements for it.
+pub(super) struct Transaction<'c> {
+    pub(super) connection: &'c Connection,
+    pub(super) streams: Vec<Stream<'c>>,
+    pub(super) shared: Arc<Shared>,
+    pub(super) metrics: Metrics,
+    /// Read once a round: all messages of a transaction have the same time.
+    pub(super) now: Now,
+    /// Pages in the log after the last commit, told by SQLite.
+    pub(super) log_pages: Arc<AtomicU32>,
+    /// Messages inserted by this transaction.
+    pub(super) inserted: u64,
+    touched: Vec<usize>,
+    begun: Option<Instant>,
+    begin: Statement<'c>,
+    commit: Statement<'c>,
+    rollback: Statement<'c>,
+    save: Statement<'c>,
+}
+
+impl<'c> Stream<'c> {
+    pub(super) fn new(
+        connection: &'c Connection,
+        id: i64,
+        books: Books,
+        settings: &StreamSettings,
+    ) -> Result<Self, Failure> {
+        let sql = StreamSql::new(id);
+        Ok(Self {
+            id,
+            insert: connection.prepare(&sql.insert)?,
+            sql,
+            books,
+            limits: limits(settings),
+            when_full: settings.when_full,
+            ttl_ms: settings.ttl.map(|ttl| u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX)),
+            head_at: (0, 0),
+            before: None,
+            dirty: false,
+            entered: (0, 0),
+        })
+    }
+}
+
+/// The limits of a stream as its settings say.
+pub(in crate::store) fn limits(settings: &StreamSettings) -> Limits {
+    Limits { max_messages: settings.max_messages, max_bytes: settings.max_bytes }
+}
+
+impl<'c> Transaction<'c> {
+    pub(super) fn new(
+        connection: &'c Connection,
+        streams: Vec<Stream<'c>>,
+        shared: Arc<Shared>,
+        metrics: Metrics,
+        log_pages: Arc<AtomicU32>,
+    ) -> Result<Self, Failure> {
+        Ok(Self {
+            connection,
+            streams,
+            shared,
+            metrics,
+            now: Now::read(),
+            log_pages,
+            inserted: 0,
+            touched: Vec::new(),
+            begun: None,
+            begin: connection.prepare("BEGIN IMMEDIATE")?,
+            commit: connection.prepare("COMMIT")?,
+            rollback: connection.prepare("ROLLBACK")?,
+            save: connection.prepare(schema::SAVE_STREAM)?,
+        })
+    }
+
+    /// Makes sure that a transaction is open.
+    pub(super) fn begin(&mut self) -> Result<(), Failure> {
+        if self.begun.is_none() {
+            let at = Instant::now();
+            self.begin.raw_execute()?;
+            self.begun = Some(at);
+        }
+        Ok(())
+    }
+
+    /// The stream for a change that rows tell by themselves: appending.
+    pub(super) fn appending(&mut self, index: usize) -> &mut Stream<'c> {
+        let stream = &mut self.streams[index];
+        if stream.before.is_none() {
+            stream.before = Some(stream.books.clone());
+            self.touched.push(index);
+        }
+        stream
+    }
+
+    /// The stream for any other change: its books are written at the end.
+    pub(super) fn changing(&mut self, index: usize) -> &mut Stream<'c> {
+        let stream = self.appending(index);
+        stream.dirty = true;
+        stream
+    }
+
+    /// Enters in the books what the doors counted meanwhile.
+    pub(super) fn enter_owed(&mut self) {
+        for index in 0..self.streams.len() {
+            let door = &self.shared.doors[index];
+            let owed = (door.offline.load(Ordering::Relaxed), door.qos0_full.load(Ordering::Relaxed));
+            if owed != (0, 0) {
+                let stream = self.changing(index);
+                stream.entered = owed;
+                for (reason, count) in [(OFFLINE, owed.0), (QOS0_FULL, owed.1)] {
+                    if count > 0 {
+                        stream.books.drop_at_door(reason, count);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Where the row `last` ends, in bytes of the stream.
+    pub(super) fn end_of(&self, index: usize, last: u64) -> Result<u64, Failure> {
+        let stream = &self.streams[index];
+        if last + 1 == stream.books.next {
+            return Ok(stream.books.end_offset);
+        }
+        let mut statement = self.connection.prepare_cached(&stream.sql.end_at)?;
+        let end: Option<i64> = statement.query_row([last.cast_signed()], |row| row.get(0)).optional()?;
+        let end = end.map_or(stream.books.head_offset, i64::cast_unsigned);
+        if (stream.books.head_offset..=stream.books.end_offset).contains(&end) {
+            Ok(end)
+        } else {
+            Err(Failure::Damaged(format!("row {last} of {} ends at {end}", stream.sql.insert)))
+        }
+    }
+
+    /// Commits and syncs; then, and only then, everybody may see it. Nothing to commit is fine.
+    pub(super) fn commit(&mut self) -> Result<(), Failure> {
+        for at in 0..self.touched.len() {
+            let index = self.touched[at];
+            if self.streams[index].dirty {
+                self.begin()?;
+                let stream = &self.streams[index];
+                schema::save_stream(&mut self.save, stream.id, &stream.books)?;
+            }
+        }
+        if let Some(begun) = self.begun {
+            self.commit.raw_execute()?;
+            self.begun = None;
+            self.metrics.commit_seconds.observe(begun.elapsed().as_secs_f64());
+            #[expect(clippy::cast_precision_loss, reason = "a count of messages is far below 2^52")]
+            self.metrics.commit_messages.observe(self.inserted as f64);
+            locked(&self.shared.glance).last_commit = Some(Instant::now());
+        }
+        self.inserted = 0;
+        self.publish()
+    }
+
+    fn publish(&mut self) -> Result<(), Failure> {
+        let mut room = false;
+        for index in std::mem::take(&mut self.touched) {
+            let stream = &mut self.streams[index];
+            let before = stream.before.take().expect("a touched stream has books from before");
+            stream.dirty = false;
+            let entered = std::mem::take(&mut stream.entered);
+            let moved = before.head != stream.books.head;
+            room |= moved;
+            if moved || before.backlog_messages() == 0 {
+                self.look_at_head(index)?;
+            }
+            let stream = &self.streams[index];
+            let door = &self.shared.doors[index];
+            {
+                let mut published = locked(&door.published);
+                published.books.clone_from(&stream.books);
+                published.head_at = stream.head_at;
+                door.offline.fetch_sub(entered.0, Ordering::Relaxed);
+                door.qos0_full.fetch_sub(entered.1, Ordering::Relaxed);
+            }
+            let position = stream.books.position();
+            door.position.send_if_modified(|current| std::mem::replace(current, position) != position);
+        }
+        if room {
+            self.shared.announce_room();
+        }
+        Ok(())
+    }
+
+    /// Reads the time of the oldest message.
+    pub(super) fn look_at_head(&mut self, index: usize) -> Result<(), Failure> {
+        let stream = &mut self.streams[index];
+        if stream.books.backlog_messages() == 0 {
+            return Ok(());
+        }
+        let mut statement = self.connection.prepare_cached(&stream.sql.walk)?;
+        let head = (stream.books.head.cast_signed(), 1);
+        let at =
+            statement.query_row(head, |row| Ok((row.get(2)?, row.get::<_, i64>(3)?.cast_unsigned()))).optional()?;
+        stream.head_at = at.ok_or_else(|| Failure::Damaged(format!("the row {} is missing", stream.books.head)))?;
+        Ok(())
+    }
+
+    /// Undoes everything since the last commit, in the database and in the books.
+    pub(super) fn undo(&mut self) -> Result<(), Failure> {
+        for index in std::mem::take(&mut self.touched) {
+            let stream = &mut self.streams[index];
+            if let Some(before) = stream.before.take() {
+                stream.books = before;
+            }
+            stream.dirty = false;
+            stream.entered = (0, 0);
+        }
+        self.inserted = 0;
+        self.begun = None;
+        // SQLite has rolled back by itself after some errors (SQLITE_FULL among them).
+        if !self.connection.is_autocommit() {
+            self.rollback.raw_execute()?;
+        }
+        Ok(())
+    }
+
+    /// Corrects the clock of this boot where it was set meanwhile.
+    pub(super) fn correct_clock(&mut self) -> Result<(), Failure> {
+        let correction = self.shared.boots.read().unwrap_or_else(PoisonError::into_inner).correction(self.now);
+        let Some(boot) = correction else { return Ok(()) };
+        self.begin()?;
+        schema::save_boot(self.connection, &boot)?;
+        self.commit()?;
+        tracing::info!(offset_ms = boot.offset_ms, "the clock was set; the times of stored messages are corrected");
+        self.shared.boots.write().unwrap_or_else(PoisonError::into_inner).correct(boot);
+        Ok(())
+    }
+}

@@ -1,0 +1,263 @@
+//! What the writer does for the long run: deleting in slices, giving space back, checkpoints, times to live, measuring.
+
+use std::{
+    sync::{PoisonError, atomic::Ordering},
+    time::{Duration, Instant},
+};
+
+use rusqlite::{Connection, OptionalExtension, wal::CheckpointMode};
+
+use super::{Writer, space::Measured};
+use crate::store::{api::Sequence, books::Books, failure::Failure, schema::PAGE_BYTES, shared::locked};
+
+/// Garbage rows of a stream from which on they are deleted, also under load.
+const GARBAGE_MIN_ROWS: u64 = 1024;
+
+/// Garbage bytes of a stream from which on they are deleted, also under load.
+const GARBAGE_MIN_BYTES: u64 = 1 << 20;
+
+/// Most bytes deleted by one transaction, if it is more than one row: freeing the pages of a large row reads them.
+const DELETE_SLICE_BYTES: u64 = 4 << 20;
+
+/// Most rows deleted by one transaction.
+const DELETE_SLICE_ROWS: u64 = 4096;
+
+/// Rows whose time to live is looked at in one transaction.
+const SWEEP_ROWS: i64 = 4096;
+
+/// Free pages in the file from which on they are given back when idle: 16 MiB, so that a backlog which comes and goes
+/// does not make the file shrink and grow.
+const VACUUM_MIN_PAGES: u64 = 4096;
+
+/// Pages given back by one transaction.
+const VACUUM_SLICE_PAGES: u64 = 256;
+
+/// Pages in the log from which on they are moved into the database: 4 MiB.
+const CHECKPOINT_PAGES: u32 = 1024;
+
+/// Pages in the log from which on readers are waited for, so that it can start anew: 16 MiB.
+const CHECKPOINT_WAIT_PAGES: u32 = 4096;
+
+/// No message for so long is quiet enough for chores.
+pub(super) const QUIET: Duration = Duration::from_millis(20);
+
+/// A row as a walk sees it.
+pub(super) struct Walked {
+    pub(super) seq: Sequence,
+    pub(super) end: u64,
+    boot: i64,
+    at: u64,
+}
+
+impl Writer<'_> {
+    /// After the acknowledgements are out: measures and checkpoints if that is due.
+    pub(super) fn after_round(&mut self) -> Result<(), Failure> {
+        if self.space.wants_measuring() {
+            self.measure()?;
+        }
+        self.chores |= self.transaction.streams.iter().any(|stream| is_worth_deleting(&stream.books));
+        self.checkpoint_if_due()
+    }
+
+    /// Once a second.
+    pub(super) fn tick(&mut self) -> Result<(), Failure> {
+        self.transaction.now = super::Now::read();
+        if !self.deferred.is_empty() {
+            let jobs = std::mem::take(&mut self.deferred);
+            self.settle_round(super::Round { jobs, ..super::Round::default() })?;
+        }
+        let swept = self.in_transaction(|writer| {
+            writer.transaction.correct_clock()?;
+            writer.transaction.enter_owed();
+            let more = writer.sweep()?;
+            writer.delete_garbage()?;
+            Ok(more)
+        })?;
+        self.chores = true;
+        if swept == Some(true) {
+            self.next_tick = Instant::now();
+        }
+        self.measure()?;
+        self.announce_refusing();
+        self.checkpoint_if_due()
+    }
+
+    /// One slice of what can wait; sets `chores` to whether there is more.
+    pub(super) fn chore(&mut self) -> Result<(), Failure> {
+        self.chores = false;
+        if self.transaction.streams.iter().any(|stream| is_worth_deleting(&stream.books)) {
+            let done = self.in_transaction(Self::delete_garbage)?;
+            self.chores = done.is_some();
+        } else if self.space.last().free_in_file_bytes >= VACUUM_MIN_PAGES * PAGE_BYTES {
+            let done = self.in_transaction(Self::give_back_pages)?;
+            self.measure()?;
+            self.chores = done.is_some();
+        }
+        self.checkpoint_if_due()
+    }
+
+    /// Commits what `f` does; `None` where the disk is too full for it, which these things can wait for.
+    fn in_transaction<T>(&mut self, f: impl FnOnce(&mut Self) -> Result<T, Failure>) -> Result<Option<T>, Failure> {
+        let result = f(self).and_then(|value| self.transaction.commit().map(|()| value));
+        match result {
+            Ok(value) => Ok(Some(value)),
+            Err(error @ Failure::Full(_)) => {
+                self.transaction.undo()?;
+                self.disk_was_full(&error);
+                Ok(None)
+            }
+            Err(error) => {
+                self.transaction.undo()?;
+                Err(error)
+            }
+        }
+    }
+
+    /// Rows of a stream from `from` on, at most `limit`.
+    pub(super) fn walk(&mut self, index: usize, from: Sequence, limit: i64) -> Result<Vec<Walked>, Failure> {
+        let mut statement = self.transaction.connection.prepare_cached(&self.transaction.streams[index].sql.walk)?;
+        let rows = statement.query_map((from.cast_signed(), limit), |row| {
+            Ok(Walked {
+                seq: row.get::<_, i64>(0)?.cast_unsigned(),
+                end: row.get::<_, i64>(1)?.cast_unsigned(),
+                boot: row.get(2)?,
+                at: row.get::<_, i64>(3)?.cast_unsigned(),
+            })
+        })?;
+        Ok(rows.collect::<Result<_, _>>()?)
+    }
+
+    /// Lets the head of each stream expire; true where a slice was not enough.
+    fn sweep(&mut self) -> Result<bool, Failure> {
+        let mut more = false;
+        for index in 0..self.transaction.streams.len() {
+            let stream = &self.transaction.streams[index];
+            let Some(ttl_ms) = stream.ttl_ms.filter(|_| stream.books.backlog_messages() > 0) else { continue };
+            let (head, head_at) = (stream.books.head, stream.head_at);
+            let known_boots = self.transaction.shared.boots.read().unwrap_or_else(PoisonError::into_inner).clone();
+            let now = self.transaction.now;
+            let expired = |boot, at| known_boots.age_ms(boot, at, now) > ttl_ms;
+            if !expired(head_at.0, head_at.1) {
+                continue;
+            }
+            let rows = self.walk(index, head, SWEEP_ROWS)?;
+            let full_slice = rows.len() as u64 == SWEEP_ROWS.unsigned_abs();
+            let young = rows.iter().position(|row| !expired(row.boot, row.at));
+            more |= full_slice && young.is_none();
+            for row in &rows[..young.unwrap_or(rows.len())] {
+                let books = &mut self.transaction.changing(index).books;
+                if row.seq >= books.head && row.seq < books.next {
+                    books.expired += books.pass(row.seq, row.end);
+                }
+            }
+        }
+        Ok(more)
+    }
+
+    /// Deletes a slice of the rows below the heads, where there are enough of them to be worth it.
+    pub(super) fn delete_garbage(&mut self) -> Result<(), Failure> {
+        let mut slice = DELETE_SLICE_ROWS;
+        for index in 0..self.transaction.streams.len() {
+            if slice > 0 && is_worth_deleting(&self.transaction.streams[index].books) {
+                slice -= self.delete_slice(index, slice)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Deletes at most `rows` rows of at most about [`DELETE_SLICE_BYTES`] below the head; returns how many.
+    fn delete_slice(&mut self, index: usize, rows: u64) -> Result<u64, Failure> {
+        self.transaction.begin()?;
+        let connection = self.transaction.connection;
+        let stream = self.transaction.changing(index);
+        let tail = stream.books.tail;
+        let mut rows = rows.min(stream.books.garbage_rows());
+        let end = loop {
+            let end = if rows == stream.books.garbage_rows() {
+                stream.books.head_offset
+            } else {
+                let mut end_at = connection.prepare_cached(&stream.sql.end_at)?;
+                let end: Option<i64> =
+                    end_at.query_row([(tail + rows - 1).cast_signed()], |row| row.get(0)).optional()?;
+                end.map_or(stream.books.tail_offset, i64::cast_unsigned)
+            };
+            if rows == 1 || end.saturating_sub(stream.books.tail_offset) <= DELETE_SLICE_BYTES {
+                break end;
+            }
+            rows /= 2;
+        };
+        let range = (tail.cast_signed(), (tail + rows).cast_signed());
+        connection.prepare_cached(&stream.sql.delete)?.execute(range)?;
+        stream.books.tail = tail + rows;
+        stream.books.tail_offset = end.clamp(stream.books.tail_offset, stream.books.head_offset);
+        Ok(rows)
+    }
+
+    fn give_back_pages(&mut self) -> Result<(), Failure> {
+        self.transaction.begin()?;
+        let sql = format!("PRAGMA incremental_vacuum({VACUUM_SLICE_PAGES})");
+        let mut statement = self.transaction.connection.prepare_cached(&sql)?;
+        let mut rows = statement.query([])?;
+        while rows.next()?.is_some() {}
+        Ok(())
+    }
+
+    /// Looks how much room there is and publishes it.
+    pub(super) fn measure(&mut self) -> Result<(), Failure> {
+        let connection = self.transaction.connection;
+        let pages = |pragma: &str| -> Result<u64, Failure> {
+            let count: i64 = connection.prepare_cached(pragma)?.query_row([], |row| row.get(0))?;
+            Ok(count.unsigned_abs())
+        };
+        let free_pages = pages("PRAGMA freelist_count")?;
+        let used_pages = pages("PRAGMA page_count")?.saturating_sub(free_pages);
+        // A file system that does not say how much is free is taken at its word when it says "full".
+        let free_bytes =
+            rustix::fs::statvfs(&self.data_dir).map_or(u64::MAX, |stat| stat.f_bavail.saturating_mul(stat.f_frsize));
+        let used_bytes = used_pages * PAGE_BYTES;
+        self.space.measured(Measured { free_bytes, used_bytes, free_in_file_bytes: free_pages * PAGE_BYTES });
+        let gauge = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
+        self.transaction.metrics.bytes.set(gauge(used_bytes));
+        self.transaction.metrics.free_bytes.set(gauge(free_bytes));
+        let mut glance = locked(&self.transaction.shared.glance);
+        glance.bytes = used_bytes;
+        glance.free_bytes = free_bytes;
+        Ok(())
+    }
+
+    fn checkpoint_if_due(&mut self) -> Result<(), Failure> {
+        let pages = self.transaction.log_pages.load(Ordering::Relaxed);
+        if pages < CHECKPOINT_PAGES {
+            return Ok(());
+        }
+        let mode = if pages < CHECKPOINT_WAIT_PAGES { CheckpointMode::PASSIVE } else { CheckpointMode::RESTART };
+        match checkpoint(self.transaction.connection, mode) {
+            Ok(()) => Ok(()),
+            Err(error @ Failure::Full(_)) => {
+                self.disk_was_full(&error);
+                Ok(())
+            }
+            Err(error) => Err(error),
+        }
+    }
+}
+
+fn is_worth_deleting(books: &Books) -> bool {
+    books.garbage_rows() >= GARBAGE_MIN_ROWS || books.garbage_bytes() >= GARBAGE_MIN_BYTES
+}
+
+/// Moves the log into the database. A reader that keeps a part of it busy is no error: the next checkpoint gets it.
+fn checkpoint(connection: &Connection, mode: CheckpointMode) -> Result<(), Failure> {
+    match connection.wal_checkpoint_v2(Some("main"), mode) {
+        Ok(_) => Ok(()),
+        Err(error) if error.sqlite_error_code() == Some(rusqlite::ErrorCode::DatabaseBusy) => Ok(()),
+        Err(error) => Err(Failure::from(error)),
+    }
+}
+
+/// The last checkpoint of an orderly end. Where it fails nothing is lost: the log is read at the next start.
+pub(super) fn checkpoint_and_truncate(connection: &Connection) {
+    if let Err(error) = checkpoint(connection, CheckpointMode::TRUNCATE) {
+        tracing::warn!(%error, "the log could not be moved into the database; the next start does it");
+    }
+}

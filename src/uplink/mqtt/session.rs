@@ -1,0 +1,307 @@
+//! One MQTT connection: bytes out, bytes in, both at once; pings.
+//!
+//! Two buffers: what is queued and not yet written, and what was read and is not yet a whole packet. The first is bounded by
+//! its user (who looks at [`Session::queued_bytes`]), the second by the largest packet that is accepted. One call of
+//! [`Session::drive`] writes what the socket takes and reads what is there, at most [`READS_PER_TURN`] times, so that neither direction starves the other.
+
+use std::{
+    future::poll_fn,
+    io,
+    pin::Pin,
+    task::{Context, Poll, ready},
+    time::{Duration, Instant},
+};
+
+use bytes::{Buf, BytesMut};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
+
+use super::{
+    super::{Delivery, Error, Event, Greeting, Session, Step, TooLarge, Version, dial::Wire},
+    codec::{self, Incoming, Publisher},
+};
+
+/// Bytes asked for in one read.
+const READ_BYTES: usize = 16 * 1024;
+
+/// Most reads in one turn.
+const READS_PER_TURN: usize = 4;
+
+/// Longest wait for the good-bye to leave.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Shortest wait for the answer to a ping.
+const MIN_PING_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// A connection to an MQTT broker, logged in.
+pub struct MqttSession {
+    wire: Box<dyn Wire>,
+    version: Version,
+    greeting: Greeting,
+    publisher: Publisher,
+    max_packet: usize,
+    out: BytesMut,
+    read: BytesMut,
+    queued: u64,
+    written: u64,
+    needs_flush: bool,
+    pulse: Pulse,
+    /// Position behind the last ping.
+    ping_end: u64,
+}
+
+/// When something last went each way; pure, so `now` is an argument.
+#[derive(Debug, Clone, Copy)]
+struct Pulse {
+    /// Keep alive interval; `None` where it is switched off.
+    interval: Option<Duration>,
+    last_sent: Instant,
+    last_received: Instant,
+    /// When the ping that is not answered yet was queued or last made way towards the socket.
+    ping_since: Option<Instant>,
+}
+
+/// What keep alive asks for.
+#[derive(Debug, PartialEq, Eq)]
+enum Beat {
+    /// Nothing before this time.
+    Rest(Instant),
+    /// A ping is due.
+    Ping,
+    /// The answer to the last ping is overdue.
+    Dead(Duration),
+}
+
+impl Pulse {
+    fn new(keep_alive: Duration, now: Instant) -> Self {
+        let interval = (!keep_alive.is_zero()).then_some(keep_alive);
+        Self { interval, last_sent: now, last_received: now, ping_since: None }
+    }
+
+    /// `None` where keep alive is switched off.
+    ///
+    /// A ping is due when either direction was silent for three quarters of the interval: the upstream must hear us within it,
+    /// and at QoS 0 only a ping makes the upstream say anything at all. Whatever comes is an answer.
+    fn check(&self, now: Instant) -> Option<Beat> {
+        let interval = self.interval?;
+        if let Some(since) = self.ping_since {
+            let limit = interval.max(MIN_PING_TIMEOUT);
+            return Some(if now >= since + limit { Beat::Dead(limit) } else { Beat::Rest(since + limit) });
+        }
+        let due = self.last_sent.min(self.last_received) + interval * 3 / 4;
+        Some(if now >= due { Beat::Ping } else { Beat::Rest(due) })
+    }
+}
+
+impl MqttSession {
+    pub(super) fn new(
+        wire: Box<dyn Wire>,
+        read: BytesMut,
+        version: Version,
+        greeting: Greeting,
+        keep_alive: Duration,
+        max_packet: usize,
+    ) -> Self {
+        Self {
+            wire,
+            version,
+            greeting,
+            publisher: Publisher::new(version),
+            max_packet,
+            out: BytesMut::new(),
+            read,
+            queued: 0,
+            written: 0,
+            needs_flush: false,
+            pulse: Pulse::new(keep_alive, Instant::now()),
+            ping_end: 0,
+        }
+    }
+
+    fn poll_drive(&mut self, cx: &mut Context<'_>, events: &mut Vec<Event>) -> Poll<Result<(), Error>> {
+        let wrote = self.poll_write(cx);
+        // Read even when writing failed: the upstream's last words say why.
+        let read = self.poll_read(cx, events);
+        match (wrote, read) {
+            (_, Poll::Ready(Err(error))) => Poll::Ready(Err(error)),
+            (Poll::Ready(Err(cause)), _) => Poll::Ready(Err(self.io_error(cause))),
+            (Poll::Ready(Ok(())), _) | (_, Poll::Ready(Ok(()))) => Poll::Ready(Ok(())),
+            (Poll::Pending, Poll::Pending) => Poll::Pending,
+        }
+    }
+
+    /// Ready when something was written, or flushed.
+    fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let mut wrote = false;
+        while !self.out.is_empty() {
+            match Pin::new(&mut self.wire).poll_write(cx, &self.out) {
+                Poll::Ready(Ok(0)) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                Poll::Ready(Ok(count)) => {
+                    self.out.advance(count);
+                    self.needs_flush = true;
+                    wrote = true;
+                }
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                Poll::Pending => break,
+            }
+        }
+        let mut flushed = false;
+        if self.needs_flush {
+            match Pin::new(&mut self.wire).poll_flush(cx) {
+                Poll::Ready(Ok(())) => {
+                    self.needs_flush = false;
+                    self.written = self.queued - self.out.len() as u64;
+                    flushed = true;
+                }
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                Poll::Pending => {}
+            }
+        }
+        if wrote {
+            let now = Instant::now();
+            self.pulse.last_sent = now;
+            // On a slow link the ping waits behind what was queued before it; its time runs from when it left.
+            if self.written < self.ping_end {
+                self.pulse.ping_since = self.pulse.ping_since.map(|_| now);
+            }
+        }
+        if wrote || flushed { Poll::Ready(Ok(())) } else { Poll::Pending }
+    }
+
+    /// Ready when something came.
+    fn poll_read(&mut self, cx: &mut Context<'_>, events: &mut Vec<Event>) -> Poll<Result<(), Error>> {
+        // What came behind the CONNACK is already here.
+        let mut came = self.take_packets(events)?;
+        for _ in 0..READS_PER_TURN {
+            match self.poll_read_once(cx) {
+                Poll::Ready(Ok(0)) => {
+                    return Poll::Ready(Err(Error::Closed { url: self.greeting.url.clone(), step: Step::Session }));
+                }
+                Poll::Ready(Ok(_)) => {
+                    self.pulse.last_received = Instant::now();
+                    self.pulse.ping_since = None;
+                    came = true;
+                    self.take_packets(events)?;
+                }
+                Poll::Ready(Err(cause)) => return Poll::Ready(Err(self.io_error(cause))),
+                Poll::Pending => break,
+            }
+        }
+        if came { Poll::Ready(Ok(())) } else { Poll::Pending }
+    }
+
+    fn poll_read_once(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        let mut space = [0; READ_BYTES];
+        let mut buffer = ReadBuf::new(&mut space);
+        ready!(Pin::new(&mut self.wire).poll_read(cx, &mut buffer))?;
+        self.read.extend_from_slice(buffer.filled());
+        Poll::Ready(Ok(buffer.filled().len()))
+    }
+
+    /// Turns bytes into events; says whether there were any packets.
+    fn take_packets(&mut self, events: &mut Vec<Event>) -> Result<bool, Error> {
+        let mut any = false;
+        while let Some(frame) = codec::take_frame(&mut self.read).map_err(|cause| self.protocol_error(cause))? {
+            any = true;
+            match codec::read(self.version, frame).map_err(|cause| self.protocol_error(cause))? {
+                Incoming::Event(event) => events.push(event),
+                Incoming::Pong => {}
+                Incoming::Other(kind) => tracing::debug!(url = self.greeting.url, kind, "packet nobody asked for"),
+                Incoming::Greeting(_) => return Err(self.protocol_error("a second CONNACK".to_owned())),
+                Incoming::Disconnect(code, text) => {
+                    return Err(Error::Disconnected { url: self.greeting.url.clone(), code, text });
+                }
+            }
+        }
+        Ok(any)
+    }
+
+    fn io_error(&self, cause: io::Error) -> Error {
+        Error::Io { url: self.greeting.url.clone(), step: Step::Session, cause }
+    }
+
+    fn protocol_error(&self, cause: String) -> Error {
+        Error::Protocol { url: self.greeting.url.clone(), step: Step::Session, cause }
+    }
+}
+
+impl Session for MqttSession {
+    fn greeting(&self) -> &Greeting {
+        &self.greeting
+    }
+
+    fn queue(&mut self, delivery: &Delivery<'_>) -> Result<u64, TooLarge> {
+        let before = self.out.len();
+        self.publisher.write(delivery, self.max_packet, &mut self.out)?;
+        self.queued += (self.out.len() - before) as u64;
+        Ok(self.queued)
+    }
+
+    fn queue_release(&mut self, id: u16) {
+        let before = self.out.len();
+        codec::write_release(self.version, id, &mut self.out);
+        self.queued += (self.out.len() - before) as u64;
+    }
+
+    fn queued_bytes(&self) -> usize {
+        self.out.len()
+    }
+
+    fn written(&self) -> u64 {
+        self.written
+    }
+
+    async fn drive(&mut self, events: &mut Vec<Event>) -> Result<(), Error> {
+        poll_fn(|cx| self.poll_drive(cx, events)).await
+    }
+
+    fn keep_alive(&mut self, now: Instant) -> Result<Option<Instant>, Error> {
+        match self.pulse.check(now) {
+            None => Ok(None),
+            Some(Beat::Rest(until)) => Ok(Some(until)),
+            Some(Beat::Dead(limit)) => Err(Error::KeepAlive { url: self.greeting.url.clone(), limit }),
+            Some(Beat::Ping) => {
+                self.out.extend_from_slice(&codec::PINGREQ);
+                self.queued += codec::PINGREQ.len() as u64;
+                self.ping_end = self.queued;
+                self.pulse.ping_since = Some(now);
+                self.keep_alive(now)
+            }
+        }
+    }
+
+    async fn close(mut self, for_good: bool) {
+        codec::write_disconnect(self.version, for_good, &mut self.out);
+        let bye = async {
+            self.wire.write_all(&self.out).await?;
+            self.wire.flush().await?;
+            self.wire.shutdown().await
+        };
+        // The connection may be broken already; then there is nobody to say good-bye to.
+        let _ = tokio::time::timeout(CLOSE_TIMEOUT, bye).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_ping_is_due_when_either_direction_was_silent() {
+        let start = Instant::now();
+        let second = Duration::from_secs(1);
+        let mut pulse = Pulse::new(40 * second, start);
+        assert_eq!(pulse.check(start + 29 * second), Some(Beat::Rest(start + 30 * second)));
+        assert_eq!(pulse.check(start + 30 * second), Some(Beat::Ping));
+        pulse.last_sent = start + 25 * second;
+        assert_eq!(pulse.check(start + 30 * second), Some(Beat::Ping));
+        pulse.ping_since = Some(start + 30 * second);
+        assert_eq!(pulse.check(start + 69 * second), Some(Beat::Rest(start + 70 * second)));
+        assert_eq!(pulse.check(start + 70 * second), Some(Beat::Dead(40 * second)));
+    }
+
+    #[test]
+    fn a_keep_alive_of_zero_switches_pings_off() {
+        let start = Instant::now();
+        assert_eq!(Pulse::new(Duration::ZERO, start).check(start + Duration::from_secs(9999)), None);
+    }
+}

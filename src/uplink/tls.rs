@@ -1,0 +1,92 @@
+//! TLS for uplinks: roots, client certificate, handshake. Files are read at every connection, so renewed ones need no restart.
+
+use std::{path::Path, sync::Arc};
+
+use tokio::{net::TcpStream, task::spawn_blocking};
+use tokio_rustls::{
+    TlsConnector,
+    client::TlsStream,
+    rustls::{
+        ClientConfig, RootCertStore,
+        crypto::ring,
+        pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject},
+    },
+};
+
+use super::{Error, Settings, Url};
+
+/// Everything a handshake needs.
+pub(super) struct Tls {
+    connector: TlsConnector,
+    server: ServerName<'static>,
+}
+
+/// Reads the files and makes the configuration, off the runtime's threads.
+pub(super) async fn prepare(settings: &Settings, url: &Url) -> Result<Tls, Error> {
+    let server = ServerName::try_from(url.host.clone())
+        .map_err(|error| Error::Tls { url: url.to_string(), cause: error.to_string() })?;
+    let (settings, address) = (settings.clone(), url.to_string());
+    let config = match spawn_blocking(move || configure(&settings, &address)).await {
+        Ok(config) => config?,
+        Err(error) => return Err(Error::Tls { url: url.to_string(), cause: error.to_string() }),
+    };
+    Ok(Tls { connector: TlsConnector::from(Arc::new(config)), server })
+}
+
+impl Tls {
+    /// Shakes hands over a connection.
+    pub(super) async fn handshake(self, tcp: TcpStream, url: &Url) -> Result<TlsStream<TcpStream>, Error> {
+        let failed = |error: std::io::Error| Error::Tls { url: url.to_string(), cause: error.to_string() };
+        self.connector.connect(self.server, tcp).await.map_err(failed)
+    }
+}
+
+fn configure(settings: &Settings, url: &str) -> Result<ClientConfig, Error> {
+    let tls = |error: tokio_rustls::rustls::Error| Error::Tls { url: url.to_owned(), cause: error.to_string() };
+    let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .map_err(tls)?
+        .with_root_certificates(roots(settings, url)?);
+    match &settings.identity {
+        None => Ok(builder.with_no_client_auth()),
+        Some((cert, key)) => {
+            let chain = certificates(cert, "client certificate", url)?;
+            let key_error = |cause: String| file_error(url, "client key", key, cause);
+            let key = PrivateKeyDer::from_pem_file(key).map_err(|error| key_error(error.to_string()))?;
+            builder.with_client_auth_cert(chain, key).map_err(|error| key_error(error.to_string()))
+        }
+    }
+}
+
+fn roots(settings: &Settings, url: &str) -> Result<RootCertStore, Error> {
+    let mut roots = RootCertStore::empty();
+    if let Some(path) = &settings.ca {
+        for certificate in certificates(path, "certificate authorities", url)? {
+            let refused = |error: tokio_rustls::rustls::Error| {
+                file_error(url, "certificate authorities", path, error.to_string())
+            };
+            roots.add(certificate).map_err(refused)?;
+        }
+        return Ok(roots);
+    }
+    let found = rustls_native_certs::load_native_certs();
+    roots.add_parsable_certificates(found.certs);
+    if roots.is_empty() {
+        let why = found.errors.first().map_or_else(String::new, |error| format!(": {error}"));
+        let cause = format!("this system has no certificate authorities (install ca-certificates, or set `ca`){why}");
+        return Err(Error::Tls { url: url.to_owned(), cause });
+    }
+    Ok(roots)
+}
+
+fn certificates(path: &Path, what: &'static str, url: &str) -> Result<Vec<CertificateDer<'static>>, Error> {
+    let failed = |cause: String| file_error(url, what, path, cause);
+    let certificates = CertificateDer::pem_file_iter(path)
+        .and_then(Iterator::collect::<Result<Vec<_>, _>>)
+        .map_err(|error| failed(error.to_string()))?;
+    if certificates.is_empty() { Err(failed("holds no certificate".to_owned())) } else { Ok(certificates) }
+}
+
+fn file_error(url: &str, what: &'static str, path: &Path, cause: String) -> Error {
+    Error::File { url: url.to_owned(), what, path: path.to_owned(), cause }
+}
