@@ -4,6 +4,7 @@
 //! their share of the same processors.
 
 #![allow(clippy::print_stdout, clippy::unwrap_used, reason = "a measurement prints, and stops where it cannot be made")]
+#![allow(clippy::cast_precision_loss, reason = "rates need no more than 52 bits")]
 
 use std::{
     net::SocketAddr,

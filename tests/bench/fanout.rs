@@ -5,6 +5,7 @@
 //! subscriber stalls while 20 000 messages are published, and 20 000 filters come and go.
 
 #![allow(clippy::print_stdout, clippy::unwrap_used, reason = "a measurement prints, and stops where it cannot be made")]
+#![allow(clippy::cast_precision_loss, reason = "rates need no more than 52 bits")]
 
 use std::{
     collections::VecDeque,
