@@ -181,7 +181,7 @@ async fn a_client_never_gets_more_than_its_maximum_packet_size() {
     publisher.send_bytes(&publish(4, 2, "t", 1, &[0; 100])).await;
     publisher.send_bytes(&publish(4, 2, "t", 2, &[0; 10])).await;
     subscriber.expect_bytes(&publish(5, 2, "t", 1, &[0; 10])).await;
-    assert_eq!(rig.metric("tidegate_broker_dropped_total", "too-large"), 1.0);
+    assert_eq!(rig.metric("tidegate_broker_dropped_total", "too-large"), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -198,7 +198,7 @@ async fn a_subscriber_that_does_not_read_costs_only_its_own_messages() {
         publisher.packet().await;
         assert_eq!(fast.packet().await.len(), payload.len() + 6);
     }
-    assert!(rig.metric("tidegate_broker_dropped_total", "queue-full") > 0.0);
+    assert!(rig.metric("tidegate_broker_dropped_total", "queue-full") > 0);
     drop(slow);
 }
 

@@ -88,7 +88,7 @@ async fn a_listener_without_anonymous_clients_refuses_everybody() {
         client.expect(answer).await;
         client.expect_closed().await;
     }
-    assert!(rig.metric("tidegate_broker_refused_total", "not-authorized") >= 3.0);
+    assert!(rig.metric("tidegate_broker_refused_total", "not-authorized") >= 3);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -144,7 +144,7 @@ async fn a_crowd_that_connects_and_says_nothing_is_bounded_and_others_come_throu
     }
     rig.connected(5, "c").await.expect_quiet().await;
     crowd[0].expect_closed().await;
-    assert!(rig.metric("tidegate_broker_refused_total", "pending-full") >= 80.0);
+    assert!(rig.metric("tidegate_broker_refused_total", "pending-full") >= 80);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -128,13 +128,14 @@ impl Rig {
     }
 
     /// A counter or gauge, by name and label value.
-    pub(crate) fn metric(&self, name: &str, label: &str) -> f64 {
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "counts are small and not negative")]
+    pub(crate) fn metric(&self, name: &str, label: &str) -> u64 {
         let families = self.registry.gather();
         let family = families.iter().find(|family| family.name() == name);
         let metric = family.and_then(|family| {
             family.get_metric().iter().find(|metric| metric.get_label().iter().any(|pair| pair.value() == label))
         });
-        metric.map_or(0.0, |metric| metric.get_counter().get_value() + metric.get_gauge().get_value())
+        metric.map_or(0, |metric| (metric.get_counter().get_value() + metric.get_gauge().get_value()) as u64)
     }
 }
 

@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     broker::{
-        fanout::Round,
+        fanout::{Round, wait_for},
         packet::{AckKind, Packet, Reason, Version, ack, pingresp},
         sessions::Receipt,
     },
@@ -187,6 +187,7 @@ impl Connection {
             self.acknowledge(&mut round);
         }
         self.inbound.held.extend(returned.held);
+        self.pace(&mut round);
         Ok(())
     }
 
@@ -235,7 +236,17 @@ impl Connection {
     pub(super) fn release_arrivals(&mut self) {
         if self.inbound.arrivals.len() > 0 {
             let hub = Arc::clone(&self.hub);
-            self.acknowledge(&mut hub.fanout.round(Instant::now()));
+            let mut round = hub.fanout.round(Instant::now());
+            self.acknowledge(&mut round);
+            self.pace(&mut round);
+        }
+    }
+
+    /// Pauses where subscribers do not keep up.
+    fn pace(&mut self, round: &mut Round<'_>) {
+        let congested = round.take_congested(self.claim.subscriber());
+        if !congested.is_empty() {
+            self.pause = Some(Box::pin(wait_for(congested)));
         }
     }
 
