@@ -177,12 +177,23 @@ async fn main() {
         max_packet: 256 << 10,
         max_inflight: 1000,
     };
-    let broker = broker::start(vec![listener], Intake::new(handle, vec![rule]), &registry).await.unwrap();
+    let broker = broker::start(vec![listener], Intake::new(handle.clone(), vec![rule]), &registry).await.unwrap();
     let address: SocketAddr = broker.listeners()[0].bind.parse().unwrap();
 
+    let before = rss_kib();
+    let mut idle = Vec::new();
+    for number in 0..400 {
+        idle.push(client(address, &format!("idle-{number}")).await);
+    }
+    println!("memory per idle connection, client side included: {} KiB", rss_kib().saturating_sub(before) / 400);
+    drop(idle);
+
     ingest(address, 1, 128, 50_000).await;
+    let mut expected = 50_000;
     for (publishers, size, total) in [(1, 128, 500_000), (20, 128, 500_000), (1, 1024, 200_000), (20, 1024, 200_000)] {
         let rate = ingest(address, publishers, size, total).await;
+        expected += total as u64;
+        assert_eq!(handle.streams()[0].accepted, expected, "what was acknowledged is in the books");
         println!("acknowledged ingest, QoS 1, {publishers:>2} publishers, {size:>4} B: {rate:>8.0} messages/s");
     }
     let got = Arc::new(AtomicU64::new(0));
@@ -198,13 +209,6 @@ async fn main() {
         got.load(Ordering::Relaxed)
     );
 
-    let before = rss_kib();
-    let mut idle = Vec::new();
-    for number in 0..400 {
-        idle.push(client(address, &format!("idle-{number}")).await);
-    }
-    println!("memory per idle connection, client side included: {} KiB", rss_kib().saturating_sub(before) / 400);
-    drop(idle);
     broker.drain(Duration::from_secs(5)).await;
     store.close().unwrap();
 }

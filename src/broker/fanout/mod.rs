@@ -10,20 +10,23 @@
 //! manage that is slow, and nobody waits for it again before it has caught up; so it costs publishers 50 ms in the time
 //! in which it takes a thousand messages, and one that is stuck 50 ms in all.
 //!
-//! Why not `rumqttd::Router`, which the design had in mind: `cargo bench --bench fanout` runs both on the same work. On
-//! two (busy) cores, 128-byte messages, whole messages in and out:
+//! Why not `rumqttd::Router`, which the design had in mind: `cargo bench --bench fanout` runs both on the same work
+//! (128-byte messages, whole messages in and out). Three runs on two cores that others were using as well:
 //!
 //! | | this | `rumqttd::Router` |
 //! | --- | --- | --- |
-//! | 1 publisher → 1 subscriber | 610 000/s | 327 000/s |
-//! | 1 publisher → 10 subscribers | 2 140 000 deliveries/s | 911 000/s |
-//! | resident memory after that | 2.3 MiB | 66 MiB |
-//! | subscriber stalled for 20 000 messages | 10 000 delivered, the others counted | 9 730 lost in silence |
-//! | 20 000 filters that came and went | 0 KiB left | 128 MiB left |
+//! | 1 publisher → 1 subscriber, thousand/s | 610, 2241, 778 | 327, 719, 1251 |
+//! | 1 publisher → 10, thousand deliveries/s | 2139, 2660, 1738 | 911, 2768, 3558 |
+//! | resident memory after that | 2.0 to 2.4 MiB | 66 to 70 MiB |
+//! | subscriber stalled for 20 000 messages | 10 000 delivered, all others counted | 8 800 to 9 700 lost in silence |
+//! | 20 000 filters that came and went | 0 KiB left | 128 to 129 MiB left |
 //!
-//! The router's leftovers could be bounded by mapping filters onto a pool of topics, and its losses be found by watching
-//! its cursors; both would add to the cost of a way that is already the slower one, and would need this index and these
-//! queues all the same: the index to know the slots, the queues for clients that are away.
+//! Speed does not decide: the runs differ more from each other than the two ways do, each won, and with one
+//! subscriber both stayed above the 187 000 to 256 000/s that a publisher and a subscriber reach through sockets
+//! (`cargo bench --bench broker`). What decides is the same in every run: no loss without a count, memory that comes back.
+//! The router was measured plainly. Its leftovers could be bounded by mapping filters onto a pool of topics, and its
+//! losses be found by watching its cursors (neither was built); both would need this index and these queues all the
+//! same: the index to know the slots, the queues for clients that are away.
 //!
 //! Bounds: 10 000 messages (1000 while the client is away) and 8 MiB per session, 64 MiB over all sessions.
 //! A crash loses what waits here and nothing else: streams are on disk before anything gets here, and what a persistent
