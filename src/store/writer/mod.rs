@@ -193,8 +193,7 @@ impl Writer<'_> {
             locked(&self.transaction.shared.doors[index].published).head_at = head_at;
         }
         loop {
-            let wait =
-                if self.chores { Duration::ZERO } else { self.next_tick.saturating_duration_since(Instant::now()) };
+            let wait = self.patience();
             match self.queue.recv_timeout(wait) {
                 #[cfg(test)]
                 Ok(Work::MaxPages(pages)) => {
@@ -225,6 +224,16 @@ impl Writer<'_> {
                 self.chore()?;
             }
         }
+    }
+
+    /// How long to wait for work: until the next tick, or until it is quiet enough for chores. Never a spin in between.
+    fn patience(&self) -> Duration {
+        let tick = self.next_tick.saturating_duration_since(Instant::now());
+        if !self.chores {
+            return tick;
+        }
+        let quiet = self.company.last_round.map_or(Duration::ZERO, |at| upkeep::QUIET.saturating_sub(at.elapsed()));
+        quiet.min(tick)
     }
 
     /// Nothing arrived for a while: time for what can wait. Chores must not delay somebody's acknowledgement.
