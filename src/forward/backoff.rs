@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-pub(super) use crate::uplink::Backoff;
+use crate::uplink::Backoff;
 
 /// Counts tries in vain and turns them into waits.
 ///

@@ -422,7 +422,8 @@ impl<'task, U: Upstream> Connection<'task, U> {
     }
 
     async fn end(self, cause: Cause) -> End {
-        let was_good = self.took_any || self.since.elapsed() >= STEADY_AFTER;
+        let is_takeover = matches!(&cause, Cause::Failed(error) if error.is_takeover());
+        let was_good = (self.took_any && !is_takeover) || self.since.elapsed() >= STEADY_AFTER;
         let alone = self.task.ledger.only_in_flight();
         let was_sending = self.task.ledger.in_flight() > 0;
         self.task.forget_connection();

@@ -63,6 +63,7 @@ impl Bucket {
 }
 
 #[cfg(test)]
+#[allow(clippy::cast_precision_loss, reason = "rates of a test are far below 2^52")]
 mod tests {
     use super::*;
     use proptest::prelude::*;

@@ -146,7 +146,9 @@ mod tests {
     }
 
     fn round(refusals: &mut Refusals, seqs: &[Sequence], took_any: bool) -> Vec<Sequence> {
-        seqs.iter().for_each(|seq| refusals.note(refused(*seq)));
+        for seq in seqs {
+            refusals.note(refused(*seq));
+        }
         refusals.judge(took_any, |_| 0).iter().map(|refused| refused.seq).collect()
     }
 

@@ -226,10 +226,15 @@ impl Task {
                     self.store.settle(self.streams[lane], runs).await?;
                 }
             }
+            // Committed, not only queued: whoever forwards these streams next begins behind what was settled.
+            self.store.flush(LAST_SETTLEMENT).await?;
             Ok(())
         };
         // What the store does not take in time is sent again after the next start.
-        let settled = timeout(LAST_SETTLEMENT, last).await.unwrap_or(Ok(()));
+        let settled = match timeout(LAST_SETTLEMENT, last).await {
+            Ok(Err(ForwardError::Store(StoreError::Deadline))) | Err(_) => Ok(()),
+            Ok(settled) => settled,
+        };
         self.status.in_flight(0);
         self.status.stopped();
         settled

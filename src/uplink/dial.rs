@@ -7,6 +7,7 @@ use tokio::{
     net::{TcpStream, lookup_host},
     time::{Instant, timeout_at},
 };
+use tokio_rustls::client::TlsStream;
 
 use super::{Error, Settings, Step, Url, tls};
 
@@ -14,9 +15,33 @@ use super::{Error, Settings, Step, Url, tls};
 const MAX_ADDRESSES: usize = 8;
 
 /// A connection, encrypted or not.
-pub(super) trait Wire: AsyncRead + AsyncWrite + Send + Unpin {}
+pub(super) trait Wire: AsyncRead + AsyncWrite + Send + Unpin {
+    /// The TCP connection beneath.
+    fn tcp(&self) -> &TcpStream;
 
-impl<T: AsyncRead + AsyncWrite + Send + Unpin> Wire for T {}
+    /// Acknowledges on the TCP level what came, at once.
+    ///
+    /// An upstream with Nagle's algorithm on (Mosquitto, by default) holds back its next acknowledgements until the last one is
+    /// acknowledged by TCP, which the kernel puts off for 40 ms where there is nothing to send: 500 messages a second with
+    /// Mosquitto's default window of 20.
+    fn acknowledge_now(&self) {
+        #[cfg(target_os = "linux")]
+        // Only speed depends on it.
+        let _ = rustix::net::sockopt::set_tcp_quickack(self.tcp(), true);
+    }
+}
+
+impl Wire for TcpStream {
+    fn tcp(&self) -> &TcpStream {
+        self
+    }
+}
+
+impl Wire for TlsStream<TcpStream> {
+    fn tcp(&self) -> &TcpStream {
+        self.get_ref().0
+    }
+}
 
 /// The time that the steps of one connection share.
 #[derive(Debug, Clone, Copy)]

@@ -1,6 +1,11 @@
 //! What can go wrong with an uplink: which step, where, whose word.
 
-use std::{fmt, io, path::PathBuf, time::Duration};
+use std::{
+    fmt,
+    io::{self, ErrorKind},
+    path::PathBuf,
+    time::Duration,
+};
 
 use super::mqtt::meaning;
 
@@ -162,12 +167,25 @@ impl Error {
         }
     }
 
+    /// Whether somebody else has connected under the same client id: two who do that throw each other out, each time after some progress.
+    pub const fn is_takeover(&self) -> bool {
+        matches!(self, Self::Disconnected { code: 0x8e, .. })
+    }
+
     /// Whether the upstream may have ended the connection because of a message it was sent.
     ///
     /// A silent close is how MQTT 3.1.1 refuses a PUBLISH; of the DISCONNECT codes, those that speak of a packet.
-    pub const fn may_blame_message(&self) -> bool {
+    pub fn may_blame_message(&self) -> bool {
         match self {
-            Self::Closed { step: Step::Session, .. } | Self::Io { step: Step::Session, .. } => true,
+            Self::Closed { step: Step::Session, .. } => true,
+            // A network that is gone says something else: timed out, unreachable.
+            Self::Io { step: Step::Session, cause, .. } => matches!(
+                cause.kind(),
+                ErrorKind::ConnectionReset
+                    | ErrorKind::ConnectionAborted
+                    | ErrorKind::BrokenPipe
+                    | ErrorKind::UnexpectedEof
+            ),
             Self::Disconnected { code, .. } => {
                 matches!(code, 0x80 | 0x81 | 0x82 | 0x83 | 0x87 | 0x90 | 0x95 | 0x99 | 0x9a | 0x9b)
             }

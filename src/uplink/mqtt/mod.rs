@@ -42,6 +42,11 @@ use crate::message::QoS;
 /// How long an upstream is asked to remember a QoS 2 session without a connection.
 pub const SESSION_EXPIRY_S: u32 = 24 * 60 * 60;
 
+/// Most QoS 2 messages in flight to an MQTT 3.1.1 upstream, which cannot say its limit.
+///
+/// Mosquitto's is 20 by default, and beyond it version 2.0.11 answers later messages before earlier ones, and some never.
+const V311_QOS2_WINDOW: u16 = 20;
+
 /// An MQTT broker.
 #[derive(Debug)]
 pub struct Mqtt {
@@ -86,11 +91,15 @@ impl Mqtt {
             let cause = "the upstream offers an old session although a new one was asked for".to_owned();
             return Err(Error::Protocol { url: url.to_string(), step: Step::Connect, cause });
         }
+        let unsaid = match (settings.version, keeps_session) {
+            (Version::V311, true) => V311_QOS2_WINDOW,
+            (Version::V311, false) | (Version::V5, _) => u16::MAX,
+        };
         let greeting = Greeting {
             url: url.to_string(),
             is_first_url: index == 0,
             resumed: resume && connack.session_present,
-            window: connack.receive_maximum.unwrap_or(u16::MAX),
+            window: connack.receive_maximum.unwrap_or(unsaid),
             qos: connack.maximum_qos.and_then(QoS::from_number).map_or(settings.qos, |most| most.min(settings.qos)),
             retain_available: connack.retain_available != Some(0),
         };

@@ -44,6 +44,8 @@ pub struct MqttSession {
     queued: u64,
     written: u64,
     needs_flush: bool,
+    /// Whether something came since the last write.
+    owes_tcp_ack: bool,
     pulse: Pulse,
     /// Position behind the last ping.
     ping_end: u64,
@@ -112,6 +114,7 @@ impl MqttSession {
             queued: 0,
             written: 0,
             needs_flush: false,
+            owes_tcp_ack: false,
             pulse: Pulse::new(keep_alive, Instant::now()),
             ping_end: 0,
         }
@@ -138,6 +141,7 @@ impl MqttSession {
                 Poll::Ready(Ok(count)) => {
                     self.out.advance(count);
                     self.needs_flush = true;
+                    self.owes_tcp_ack = false;
                     wrote = true;
                 }
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
@@ -179,6 +183,7 @@ impl MqttSession {
                 Poll::Ready(Ok(_)) => {
                     self.pulse.last_received = Instant::now();
                     self.pulse.ping_since = None;
+                    self.owes_tcp_ack = true;
                     came = true;
                     self.take_packets(events)?;
                 }
@@ -251,6 +256,11 @@ impl Session for MqttSession {
     }
 
     async fn drive(&mut self, events: &mut Vec<Event>) -> Result<(), Error> {
+        // What is queued takes the acknowledgement of what came along; where nothing is, it goes by itself.
+        if self.owes_tcp_ack && self.out.is_empty() {
+            self.wire.acknowledge_now();
+            self.owes_tcp_ack = false;
+        }
         poll_fn(|cx| self.poll_drive(cx, events)).await
     }
 
