@@ -1,9 +1,8 @@
-//! Signals: SIGTERM and SIGINT stop in order, a second one at once; SIGHUP asks for a reload.
+//! Signals: SIGTERM and SIGINT mean stop, SIGHUP means reload; what is done about them is the caller's.
 
 use std::io;
 
 use tokio::signal::unix::{Signal as Stream, SignalKind, signal};
-use tokio_util::sync::CancellationToken;
 
 /// What somebody outside wants.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,28 +42,6 @@ impl Signals {
             else => std::future::pending().await,
         }
     }
-
-    /// Cancels `stop` at the first SIGTERM or SIGINT and returns at the second, upon which the caller is to exit at once:
-    /// what was acknowledged is on disk, so nothing is lost but the courtesy of a DISCONNECT.
-    ///
-    /// This version cannot reload, and says so: staying silent would leave somebody believing that it did.
-    pub async fn guard(mut self, stop: CancellationToken) {
-        loop {
-            match self.next().await {
-                Signal::Reload => {
-                    tracing::warn!("SIGHUP: this version does not reload; restart to apply a new configuration");
-                }
-                Signal::Stop(signal) if !stop.is_cancelled() => {
-                    tracing::info!(signal, "stopping");
-                    stop.cancel();
-                }
-                Signal::Stop(signal) => {
-                    tracing::warn!(signal, "second signal to stop: exiting at once");
-                    return;
-                }
-            }
-        }
-    }
 }
 
 #[cfg(test)]
@@ -75,22 +52,17 @@ mod tests {
 
     // One test for all signals: they go to the whole process, so two tests would take each other's.
     #[tokio::test]
-    async fn the_first_signal_stops_in_order_the_second_at_once_and_sighup_does_neither() {
-        let signals = Signals::catch().unwrap();
-        let mut observer = Signals::catch().unwrap();
-        let stop = CancellationToken::new();
-        let guard = tokio::spawn(signals.guard(stop.clone()));
-
-        kill_process(getpid(), Number::HUP).unwrap();
-        assert_eq!(observer.next().await, Signal::Reload);
-        assert!(!stop.is_cancelled());
-
-        kill_process(getpid(), Number::TERM).unwrap();
-        assert_eq!(observer.next().await, Signal::Stop("SIGTERM"));
-        tokio::time::timeout(Duration::from_secs(10), stop.cancelled()).await.unwrap();
-        assert!(!guard.is_finished());
-
-        kill_process(getpid(), Number::INT).unwrap();
-        tokio::time::timeout(Duration::from_secs(10), guard).await.unwrap().unwrap();
+    async fn signals_are_caught_and_told_apart() {
+        let mut signals = Signals::catch().unwrap();
+        for (number, expected) in [
+            (Number::HUP, Signal::Reload),
+            (Number::TERM, Signal::Stop("SIGTERM")),
+            (Number::INT, Signal::Stop("SIGINT")),
+            (Number::TERM, Signal::Stop("SIGTERM")),
+        ] {
+            kill_process(getpid(), number).unwrap();
+            let caught = tokio::time::timeout(Duration::from_secs(10), signals.next()).await.unwrap();
+            assert_eq!(caught, expected);
+        }
     }
 }

@@ -1,19 +1,22 @@
 //! Building the rooms and joining them.
 
 use std::{
-    sync::{Arc, atomic::AtomicBool, atomic::Ordering},
+    sync::{Arc, atomic::AtomicBool},
     time::{Duration, Instant},
 };
 
 use anyhow::Context as _;
 use tokio::task;
 
-use super::{facts::Facts, scratch::Scratch};
+use super::{
+    facts::{Facts, Heartbeat},
+    scratch::Scratch,
+};
 use crate::{
     admin::{self, Admin},
     broker::{self, Broker},
     config::{Config, Qos0, Stream},
-    forward::{self, Forwarder, Route},
+    forward::{self, Forwarder},
     intake::{Intake, Rule},
     store::{self, Handle, Store, StreamId},
     systemd::{Pulse, Systemd},
@@ -50,6 +53,7 @@ impl Assembly {
             destinations: config.streams.iter().map(|stream| Some(config.uplinks[stream.to?].name.clone())).collect(),
             uplinks: forwarders.iter().map(|forwarder| Box::new(forwarder.watcher()) as _).collect(),
             broker: Arc::clone(&broker),
+            heartbeats: heartbeats(&handle, &forwarders),
             stopping: AtomicBool::new(false),
         });
         let admin = admin::start(&config.admin, Arc::clone(&facts) as _, registry)?;
@@ -63,11 +67,8 @@ impl Assembly {
 
     /// What must move for the gateway to be alive: the store's writer and every uplink's loop.
     pub(super) fn pulses(&self) -> Vec<Pulse> {
-        let heartbeats = self.forwarders.iter().map(|forwarder| ("an uplink", forwarder.heartbeat()));
-        std::iter::once(("the store", self.handle.heartbeat()))
-            .chain(heartbeats)
-            .map(|(name, heartbeat)| Pulse::new(name, move || heartbeat.load(Ordering::Relaxed)))
-            .collect()
+        let names = std::iter::once("the store").chain(std::iter::repeat("an uplink"));
+        self.facts.heartbeats.iter().zip(names).map(|(heartbeat, name)| heartbeat.pulse(name)).collect()
     }
 
     /// Waits for the unexpected end of any part, and says which and why. Cancel safe.
@@ -124,10 +125,20 @@ fn start_forwarders(
     registry: &prometheus::Registry,
 ) -> anyhow::Result<Vec<Forwarder>> {
     let start = |(index, uplink): (usize, &crate::uplink::Settings)| {
-        let routes = streams(config).filter(|(_, stream)| stream.to == Some(index)).map(route).collect();
+        let routes = streams(config)
+            .filter(|(_, stream)| stream.to == Some(index))
+            .map(|(id, stream)| stream.route(id))
+            .collect();
         forward::start(uplink.clone(), routes, &config.gateway_id, handle.clone(), registry)
     };
     Ok(config.uplinks.iter().enumerate().map(start).collect::<Result<_, _>>()?)
+}
+
+fn heartbeats(handle: &Handle, forwarders: &[Forwarder]) -> Vec<Heartbeat> {
+    let uplink =
+        |forwarder: &Forwarder| Heartbeat::new(format!("the uplink {}", forwarder.name()), forwarder.heartbeat());
+    let store = Heartbeat::new("the store".to_owned(), handle.heartbeat());
+    std::iter::once(store).chain(forwarders.iter().map(uplink)).collect()
 }
 
 fn rules(config: &Config, forwarders: &[Forwarder]) -> Vec<Rule> {
@@ -137,17 +148,6 @@ fn rules(config: &Config, forwarders: &[Forwarder]) -> Vec<Rule> {
         Rule { stream: id, from: stream.from.clone(), except: stream.except.clone(), live_only }
     };
     streams(config).map(rule).collect()
-}
-
-fn route((id, stream): (StreamId, &Stream)) -> Route {
-    Route {
-        stream: id,
-        name: stream.name.clone(),
-        from: stream.from.clone(),
-        topic: stream.topic.clone(),
-        priority: stream.priority,
-        ttl: stream.ttl,
-    }
 }
 
 /// The streams with their ids, which are their places in the configuration.

@@ -2,8 +2,8 @@
 
 use std::{
     sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -13,7 +13,44 @@ use crate::{
     broker::Broker,
     stats::{ListenerStats, StoreStats, StreamStats, UplinkState, UplinkStats},
     store,
+    systemd::Pulse,
 };
+
+/// A heartbeat that stands still for so long means a part that hangs; a working one beats at least once a second.
+const STUCK: Duration = Duration::from_secs(20);
+
+/// Something that beats while it is alive, and what was last seen of it.
+#[derive(Debug)]
+pub(super) struct Heartbeat {
+    name: String,
+    count: Arc<AtomicU64>,
+    /// The last new count, and when it was seen.
+    seen: Mutex<(u64, Instant)>,
+}
+
+impl Heartbeat {
+    /// A heartbeat that counts in `count`.
+    pub(super) fn new(name: String, count: Arc<AtomicU64>) -> Self {
+        let seen = Mutex::new((count.load(Ordering::Relaxed), Instant::now()));
+        Self { name, count, seen }
+    }
+
+    /// For how long it has not moved, as far as anybody looked.
+    fn still_for(&self, now: Instant) -> Duration {
+        let count = self.count.load(Ordering::Relaxed);
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        if seen.0 != count {
+            *seen = (count, now);
+        }
+        now.saturating_duration_since(seen.1)
+    }
+
+    /// A pulse for systemd's watchdog.
+    pub(super) fn pulse(&self, name: &'static str) -> Pulse {
+        let count = Arc::clone(&self.count);
+        Pulse::new(name, move || count.load(Ordering::Relaxed))
+    }
+}
 
 /// The figures of all rooms.
 pub(super) struct Facts {
@@ -24,6 +61,7 @@ pub(super) struct Facts {
     pub(super) destinations: Vec<Option<String>>,
     pub(super) uplinks: Vec<Box<dyn Fn() -> UplinkStats + Send + Sync>>,
     pub(super) broker: Arc<Broker>,
+    pub(super) heartbeats: Vec<Heartbeat>,
     pub(super) stopping: AtomicBool,
 }
 
@@ -87,6 +125,25 @@ impl Sources for Facts {
     }
 
     fn not_live(&self) -> Vec<String> {
-        Vec::new()
+        let now = Instant::now();
+        let stuck = self.heartbeats.iter().filter(|heartbeat| heartbeat.still_for(now) >= STUCK);
+        stuck.map(|heartbeat| format!("{} makes no progress", heartbeat.name)).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_heartbeat_is_missed_only_while_it_stands_still() {
+        let count = Arc::new(AtomicU64::new(0));
+        let heartbeat = Heartbeat::new("the store".to_owned(), Arc::clone(&count));
+        let start = Instant::now();
+        assert!(heartbeat.still_for(start) < STUCK);
+        assert!(heartbeat.still_for(start + STUCK * 2) >= STUCK);
+        count.fetch_add(1, Ordering::Relaxed);
+        assert_eq!(heartbeat.still_for(start + STUCK * 3), Duration::ZERO);
+        assert_eq!(heartbeat.still_for(start + STUCK * 4), STUCK);
     }
 }

@@ -18,6 +18,12 @@ pub(crate) const TOPIC_ALIAS_MAX: u16 = 32;
 pub(crate) const QUEUE_AWAY_MESSAGES: usize = 1000;
 /// Most messages that wait for a connected client: room for what a group commit releases at once.
 pub(crate) const QUEUE_MESSAGES: usize = 10_000;
+/// A publisher pauses when this many messages wait for a connected subscriber that keeps up ...
+pub(crate) const QUEUE_SOFT: usize = 2000;
+/// ... until no more than this many wait ...
+pub(crate) const QUEUE_LOW: usize = 1000;
+/// ... or this long; then the subscriber is slow, and nobody waits for it again before it has caught up.
+pub(crate) const PATIENCE: Duration = Duration::from_millis(50);
 /// Most bytes that wait for one session.
 pub(crate) const QUEUE_BYTES: usize = 8 << 20;
 /// Most bytes that wait for all sessions together.

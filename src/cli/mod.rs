@@ -1,7 +1,7 @@
 //! The command line: one file per command.
 //!
 //! Results go to stdout; help, problems and errors to stderr. Exit codes: 0 done, 1 failed while running, 2 wrong command
-//! line, 78 configuration refused (`EX_CONFIG` of sysexits.h, which the systemd unit knows not to restart on).
+//! line, 78 configuration refused (`EX_CONFIG` of sysexits.h).
 
 mod check;
 mod demo;

@@ -8,7 +8,7 @@
 //! Layers, later wins: the defaults (a constant in the module of each section), the file, `conf.d/*.toml` beside it in name
 //! order, the environment. Tables are merged key by key; `[[listener]]`, `[[uplink]]` and `[[stream]]` of `conf.d` are added
 //! to those before, and a name used twice is a problem that names both places; any other list replaces the one before.
-//! An entry of a list can be changed from the environment only ([`environment`]). Relative paths begin in the folder of the
+//! An entry of a list can be changed from the environment only (see `environment.rs`). Relative paths begin in the folder of the
 //! file that names them; from the environment, in the working directory.
 //!
 //! Every problem is found in one go: a getter that finds one notes it and goes on with the default. Only syntax errors
@@ -38,6 +38,7 @@ mod tests;
 mod tree;
 mod uplink;
 mod url;
+mod values;
 
 use std::{
     cell::RefCell,

@@ -276,3 +276,19 @@ fn tail(path: &Path) -> String {
     };
     read().unwrap_or_else(|e| format!("(its log cannot be read: {e})"))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config;
+
+    #[test]
+    fn the_configuration_is_one_that_a_user_could_write() {
+        let gateway = Gateway::prepare("127.0.0.1:4711".parse().unwrap()).unwrap();
+        let inputs = config::Inputs { file: Some(gateway.config_file()), ..config::Inputs::default() };
+        let config = config::load_from(&inputs).unwrap();
+        assert!(config.warnings.is_empty(), "{:?}", config.warnings);
+        assert_eq!(config.admin.bind, Some(gateway.admin));
+        assert_eq!(config.store.data_dir, gateway.data_dir());
+    }
+}

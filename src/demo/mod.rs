@@ -14,13 +14,13 @@
 //! | phase | what happens |
 //! | --- | --- |
 //! | online | messages pass through |
-//! | outage | the gate before the upstream is shut ([`gate`]: why there is one); the backlog grows on disk |
+//! | outage | the gate before the upstream is shut (`gate.rs` says why there is one); the backlog grows on disk |
 //! | kill -9 | of the gateway process, in the middle of the outage; the sensors find nobody there |
 //! | restart | the same command again: the backlog is there, the sensors come back by themselves |
 //! | drain | the gate is open again; the backlog goes upstream, the sensors go on |
 //! | proof | the sensors stop, the last message arrives, all parties' figures are compared |
 //!
-//! rumqttd is given room for everything it gets ([`upstream`]), so that what arrives at the subscriber is what it
+//! rumqttd is given room for everything it gets (`upstream.rs`), so that what arrives at the subscriber is what it
 //! acknowledged to the gateway: the proof compares the two counts, so a loss on that last way would be seen as well,
 //! and would fail the demo. Everything is bounded: each wait by a deadline, the whole by [`DEADLINE`].
 //!
@@ -47,12 +47,16 @@ pub use proof::Proof;
 /// Longest time the whole demo may take before it gives up.
 pub const DEADLINE: Duration = Duration::from_secs(90);
 
+/// Most messages a second: what the longest possible demo publishes then (some 80 MB) still fits into what rumqttd keeps,
+/// so that it throws nothing away however far its subscriber is behind.
+pub const MAX_MESSAGES_PER_S: u32 = 10_000;
+
 /// How much the demo does.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Options {
     /// Simulated sensors, 1 to 99.
     pub sensors: usize,
-    /// Messages a second of all sensors together.
+    /// Messages a second of all sensors together, 1 to [`MAX_MESSAGES_PER_S`].
     pub messages_per_s: u32,
     /// The proof as JSON instead of a table.
     pub json: bool,
@@ -68,7 +72,7 @@ impl Default for Options {
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// More or fewer sensors than can be.
-    #[error("a demo has 1 to 99 sensors and at least 1 message a second")]
+    #[error("a demo has 1 to 99 sensors and 1 to {MAX_MESSAGES_PER_S} messages a second")]
     Options,
     /// The machine did not let us.
     #[error("the demo could not {what}: {source}")]
@@ -124,7 +128,7 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
 /// The caller should have no log output from rumqttd and rumqttc below ERROR: both tell a lot of what is the play's
 /// intention here.
 pub async fn play(options: &Options) -> Result<Proof, Error> {
-    if !(1..=99).contains(&options.sensors) || options.messages_per_s == 0 {
+    if !(1..=99).contains(&options.sensors) || !(1..=MAX_MESSAGES_PER_S).contains(&options.messages_per_s) {
         return Err(Error::Options);
     }
     let mut stage = stage::Stage::build(options).await?;

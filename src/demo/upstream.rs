@@ -21,8 +21,9 @@ use super::{Error, book::Book};
 
 /// The subscriber's filter: all that the gateway sends, under its id.
 const FILTER: &str = "demo/#";
-/// rumqttd keeps this much of what was published for subscribers that are behind. A demo is some 15 MiB in all, so that
-/// nothing is ever thrown away before it was delivered: what rumqttd would lose must not look like our loss.
+/// rumqttd keeps this much of what was published for subscribers that are behind: 128 MiB. A demo is some 15 MB in all,
+/// and 80 MB at its largest, so that nothing is ever thrown away before it was delivered: what rumqttd would lose must
+/// not look like our loss.
 const SEGMENT_BYTES: usize = 4 * 1024 * 1024;
 const SEGMENTS: usize = 32;
 /// Largest packet of the demo's upstream.

@@ -27,6 +27,13 @@ impl From<rusqlite::Error> for Failure {
                 | rusqlite::Error::InvalidColumnType(..)
                 | rusqlite::Error::Utf8Error(..)
         );
+        // Our statements are right, and nobody stores more than SQLite can: a table or column that is missing, a number that
+        // is there already, a length beyond all bounds come from damage too.
+        let senseless = matches!(error, rusqlite::Error::SqlInputError { .. })
+            || matches!(
+                error.sqlite_error_code(),
+                Some(ErrorCode::Unknown | ErrorCode::TooBig | ErrorCode::ConstraintViolation | ErrorCode::TypeMismatch)
+            );
         match error.sqlite_error_code() {
             Some(ErrorCode::DiskFull) => Self::Full(text),
             Some(ErrorCode::SystemIoFailure)
@@ -35,7 +42,7 @@ impl From<rusqlite::Error> for Failure {
                 Self::Full(text)
             }
             Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => Self::Damaged(text),
-            _ if wrong_value => Self::Damaged(text),
+            _ if wrong_value || senseless => Self::Damaged(text),
             _ => Self::Fatal(text),
         }
     }

@@ -34,6 +34,8 @@ const LOCK: &str = "tidegate.lock";
 struct Loaded {
     connection: Connection,
     boots: Boots,
+    /// The current boot is new or corrected. The writer's first transaction writes it: a full disk keeps nothing from opening.
+    boot_unsaved: bool,
     /// Durable id and books of each configured stream, in configuration order.
     streams: Vec<(i64, Books)>,
 }
@@ -71,7 +73,7 @@ fn load(path: &Path, settings: &Settings, streams: &[StreamSettings]) -> Result<
     schema::migrate(&connection).map_err(at("migrate"))?;
     // A version that is new must be in the file itself: a newer log beside an old file confuses older programs.
     let transaction = connection.unchecked_transaction().map_err(at("begin in"))?;
-    let known_boots = enter_boot(&transaction).map_err(at("enter this start in"))?;
+    let (known_boots, boot_unsaved) = this_start(&transaction).map_err(at("read the starts in"))?;
     let known = schema::load_streams(&transaction).map_err(LoadError::from_failure("read the streams of"))?;
     let mut loaded = Vec::with_capacity(streams.len());
     for stream in &known {
@@ -95,11 +97,13 @@ fn load(path: &Path, settings: &Settings, streams: &[StreamSettings]) -> Result<
             found.push((*id, books.clone()));
         } else {
             let id = schema::create_stream(&transaction, None, &settings.name).map_err(at("add a stream to"))?;
-            found.push((id, Books::default()));
+            let made = schema::load_streams(&transaction).map_err(LoadError::from_failure("read the streams of"))?;
+            let books = made.into_iter().find(|stream| stream.id == id).map(|stream| stream.books);
+            found.push((id, books.unwrap_or_default()));
         }
     }
     transaction.commit().map_err(at("commit to"))?;
-    Ok(Loaded { connection, boots: known_boots, streams: found })
+    Ok(Loaded { connection, boots: known_boots, boot_unsaved, streams: found })
 }
 
 /// What is not ours, or newer than us, is left as it is.
@@ -131,7 +135,8 @@ fn check_head(connection: &Connection, sql: &StreamSql, books: &Books) -> Result
     Ok(())
 }
 
-fn enter_boot(connection: &Connection) -> Result<Boots, rusqlite::Error> {
+/// The boots with the current one last, and whether that is to be written.
+fn this_start(connection: &Connection) -> Result<(Boots, bool), rusqlite::Error> {
     let mut boots = schema::load_boots(connection)?;
     let kernel_id = clock::kernel_boot_id();
     let known = boots.iter().position(|boot| boot.kernel_id == kernel_id);
@@ -143,11 +148,12 @@ fn enter_boot(connection: &Connection) -> Result<Boots, rusqlite::Error> {
     };
     boots.push(current);
     let mut boots = Boots::new(boots);
-    if let Some(corrected) = boots.correction(now) {
+    let correction = boots.correction(now);
+    let unsaved = known.is_none() || correction.is_some();
+    if let Some(corrected) = correction {
         boots.correct(corrected);
     }
-    schema::save_boot(connection, boots.current())?;
-    Ok(boots)
+    Ok((boots, unsaved))
 }
 
 fn start(
@@ -158,7 +164,7 @@ fn start(
     metrics: Metrics,
 ) -> Result<(Store, Handle), OpenError> {
     let path = settings.data_dir.join(DATABASE);
-    let Loaded { connection, boots, streams: found } = loaded;
+    let Loaded { connection, boots, boot_unsaved, streams: found } = loaded;
     let boot = boots.current().id;
     let reading = schema::connect(&path, Role::Reader, settings.durability).map_err(|error| OpenError::Database {
         step: "open for reading",
@@ -197,6 +203,7 @@ fn start(
         settings: settings.clone(),
         streams,
         boot,
+        boot_unsaved,
     };
     let spawn = |name: &str| thread::Builder::new().name(name.to_owned());
     let reader = spawn("store-reader").spawn(move || reader::run(reader)).map_err(OpenError::Threads)?;

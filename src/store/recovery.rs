@@ -64,7 +64,7 @@ pub(super) fn sound<T>(data_dir: &Path, load: impl Fn() -> Result<T, LoadError>)
     };
     tracing::error!(path = %path.display(), cause, "the database is damaged: salvaging what can be read");
     let target = data_dir.join(SALVAGING);
-    for suffix in ["", "-wal", "-shm"] {
+    for suffix in ["", "-wal", "-shm", "-source", "-source-wal", "-source-shm"] {
         let part = data_dir.join(format!("{SALVAGING}{suffix}"));
         remove_if_there(&part).map_err(failed("remove", &part))?;
     }

@@ -1,12 +1,18 @@
 //! Salvage: reads what can be read of a damaged database and writes it into a new one, stream by stream, around the damage.
 
-use std::path::Path;
+use std::{
+    collections::HashSet,
+    fs::{self, File, OpenOptions},
+    io::{self, Read, Write},
+    path::{Path, PathBuf},
+};
 
-use rusqlite::{Connection, OptionalExtension, ToSql, types::Value};
+use rusqlite::{Connection, OptionalExtension, ToSql, types::Value, wal::CheckpointMode};
 
 use super::{
     api::{Durability, Sequence},
     books::{Books, Holes},
+    clock::{ERA_UNIX_MS, Now},
     failure::Failure,
     schema::{self, Role, StreamRow, StreamSql},
     shared::DAMAGED,
@@ -14,6 +20,9 @@ use super::{
 
 /// Sequence numbers that are skipped: the last rows may be among what cannot be read, and no number is used twice.
 const SKIPPED_NUMBERS: u64 = 1_000_000;
+
+/// The header of a SQLite file (SQLite file format, section 1.3).
+const HEADER_BYTES: usize = 100;
 
 /// Rows copied by one transaction.
 const COPY_ROWS: u64 = 10_000;
@@ -44,8 +53,11 @@ pub(super) fn salvage(source: &Path, target: &Path) -> Result<Summary, Failure> 
     // Synced once, at the end.
     let new = schema::connect(target, Role::Writer, Durability::Process)?;
     schema::migrate(&new)?;
+    let floor = Now::read().unix_ms.max(ERA_UNIX_MS);
+    new.execute("INSERT INTO floor VALUES(?1)", [floor])?;
     let mut summary = Summary::default();
-    match schema::connect(source, Role::Salvager, Durability::Full) {
+    let copy = with_suffix(target, "-source");
+    match readable(source, &new, target, &copy) {
         Ok(old) => {
             for (table, key) in PLAIN_TABLES {
                 copy_table(&old, &new, table, key)?;
@@ -56,12 +68,53 @@ pub(super) fn salvage(source: &Path, target: &Path) -> Result<Summary, Failure> 
         }
         Err(error) => tracing::error!(%error, "nothing of the damaged database can be read"),
     }
+    for part in [copy.clone(), with_suffix(&copy, "-wal"), with_suffix(&copy, "-shm")] {
+        // Our own copy; what stays of it is removed by the next salvage.
+        let _ = fs::remove_file(part);
+    }
     new.pragma_update(None, "synchronous", "FULL")?;
-    new.wal_checkpoint_v2(Some("main"), rusqlite::wal::CheckpointMode::TRUNCATE)?;
+    new.wal_checkpoint_v2(Some("main"), CheckpointMode::TRUNCATE)?;
     new.close().map_err(|(_, error)| Failure::from(error))?;
-    let sync = std::fs::File::open(target).and_then(|file| file.sync_all());
+    let sync = File::open(target).and_then(|file| file.sync_all());
     sync.map_err(|error| Failure::Fatal(format!("cannot sync the new database: {error}")))?;
     Ok(summary)
+}
+
+/// A connection that can read at least the schema: to the file itself, or where its header is garbage, to a copy with the
+/// header of a sound database. All that matters in a header is the same in all our databases.
+fn readable(source: &Path, new: &Connection, target: &Path, copy: &Path) -> Result<Connection, Failure> {
+    let connect = |path: &Path| -> Result<Connection, Failure> {
+        let connection = schema::connect(path, Role::Salvager, Durability::Full)?;
+        connection.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(()))?;
+        Ok(connection)
+    };
+    let error = match connect(source) {
+        Ok(connection) => return Ok(connection),
+        Err(error) => error,
+    };
+    tracing::warn!(%error, "trying with the header of a sound database");
+    new.wal_checkpoint_v2(Some("main"), CheckpointMode::TRUNCATE)?;
+    let patch = || -> io::Result<()> {
+        let mut header = [0; HEADER_BYTES];
+        File::open(target)?.read_exact(&mut header)?;
+        // "Version valid for" unlike the change counter: SQLite takes the number of pages from the size of the file.
+        header[92..96].copy_from_slice(&[0xFF; 4]);
+        fs::copy(source, copy)?;
+        let mut file = OpenOptions::new().write(true).open(copy)?;
+        file.write_all(&header)?;
+        match fs::copy(with_suffix(source, "-wal"), with_suffix(copy, "-wal")) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            Ok(_) | Err(_) => Ok(()),
+        }
+    };
+    patch().map_err(|error| Failure::Fatal(format!("cannot copy the damaged database: {error}")))?;
+    connect(copy)
+}
+
+fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    PathBuf::from(name)
 }
 
 /// The streams: from their table, and those of which only the rows are left from the schema.
@@ -82,9 +135,11 @@ fn streams(old: &Connection) -> Vec<StreamRow> {
     found
 }
 
-/// The rows of the table `stream` that make sense, each read by itself: one bad row must not hide the others.
+/// The table `stream`, if it can be read and makes sense.
 fn readable_streams(old: &Connection) -> Vec<StreamRow> {
-    if let Ok(streams) = schema::load_streams(old) {
+    if let Ok(mut streams) = schema::load_streams(old) {
+        let mut names = HashSet::new();
+        streams.retain(|stream| names.insert(stream.name.clone()));
         return streams;
     }
     tracing::error!("the table of streams is damaged: counters start anew, acknowledged messages may be sent again");
@@ -123,7 +178,8 @@ fn copy_stream(old: &Connection, new: &Connection, stream: &StreamRow, summary: 
         in_transaction: 0,
     };
     copy.run(last_sequence(old, &copy.sql).unwrap_or(SEQUENCE_END))?;
-    if books == Books::default() {
+    let known = books != Books::default();
+    if !known {
         // Nothing is known but the rows: what came begins with the first of them.
         books.head = copy.first.unwrap_or(1);
         books.next = books.head;
@@ -137,6 +193,10 @@ fn copy_stream(old: &Connection, new: &Connection, stream: &StreamRow, summary: 
         books.dropped.add(DAMAGED, lost);
     }
     books.next = end + SKIPPED_NUMBERS;
+    if !known {
+        let floor: i64 = new.query_row("SELECT max(first) FROM floor", [], |row| row.get(0))?;
+        books.next = books.next.max(floor.cast_unsigned());
+    }
     copy.holes.add(end, books.next);
     books.holes = copy.holes;
     (books.head_offset, books.end_offset) = (0, copy.offset);
@@ -246,7 +306,7 @@ impl Copy<'_> {
             if self.in_transaction >= COPY_ROWS {
                 self.in_transaction = 0;
                 self.new.execute_batch("COMMIT; BEGIN")?;
-                self.new.wal_checkpoint_v2(Some("main"), rusqlite::wal::CheckpointMode::PASSIVE)?;
+                self.new.wal_checkpoint_v2(Some("main"), CheckpointMode::PASSIVE)?;
             }
         }
     }

@@ -41,6 +41,7 @@ const MIGRATIONS: [&str; 1] = ["
         tail_offset INTEGER NOT NULL, head_offset INTEGER NOT NULL, end_offset INTEGER NOT NULL,
         accepted INTEGER NOT NULL, forwarded INTEGER NOT NULL, expired INTEGER NOT NULL, purged INTEGER NOT NULL,
         dropped TEXT NOT NULL, dead TEXT NOT NULL, holes TEXT NOT NULL);
+    CREATE TABLE floor(first INTEGER NOT NULL);
     CREATE TABLE dead(
         id INTEGER PRIMARY KEY AUTOINCREMENT, stream INTEGER NOT NULL, seq INTEGER NOT NULL,
         reason TEXT NOT NULL, detail TEXT NOT NULL, dead_boot INTEGER NOT NULL, dead_at INTEGER NOT NULL,
@@ -70,14 +71,15 @@ pub(super) fn connect(path: &Path, role: Role, durability: Durability) -> Result
     };
     let connection = Connection::open_with_flags(path, access | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
     connection.busy_timeout(BUSY_TIMEOUT)?;
+    if role == Role::Salvager {
+        // Before anything reads the schema: lets SQLite read a file with fewer pages than its header says.
+        connection.pragma_update(None, "writable_schema", true)?;
+    }
     let cache_kib = if role == Role::Writer { WRITER_CACHE_KIB } else { READER_CACHE_KIB };
     connection.pragma_update(None, "cache_size", -cache_kib)?;
     connection.pragma_update(None, "mmap_size", 0)?;
-    match role {
-        Role::Writer => set_up_writer(&connection, durability)?,
-        Role::Reader => {}
-        // Lets SQLite read past a header that says there are more pages than the file has.
-        Role::Salvager => connection.pragma_update(None, "writable_schema", true)?,
+    if role == Role::Writer {
+        set_up_writer(&connection, durability)?;
     }
     Ok(connection)
 }
@@ -158,7 +160,7 @@ pub(super) fn load_streams(connection: &Connection) -> Result<Vec<StreamRow>, Fa
             dead: Tally::from_text(&text(13)?).ok_or_else(|| bad("dead"))?,
             holes: Holes::from_text(&text(14)?).ok_or_else(|| bad("holes"))?,
         };
-        if !books.make_sense() {
+        if row.get::<_, i64>(0)? <= 0 || !books.make_sense() {
             return Err(Failure::Damaged(format!("the numbers of stream {} make no sense", text(1)?)));
         }
         streams.push(StreamRow { id: row.get(0)?, name: text(1)?, books });
@@ -199,15 +201,16 @@ pub(super) fn save_stream(
     statement.raw_execute().map(|_| ())
 }
 
-/// Makes a stream: its row and its table.
+/// Makes a stream: its row and its table. Its first number is 1, or where numbers were lost to damage, the floor set then.
 pub(super) fn create_stream(connection: &Connection, id: Option<i64>, name: &str) -> Result<i64, rusqlite::Error> {
     let id = connection.query_row(
-        "INSERT INTO stream VALUES(?1, ?2, 1, 1, 1, 0, 0, 0, 0, 0, 0, 0, '', '', '') RETURNING id",
+        "INSERT INTO stream SELECT ?1, ?2, first, first, first, 0, 0, 0, 0, 0, 0, 0, '', '', ''
+         FROM (SELECT coalesce(max(first), 1) AS first FROM floor) RETURNING id",
         params![id, name],
         |row| row.get(0),
     )?;
     // The name in the comment is kept by SQLite in `sqlite_schema`; salvage finds it there when the row is lost.
-    let comment = name.replace("*/", "");
+    let comment: String = name.chars().filter(|c| c.is_ascii_alphanumeric() || "_.-".contains(*c)).collect();
     connection.execute_batch(&format!(
         "CREATE TABLE s_{id}(/*{comment}*/ seq INTEGER PRIMARY KEY, end INTEGER NOT NULL, boot INTEGER NOT NULL, at INTEGER NOT NULL,
          flags INTEGER NOT NULL, client TEXT NOT NULL, topic TEXT NOT NULL, properties BLOB, payload BLOB NOT NULL)"

@@ -65,6 +65,9 @@ pub(super) enum Work {
     /// End at once and leave everything as a crash would.
     #[cfg(test)]
     Abandon,
+    /// Let SQLite find the disk full from so many pages on (`PRAGMA max_page_count`).
+    #[cfg(test)]
+    MaxPages(u32),
 }
 
 /// What is decided and committed.

@@ -139,7 +139,6 @@ impl Connection {
     }
 
     async fn put_away(mut self, ending: &Ending) {
-        self.listener.connected.dec();
         self.replay.retain(|delivery| delivery.qos != QoS::AtMostOnce);
         self.replay.append(&mut self.inbox);
         self.hub.fanout.disconnect(self.claim.subscriber(), &mut self.replay);

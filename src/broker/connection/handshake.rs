@@ -3,6 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use bytestring::ByteString;
+use prometheus::IntGauge;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     sync::OwnedSemaphorePermit,
@@ -236,13 +237,13 @@ impl Door {
             assigned_client_id: assigned.then_some(&*connect.client_id),
         };
         connack(&mut self.wire.output, version, session_present, &properties);
-        self.listener.connected.inc();
+        let connected = Connected::enter(&self.listener, place);
         tracing::debug!(
             listener = settings.name, address = self.address, client_id = %connect.client_id, ?version,
             session_present, keep_alive_s = connect.keep_alive_s, "client connected"
         );
         self.connection(connect, claim, kick).run().await;
-        drop(place);
+        drop(connected);
     }
 
     fn connection(self, connect: Connect, mut claim: Claim, kick: CancellationToken) -> Connection {
@@ -272,6 +273,7 @@ impl Door {
                 persistent: connect.session_expiry_s > 0,
             },
             saving: None,
+            pause: None,
             inbox: std::collections::VecDeque::new(),
             replay: std::collections::VecDeque::new(),
             client_max_packet: usize::try_from(connect.maximum_packet_size).unwrap_or(usize::MAX),
@@ -285,6 +287,27 @@ impl Door {
             wire,
             claim,
         }
+    }
+}
+
+/// A client's place among the connections of its listener; given up also where its task panics.
+struct Connected {
+    gauge: IntGauge,
+    place: Option<OwnedSemaphorePermit>,
+}
+
+impl Connected {
+    fn enter(listener: &Listener, place: OwnedSemaphorePermit) -> Self {
+        listener.connected.inc();
+        Self { gauge: listener.connected.clone(), place: Some(place) }
+    }
+}
+
+impl Drop for Connected {
+    fn drop(&mut self) {
+        // First the place, so that who sees the lower number finds it free.
+        self.place.take();
+        self.gauge.dec();
     }
 }
 

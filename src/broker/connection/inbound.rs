@@ -8,11 +8,11 @@ use super::{
 };
 use crate::{
     broker::{
-        fanout::Round,
+        fanout::{Round, wait_for},
         packet::{AckKind, Packet, Reason, Version, ack, pingresp},
         sessions::Receipt,
     },
-    intake::{Entry, OnRefusal, Outcome, Publish, Returned},
+    intake::{Entry, OnRefusal, Outcome, Publish, Refusal, Returned},
     message::{Message, QoS},
 };
 
@@ -177,12 +177,26 @@ impl Connection {
         for (entry, outcome) in returned.verdicts {
             match entry {
                 Entry::Publish(publish) => self.decided(publish, outcome, &mut round, now)?,
-                Entry::Release { packet_id } => self.inbound.arrivals.released(packet_id),
+                Entry::Release { packet_id } => {
+                    if let Outcome::Refused(refusal) = outcome {
+                        return Err(self.release_refused(packet_id, refusal));
+                    }
+                    self.inbound.arrivals.released(packet_id);
+                }
             }
             self.acknowledge(&mut round);
         }
         self.inbound.held.extend(returned.held);
+        self.pace(&mut round);
         Ok(())
+    }
+
+    /// The store could not forget a packet id (the disk is full), so there must be no PUBCOMP. The client releases it
+    /// again when it has reconnected.
+    fn release_refused(&mut self, packet_id: u16, refusal: Refusal) -> Ending {
+        self.hub.metrics.refused(refusal.reason());
+        self.claim.kept.received.insert(packet_id, Receipt { decided: true, counted: false });
+        Ending::Offence(Reason::QUOTA_EXCEEDED, "the store cannot release a packet identifier: the disk is full")
     }
 
     fn decided(
@@ -222,7 +236,17 @@ impl Connection {
     pub(super) fn release_arrivals(&mut self) {
         if self.inbound.arrivals.len() > 0 {
             let hub = Arc::clone(&self.hub);
-            self.acknowledge(&mut hub.fanout.round(Instant::now()));
+            let mut round = hub.fanout.round(Instant::now());
+            self.acknowledge(&mut round);
+            self.pace(&mut round);
+        }
+    }
+
+    /// Pauses where subscribers do not keep up.
+    fn pace(&mut self, round: &mut Round<'_>) {
+        let congested = round.take_congested(self.claim.subscriber());
+        if !congested.is_empty() {
+            self.pause = Some(Box::pin(wait_for(congested)));
         }
     }
 

@@ -13,7 +13,8 @@
 //!    arrival; acknowledgements leave from the front of the arrivals, so in order, all of a batch in one write.
 //! 3. While the store takes no more (or holds back what a 3.1.1 client must not lose), nothing is decoded; the socket is
 //!    read a little further, to notice its end, and then left alone: TCP slows the client down.
-//! 4. While the client takes no more, nothing is decoded and nothing pumped; after
+//! 4. While a local subscriber is given a moment to catch up (see `fanout`), the same holds, and verdicts wait too.
+//! 5. While the client takes no more, nothing is decoded and nothing pumped; after
 //!    [`WRITE_STALL`](super::limits::WRITE_STALL) it is disconnected.
 //!
 //! Bounds: input one packet and one read; output 64 KiB and one packet; arrivals `max_inflight` and QoS 0 up to 2048.
@@ -70,6 +71,8 @@ struct Connection {
     decoder: Decoder,
     inbound: Inbound,
     saving: Option<Saving>,
+    /// Subscribers are given a moment to catch up with this publisher.
+    pause: Option<Pause>,
     /// Taken from the mailbox and not sent yet.
     inbox: VecDeque<Delivery>,
     /// Retained messages for new subscriptions; they go before the inbox.
@@ -126,6 +129,7 @@ enum Event {
     Room(Result<(), StoreError>),
     Returned(Option<Returned>),
     Saved(Result<(), StoreError>),
+    Resumed,
     Written(io::Result<usize>),
     Read(io::Result<usize>),
     Mail,
@@ -206,6 +210,7 @@ impl Connection {
         let inbound = &self.inbound;
         let max_inflight = usize::from(self.listener.settings.max_inflight);
         self.saving.is_none()
+            && self.pause.is_none()
             && inbound.held.is_empty()
             && inbound.arrivals.len() < UNDECIDED_MAX.max(max_inflight)
             && (self.version == Version::V5 || inbound.unacknowledged < max_inflight)
@@ -215,7 +220,7 @@ impl Connection {
     async fn next_event(&mut self) -> Event {
         let may_decode = self.may_decode() && self.inbound.batch.is_empty();
         let want_mail = self.wants_mail();
-        let Self { kicked, wire, inbound, saving, claim, timer, .. } = self;
+        let Self { kicked, wire, inbound, saving, pause, claim, timer, .. } = self;
         let Inbound { lane, returns, batch, batch_bytes, held, submitted, .. } = inbound;
         let wants_store = if held.is_empty() { !batch.is_empty() } else { *submitted == 0 };
         let want_read = !wire.ended && (may_decode || wire.input.len() < READ_MAX);
@@ -227,8 +232,9 @@ impl Connection {
             biased;
             () = kicked => Event::Kicked,
             event = to_store(lane, batch, *batch_bytes, !held.is_empty()), if wants_store => event,
-            returned = returned(returns), if *submitted > 0 => Event::Returned(returned),
+            returned = returned(returns), if *submitted > 0 && pause.is_none() => Event::Returned(returned),
             saved = saved(saving), if saving.is_some() => Event::Saved(saved),
+            () = paused(pause), if pause.is_some() => Event::Resumed,
             written = writer.write_buf(output), if !output.is_empty() => Event::Written(written),
             read = reader.read_buf(input), if want_read => Event::Read(read),
             () = claim.subscriber().woken(), if want_mail => Event::Mail,
@@ -255,6 +261,10 @@ impl Connection {
             Event::Saved(saved) => {
                 saved?;
                 self.saved();
+                Ok(())
+            }
+            Event::Resumed => {
+                self.pause = None;
                 Ok(())
             }
             Event::Written(written) => match written {
@@ -384,6 +394,16 @@ async fn saved(saving: &mut Option<Saving>) -> Result<(), StoreError> {
         None => std::future::pending().await,
     }
 }
+
+async fn paused(pause: &mut Option<Pause>) {
+    match pause {
+        Some(pause) => pause.as_mut().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// A moment for subscribers to catch up.
+type Pause = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// A future that is kept across events.
 type Commit = Pin<Box<dyn Future<Output = Result<(), StoreError>> + Send>>;

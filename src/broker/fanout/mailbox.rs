@@ -3,7 +3,7 @@
 use std::{collections::VecDeque, sync::Arc, time::Instant};
 
 use crate::{
-    broker::limits::{QUEUE_AWAY_MESSAGES, QUEUE_BYTES, QUEUE_MESSAGES},
+    broker::limits::{QUEUE_AWAY_MESSAGES, QUEUE_BYTES, QUEUE_LOW, QUEUE_MESSAGES, QUEUE_SOFT},
     message::{Message, QoS},
 };
 
@@ -60,9 +60,26 @@ pub(crate) struct Mailbox {
     /// How many of the queue are QoS 0.
     expendable: usize,
     connected: bool,
+    /// Publishers have waited for it in vain; until it has caught up they do not wait again.
+    slow: bool,
 }
 
 impl Mailbox {
+    /// Whether publishers should give the subscriber a moment.
+    pub(crate) fn is_congested(&self) -> bool {
+        self.connected && !self.slow && (self.queue.len() >= QUEUE_SOFT || self.bytes >= QUEUE_BYTES / 2)
+    }
+
+    /// Whether so little waits that publishers may go on.
+    pub(crate) fn is_low(&self) -> bool {
+        self.queue.len() <= QUEUE_LOW && self.bytes <= QUEUE_BYTES / 4
+    }
+
+    /// The subscriber did not catch up while publishers waited.
+    pub(crate) fn give_up_waiting(&mut self) {
+        self.slow = !self.is_low();
+    }
+
     /// Takes a message in, or says why not.
     pub(crate) fn offer(&mut self, delivery: Delivery) -> Offered {
         let expendable = delivery.qos == QoS::AtMostOnce;
@@ -109,6 +126,7 @@ impl Mailbox {
             self.expendable -= usize::from(delivery.qos == QoS::AtMostOnce);
             into.push_back(delivery);
         }
+        self.slow = self.slow && !self.is_low();
         before - self.bytes
     }
 

@@ -73,6 +73,15 @@ fn the_full_example_has_every_key_and_every_key_at_its_default() {
 }
 
 #[test]
+fn the_example_in_the_readme_is_accepted() {
+    let readme = include_str!("../../../README.md");
+    let (_, example) = readme.split_once("```toml\n").unwrap();
+    let (example, rest) = example.split_once("```").unwrap();
+    assert!(!rest.contains("```toml"), "another example that is not tested");
+    assert_eq!(accepted(&[("tidegate.toml", example)]).streams.len(), 2);
+}
+
+#[test]
 fn the_folder_has_no_example_that_is_not_tested() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("edge-config");
     let mut names: Vec<_> = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name()).collect();

@@ -2,6 +2,11 @@
 
 mod basics;
 mod bench;
+mod damage;
+mod full;
+mod limits;
+mod model;
+mod opening;
 
 use std::{path::Path, time::Duration};
 

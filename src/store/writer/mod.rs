@@ -64,6 +64,8 @@ pub(super) struct Start {
     pub(super) streams: Vec<(i64, Books, StreamSettings)>,
     /// The current boot.
     pub(super) boot: i64,
+    /// It is not in the database yet.
+    pub(super) boot_unsaved: bool,
 }
 
 /// How much may be written.
@@ -142,7 +144,7 @@ pub(super) fn poison(shared: &Shared, data_dir: &std::path::Path, failure: &Fail
 }
 
 fn work(start: Start) -> Result<(), Failure> {
-    let Start { mut connection, queue, shared, metrics, settings, streams, boot } = start;
+    let Start { mut connection, queue, shared, metrics, settings, streams, boot, boot_unsaved } = start;
     let log_pages = Arc::new(AtomicU32::new(0));
     let told = Arc::clone(&log_pages);
     connection.wal_hook(Some(move |_: &mut rusqlite::hooks::Wal, pages| {
@@ -156,7 +158,7 @@ fn work(start: Start) -> Result<(), Failure> {
             .map(|(id, books, settings)| Stream::new(&connection, id, books, &settings))
             .collect::<Result<Vec<_>, _>>()?;
         let mut writer = Writer {
-            transaction: Transaction::new(&connection, streams, shared, metrics, log_pages)?,
+            transaction: Transaction::new(&connection, streams, shared, metrics, log_pages, boot_unsaved)?,
             space: Space::new(settings.max_bytes, settings.min_free),
             queue,
             data_dir: settings.data_dir,
@@ -194,6 +196,11 @@ impl Writer<'_> {
             let wait =
                 if self.chores { Duration::ZERO } else { self.next_tick.saturating_duration_since(Instant::now()) };
             match self.queue.recv_timeout(wait) {
+                #[cfg(test)]
+                Ok(Work::MaxPages(pages)) => {
+                    let connection = self.transaction.connection;
+                    connection.pragma_update_and_check(None, "max_page_count", pages, |_| Ok(()))?;
+                }
                 Ok(work) => {
                     let round = self.gather(work);
                     let last = round.last;
@@ -371,6 +378,8 @@ impl Round {
             Work::Close => self.last = Some(Last::Close),
             #[cfg(test)]
             Work::Abandon => self.last = Some(Last::Abandon),
+            #[cfg(test)]
+            Work::MaxPages(_) => unreachable!("tests set it while nothing else is queued"),
             Work::Job(job) => {
                 if let Job::Batch(batch) = &job {
                     self.bytes += batch.bytes;

@@ -32,13 +32,15 @@ pub(super) struct Space {
     min_free: u64,
     measured: Measured,
     appended: u64,
+    /// The largest message that was refused because the store was full.
+    wanted: u64,
     full_at: Option<Instant>,
 }
 
 impl Space {
     /// `max_bytes` and `min_free` as in the settings: zero is no limit.
     pub(super) fn new(max_bytes: u64, min_free: u64) -> Self {
-        Self { max_bytes, min_free, measured: Measured::default(), appended: 0, full_at: None }
+        Self { max_bytes, min_free, measured: Measured::default(), appended: 0, wanted: 0, full_at: None }
     }
 
     pub(super) fn measured(&mut self, measured: Measured) {
@@ -73,14 +75,25 @@ impl Space {
         self.full_at.is_some() || (reserve_used && !file_has_room)
     }
 
-    /// Whether the store is at its limit with this many bytes more.
-    pub(super) fn store_full(&self, bytes: u64) -> bool {
-        self.max_bytes > 0 && self.measured.used_bytes + self.appended + bytes > self.max_bytes
+    /// Whether the store is at its limit with a message of so many bytes more; if so, it stays "full" until that has room.
+    pub(super) fn store_full(&mut self, bytes: u64) -> bool {
+        let full = self.max_bytes > 0 && self.measured.used_bytes + self.appended + bytes > self.max_bytes;
+        if full {
+            self.wanted = self.wanted.max(bytes);
+        }
+        full
     }
 
     /// What everybody is refused for, if anything.
     pub(super) fn refusing(&mut self, now: Instant) -> Option<Refusal> {
-        if self.disk_full(now) { Some(Refusal::DiskFull) } else { self.store_full(0).then_some(Refusal::StoreFull) }
+        if self.disk_full(now) {
+            return Some(Refusal::DiskFull);
+        }
+        if self.wanted > 0 && self.store_full(self.wanted) {
+            return Some(Refusal::StoreFull);
+        }
+        self.wanted = 0;
+        None
     }
 }
 
@@ -106,9 +119,20 @@ mod tests {
     fn a_full_disk_is_tried_again_after_a_while() {
         let now = Instant::now();
         let mut space = Space::new(100, 0);
-        assert!(space.store_full(101) && !space.store_full(100));
+        assert!(!space.store_full(100));
         space.note_full(now);
         assert_eq!(space.refusing(now), Some(Refusal::DiskFull));
         assert_eq!(space.refusing(now + RETRY_AFTER), None);
+    }
+
+    #[test]
+    fn a_full_store_is_full_until_what_was_refused_has_room() {
+        let now = Instant::now();
+        let mut space = Space::new(100, 0);
+        space.measured(Measured { free_bytes: 1000, used_bytes: 95, free_in_file_bytes: 0 });
+        assert!(space.store_full(10) && !space.store_full(5));
+        assert_eq!(space.refusing(now), Some(Refusal::StoreFull));
+        space.measured(Measured { free_bytes: 1000, used_bytes: 90, free_in_file_bytes: 0 });
+        assert_eq!(space.refusing(now), None);
     }
 }

@@ -51,6 +51,8 @@ pub(super) struct Transaction<'c> {
     pub(super) log_pages: Arc<AtomicU32>,
     /// Messages inserted by this transaction.
     pub(super) inserted: u64,
+    /// The current boot is not in the database yet: the first transaction that commits puts it there.
+    boot_unsaved: bool,
     touched: Vec<usize>,
     begun: Option<Instant>,
     begin: Statement<'c>,
@@ -95,6 +97,7 @@ impl<'c> Transaction<'c> {
         shared: Arc<Shared>,
         metrics: Metrics,
         log_pages: Arc<AtomicU32>,
+        boot_unsaved: bool,
     ) -> Result<Self, Failure> {
         Ok(Self {
             connection,
@@ -104,6 +107,7 @@ impl<'c> Transaction<'c> {
             now: Now::read(),
             log_pages,
             inserted: 0,
+            boot_unsaved,
             touched: Vec::new(),
             begun: None,
             begin: connection.prepare("BEGIN IMMEDIATE")?,
@@ -119,6 +123,10 @@ impl<'c> Transaction<'c> {
             let at = Instant::now();
             self.begin.raw_execute()?;
             self.begun = Some(at);
+            if self.boot_unsaved {
+                let boots = self.shared.boots.read().unwrap_or_else(PoisonError::into_inner);
+                schema::save_boot(self.connection, boots.current())?;
+            }
         }
         Ok(())
     }
@@ -186,6 +194,7 @@ impl<'c> Transaction<'c> {
         if let Some(begun) = self.begun {
             self.commit.raw_execute()?;
             self.begun = None;
+            self.boot_unsaved = false;
             self.metrics.commit_seconds.observe(begun.elapsed().as_secs_f64());
             #[expect(clippy::cast_precision_loss, reason = "a count of messages is far below 2^52")]
             self.metrics.commit_messages.observe(self.inserted as f64);

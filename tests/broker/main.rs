@@ -1,0 +1,10 @@
+//! The broker against its real store, spoken to in bytes, and by clients that others wrote.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+mod clients;
+mod delivery;
+mod durable;
+mod protocol;
+mod rig;
+mod sessions;

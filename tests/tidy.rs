@@ -1,0 +1,259 @@
+//! The house rules that a compiler does not know: what each file says of itself, which crate lives in which room.
+
+#![allow(clippy::unwrap_used, reason = "a test says what is wrong by failing")]
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::{Path, PathBuf},
+};
+
+/// Longest file, in lines.
+const MAX_FILE_LINES: usize = 500;
+/// Longest function outside tests, in lines.
+const MAX_FUNCTION_LINES: usize = 70;
+
+/// Foreign crates that only some rooms know.
+const CRATES: &[(&str, &[&str])] = &[
+    ("rusqlite", &["src/store"]),
+    ("rumqttd", &["src/broker", "src/demo"]),
+    ("rumqttc", &["src/uplink", "src/demo"]),
+    ("axum", &["src/admin"]),
+    ("clap", &["src/cli"]),
+    ("sd_notify", &["src/systemd.rs"]),
+    ("config", &["src/config"]),
+];
+
+/// Rooms that never import each other; what joins them are the stations.
+const SHORES: [&str; 4] = ["broker", "store", "uplink", "admin"];
+
+/// Files that decide without a clock, a socket or a log: time and chance are arguments there.
+const PURE: [&str; 11] = [
+    "src/message.rs",
+    "src/topic.rs",
+    "src/units.rs",
+    "src/admin/rates.rs",
+    "src/config/nearest.rs",
+    "src/config/url.rs",
+    "src/forward/backoff.rs",
+    "src/forward/ledger.rs",
+    "src/forward/pacing.rs",
+    "src/forward/refusals.rs",
+    "src/forward/turns.rs",
+];
+
+/// Names that say nothing.
+const FORBIDDEN_NAMES: [&str; 7] = ["utils", "util", "common", "helpers", "helper", "types", "misc"];
+
+struct Source {
+    /// From the package's folder, such as `src/config/mod.rs`.
+    path: String,
+    text: String,
+}
+
+impl Source {
+    /// The code without its comments.
+    fn code(&self) -> String {
+        self.text.lines().filter(|line| !line.trim_start().starts_with("//")).collect::<Vec<_>>().join("\n")
+    }
+
+    /// The code before the tests at the end of the file; nothing of a file that is all tests.
+    fn code_without_tests(&self) -> String {
+        let code = self.code();
+        let is_test = self.path.ends_with("tests.rs") || self.path.contains("/tests/");
+        if is_test {
+            String::new()
+        } else {
+            code.split("#[cfg(test)]\nmod tests {").next().unwrap_or_default().to_owned()
+        }
+    }
+}
+
+fn sources(folder: &str) -> Vec<Source> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut found = Vec::new();
+    let mut folders: Vec<PathBuf> = vec![root.join(folder)];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(&folder).unwrap() {
+            let path = entry.unwrap().path();
+            // Folders with a manifest are packages of their own, and what they build is not ours to judge.
+            if path.is_dir() && !path.join("Cargo.toml").exists() && !path.ends_with("target") {
+                folders.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                let text = fs::read_to_string(&path).unwrap();
+                found.push(Source { path: path.strip_prefix(root).unwrap().display().to_string(), text });
+            }
+        }
+    }
+    found.sort_by(|a, b| a.path.cmp(&b.path));
+    assert!(!found.is_empty(), "nothing in {folder}");
+    found
+}
+
+fn all_sources() -> impl Iterator<Item = Source> {
+    sources("src").into_iter().chain(sources("tests"))
+}
+
+#[track_caller]
+fn none(offences: &[String]) {
+    assert!(offences.is_empty(), "\n{}", offences.join("\n"));
+}
+
+#[test]
+fn every_file_says_in_its_first_line_what_it_is_for() {
+    let silent = all_sources().filter(|source| !source.text.starts_with("//! "));
+    none(&silent.map(|source| format!("{}: does not begin with `//! `", source.path)).collect::<Vec<_>>());
+}
+
+#[test]
+fn no_file_and_no_function_is_too_long() {
+    let mut offences = Vec::new();
+    for source in all_sources() {
+        let lines = source.text.lines().count();
+        if lines > MAX_FILE_LINES {
+            offences.push(format!("{}: {lines} lines", source.path));
+        }
+        for (name, lines) in functions(&source.code_without_tests()) {
+            if lines > MAX_FUNCTION_LINES {
+                offences.push(format!("{}: `{name}` has {lines} lines", source.path));
+            }
+        }
+    }
+    none(&offences);
+}
+
+/// Names and lengths of the functions in formatted code: each ends at the first `}` that is as far in as its beginning.
+fn functions(code: &str) -> Vec<(String, usize)> {
+    let lines: Vec<&str> = code.lines().collect();
+    let mut found = Vec::new();
+    for (start, line) in lines.iter().enumerate() {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let Some(at) = words.iter().position(|word| *word == "fn") else { continue };
+        let qualifier =
+            |word: &&str| ["pub", "const", "async", "unsafe", "extern"].contains(word) || word.starts_with("pub(");
+        if !words[..at].iter().all(qualifier) || words.len() == at + 1 {
+            continue;
+        }
+        let indent = &line[..line.len() - line.trim_start().len()];
+        let end = lines[start..].iter().position(|line| *line == format!("{indent}}}"));
+        let name = words[at + 1].split(['(', '<']).next().unwrap_or_default().to_owned();
+        // A one-liner, or a declaration in a trait, has no such end of its own.
+        if !line.ends_with('}') && !line.ends_with(';') {
+            found.extend(end.map(|lines| (name, lines + 1)));
+        }
+    }
+    found
+}
+
+#[test]
+fn foreign_crates_stay_in_their_rooms() {
+    let mut offences = Vec::new();
+    for source in sources("src") {
+        let code = source.code_without_tests();
+        for (name, rooms) in CRATES {
+            let is_home = rooms.iter().any(|room| source.path.starts_with(room));
+            // Our own room `config` has the name of its crate, which is therefore always written `::config`.
+            let forms = if *name == "config" {
+                vec!["use ::config::".to_owned(), " ::config::".to_owned(), "use config::".to_owned()]
+            } else {
+                vec![format!("use {name}::"), format!("{name}::"), format!("use {name};")]
+            };
+            let uses = |line: &&str| {
+                !line.contains("crate::")
+                    && forms.iter().any(|form| line.match_indices(form.as_str()).any(|(at, _)| starts_word(line, at)))
+            };
+            if !is_home && let Some(line) = code.lines().find(uses) {
+                offences.push(format!("{}: knows {name}: {}", source.path, line.trim()));
+            }
+        }
+    }
+    none(&offences);
+}
+
+fn starts_word(line: &str, at: usize) -> bool {
+    !line[..at].ends_with(|c: char| c.is_alphanumeric() || c == '_')
+}
+
+#[test]
+fn pure_files_read_no_clock_wait_for_nothing_and_log_nothing() {
+    let mut offences = Vec::new();
+    let sources = sources("src");
+    for path in PURE {
+        let Some(source) = sources.iter().find(|source| source.path == path) else {
+            offences.push(format!("{path}: is not there any more"));
+            continue;
+        };
+        let code = source.code_without_tests();
+        let impure =
+            ["::now()", ".await", "async ", "tracing::", "fastrand::", "thread::sleep", "std::fs", "std::net::Tcp"];
+        offences.extend(impure.iter().filter(|word| code.contains(**word)).map(|word| format!("{path}: has `{word}`")));
+    }
+    none(&offences);
+}
+
+#[test]
+fn shores_never_import_each_other() {
+    let mut offences = Vec::new();
+    for source in sources("src") {
+        let Some(own) = SHORES.iter().find(|shore| source.path.starts_with(&format!("src/{shore}/"))) else { continue };
+        for room in imported_rooms(&source.code_without_tests()) {
+            if room != *own && SHORES.contains(&room.as_str()) {
+                offences.push(format!("{}: imports crate::{room}", source.path));
+            }
+        }
+    }
+    none(&offences);
+}
+
+/// First names after `crate::`, also in groups.
+fn imported_rooms(code: &str) -> BTreeSet<String> {
+    let mut rooms = BTreeSet::new();
+    for (at, _) in code.match_indices("crate::") {
+        let rest = &code[at + "crate::".len()..];
+        let Some(group) = rest.strip_prefix('{') else {
+            rooms.insert(identifier(rest));
+            continue;
+        };
+        let mut depth = 0;
+        let mut start = 0;
+        // A `use` ends with a semicolon, and has none within.
+        for (at, c) in group.char_indices().take_while(|(_, c)| *c != ';') {
+            match c {
+                '{' => depth += 1,
+                '}' if depth > 0 => depth -= 1,
+                ',' | '}' if depth == 0 => {
+                    rooms.insert(identifier(group[start..at].trim_start()));
+                    start = at + 1;
+                }
+                _ => {}
+            }
+        }
+    }
+    rooms.remove("");
+    rooms
+}
+
+fn identifier(text: &str) -> String {
+    text.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect()
+}
+
+#[test]
+fn no_module_has_a_name_that_says_nothing() {
+    let named = |source: &Source| {
+        Path::new(&source.path).iter().any(|part| {
+            let part = part.to_string_lossy();
+            FORBIDDEN_NAMES.contains(&part.strip_suffix(".rs").unwrap_or(&part))
+        })
+    };
+    none(&all_sources().filter(named).map(|source| source.path).collect::<Vec<_>>());
+}
+
+#[test]
+fn the_rules_see_what_they_look_for() {
+    let rooms = imported_rooms(
+        "use crate::{\n    store::{self, X},\n    topic::Y,\n};\nfn f() -> crate::uplink::Z {}\nuse crate::intake;",
+    );
+    assert_eq!(rooms.into_iter().collect::<Vec<_>>(), ["intake", "store", "topic", "uplink"]);
+    let code = "impl X {\n    pub(crate) async fn a(\n        b: u8,\n    ) {\n        c();\n    }\n}\nfn d() {}\n";
+    assert_eq!(functions(code), [("a".to_owned(), 5)]);
+}
