@@ -95,7 +95,7 @@ class Gateway:
             if not self.process.alive():
                 tail = "\n".join(self.log().splitlines()[-5:])
                 raise RuntimeError(f"the gateway ended with code {self.process.child.returncode}:\n{tail}")
-            return accepts(self.port)
+            return accepts(self.port) and accepts(self.admin)
 
         wait_for("the gateway listens", ready, 30)
 
