@@ -30,9 +30,11 @@ class Tidegate(Gateway):
 
     name = "Tidegate"
 
+    version = "3.1.1"  # as Mosquitto's bridge
+
     def __init__(self, folder, upstream_port):
-        super().__init__(folder, upstream_port, progress_timeout="30s", uplink=f"max_inflight = {WINDOW}",
-                         store='durability = "full"')
+        super().__init__(folder, upstream_port, progress_timeout="30s",
+                         uplink=f'max_inflight = {WINDOW}\nversion = "{self.version}"', store='durability = "full"')
 
     def save(self):
         """Nothing to do: everything acknowledged is on disk."""
