@@ -85,7 +85,7 @@ class Table:
 def number(value):
     if value is None:
         return "–"
-    return f"{value:,.0f}".replace(",", " ") if abs(value) >= 100 else f"{value:.3g}"
+    return f"{value:,.0f}".replace(",", " ") if abs(value) >= 100 or value == int(value) else f"{value:.3g}"
 
 
 class Run:
@@ -135,12 +135,13 @@ def local(table, scale):
         for system in SYSTEMS:
             count = int(400_000 * scale) // sensors
             with Run(system) as run:
-                verifier = Verifier(run.folder, run.gateway.port, filter="local/#", mqtt=4)
+                verifier = Verifier(run.folder, run.gateway.port, filter="local/#", mqtt=4, idle=5)
                 run.publish("local", sensors=sensors, count=count, topic="local/{}")
                 got = verifier.count(count * sensors)
-            assert got["lost"] == 0, got
-            publishers = f"{sensors} publisher{'s' if sensors > 1 else ''}"
-            table.add(f"local QoS 1, {publishers} to 1 subscriber, messages/s", system.name, got["per_s"], goal="≥ 2×")
+            work = f"local QoS 1, {sensors} publisher{'s' if sensors > 1 else ''} to 1 subscriber"
+            table.add(f"{work}, messages/s", system.name, got["per_s"], goal="≥ 2×")
+            # Neither promises more to a local subscriber than a bounded queue; what overflows must be seen here.
+            table.add(f"{work}, not delivered", system.name, got["lost"], False, "0")
 
 
 def latency(table, scale):
