@@ -12,7 +12,7 @@
 //!
 //! # Writing
 //!
-//! One writer thread. Lanes put batches into one bounded queue (8 MiB of messages and 2048 batches in all, 256 batches a lane);
+//! One writer thread. Lanes put batches into one bounded queue (4 MiB of messages and 1024 batches in all, 256 batches a lane);
 //! the writer drains it into one transaction of about 1 MiB or 4096 entries, commits, and only then hands each batch back:
 //! `writer` is the only place where an [`Outcome`] is made. A commit waits for company in steps of `commit_delay / 8` only while
 //! messages keep coming, never longer than `commit_delay` in all; where waiting was in vain it is left out for a growing number of rounds, for a

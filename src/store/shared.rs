@@ -23,9 +23,9 @@ use super::{
 use crate::{message::Message, stats::StreamStats};
 
 /// Most bytes of messages that may wait for the writer, of all lanes together.
-pub(super) const QUEUE_BYTES_MAX: usize = 8 << 20;
+pub(super) const QUEUE_BYTES_MAX: usize = 4 << 20;
 
-/// What a batch counts for in the queue besides its messages; bounds the number of batches to 2048.
+/// What a batch counts for in the queue besides its messages; bounds the number of batches to 1024.
 pub(super) const BATCH_BYTES: usize = 4 << 10;
 
 /// Most settlements and other small things that may wait for the writer.
