@@ -87,6 +87,16 @@ class Verifier(_Tool):
         return json.loads(self.hear(seconds))
 
 
+class Sink(_Tool):
+    """An upstream that is never the limit; `result` when it has taken so many messages."""
+
+    def __init__(self, folder, port, count):
+        super().__init__(pathlib.Path(folder) / "sink.log", ["sink"], {"listen": f"127.0.0.1:{port}", "count": count})
+
+    def result(self, seconds=300):
+        return json.loads(self.hear(seconds))
+
+
 def check_delivery(theme, result, label, duplicates_allowed=True, new_ids_allowed=0):
     """Lost 0, out of order 0, duplicates counted and recognisable."""
     good = theme.check(f"{label}: lost 0 of {result['expected']}", result["lost"] == 0 and result["expected"] > 0,

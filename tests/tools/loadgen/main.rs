@@ -7,6 +7,7 @@
 mod books;
 mod histogram;
 mod publish;
+mod sink;
 mod verify;
 mod wire;
 
@@ -32,6 +33,8 @@ enum Command {
     Publish(PublishArgs),
     /// Subscribes and keeps the books.
     Verify(VerifyArgs),
+    /// Plays an upstream that is never the limit, and says how fast the messages came.
+    Sink(SinkArgs),
 }
 
 #[derive(Debug, clap::Args)]
@@ -114,12 +117,23 @@ struct VerifyArgs {
     linger: f64,
 }
 
+#[derive(Debug, clap::Args)]
+struct SinkArgs {
+    /// Where to listen
+    #[arg(long)]
+    listen: std::net::SocketAddr,
+    /// Messages to take
+    #[arg(long)]
+    count: u64,
+}
+
 fn main() -> anyhow::Result<()> {
     let command = Command::parse();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     match command {
         Command::Publish(args) => runtime.block_on(publish(args)),
         Command::Verify(args) => runtime.block_on(verify(args)),
+        Command::Sink(args) => runtime.block_on(sink(&args)),
     }
 }
 
@@ -194,6 +208,13 @@ async fn verify(args: VerifyArgs) -> anyhow::Result<()> {
         }
     });
     println!("{}", serde_json::to_string(&verify::run(plan, received).await)?);
+    Ok(())
+}
+
+#[allow(clippy::print_stdout, reason = "the result")]
+async fn sink(args: &SinkArgs) -> anyhow::Result<()> {
+    let report = sink::run(args.listen, args.count).await?;
+    println!("{}", serde_json::to_string(&report)?);
     Ok(())
 }
 
