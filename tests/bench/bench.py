@@ -201,9 +201,7 @@ def drain(table, scale):
             mib = lambda: gateway.process.rss_bytes() / 2**20  # noqa: E731
             empty = mib()
             table.add("memory empty, MiB", system.name, empty, False)
-            run.publish("start", topic="sensors/marker/{}", count=1)
-            assert run.publish("backlog", sensors=20, count=backlog // 20)["acked"] == backlog
-            run.publish("end", topic="sensors/marker/{}", count=1, first_sensor=2)
+            fill(run, backlog)
             full = mib()
             table.add(f"memory {with_it}, MiB", system.name, full, False, "≤ 16 MiB above empty, ≤ 32 MiB in all")
             gateway.save()
@@ -217,18 +215,41 @@ def drain(table, scale):
             table.add(f"memory after a restart {with_it}, MiB", system.name, mib(), False, "≤ 32 MiB")
 
             written = gateway.process.written_bytes()
-            gateway.process.child.send_signal(signal.SIGSTOP)  # until the verifier is there
-            run.upstream.start()
-            # Only the two markers reach the verifier: the upstream does no work but the bridge's.
-            verifier = Verifier(run.folder, run.upstream.port, filter="sensors/marker/#", idle=300)
-            gateway.process.child.send_signal(signal.SIGCONT)
-            got = verifier.count(2)
-            assert got["lost"] == 0, got
-            table.add(f"drain of {number(backlog)} messages, messages/s", system.name, backlog / got["elapsed_s"],
-                      goal="≥ 3×, at least 2×")
+            seconds, cpu = timed_drain(run)
+            work = f"drain of {number(backlog)} messages"
+            table.add(f"{work}, messages/s", system.name, backlog / seconds, goal="≥ 3×, at least 2×")
+            table.add("... CPU seconds of the gateway", system.name, cpu[0], False)
+            table.add("... CPU seconds of the upstream", system.name, cpu[1], False)
             gateway.save()
             table.add("bytes written per message, drained", system.name, (gateway.process.written_bytes() - written) / backlog, False)
             table.add("memory after the drain, MiB", system.name, mib(), False)
+
+    with Run(Bridge, upstream=True) as run:
+        straight = Sensors(run.folder, run.upstream.port, "straight", count=backlog, window=WINDOW).result(600)
+        table.add("... for comparison: what the upstream takes from one publisher at all", "Mosquitto", straight["acked_per_s"])
+
+
+def fill(run, backlog):
+    """A backlog, with a message of its own before and after it."""
+    run.publish("start", topic="sensors/marker/{}", count=1)
+    assert run.publish("backlog", sensors=20, count=backlog // 20)["acked"] == backlog
+    run.publish("end", topic="sensors/marker/{}", count=1, first_sensor=2)
+
+
+def timed_drain(run):
+    """Seconds between the first and the last message of the backlog on the upstream, and the CPU seconds of both.
+
+    Only those two reach the verifier, so that the upstream does no work but the gateway's.
+    """
+    process = run.gateway.process
+    process.child.send_signal(signal.SIGSTOP)  # until the verifier is there
+    run.upstream.start()
+    verifier = Verifier(run.folder, run.upstream.port, filter="sensors/marker/#", idle=300)
+    before = process.cpu_seconds(), run.upstream.process.cpu_seconds()
+    process.child.send_signal(signal.SIGCONT)
+    got = verifier.count(2)
+    assert got["lost"] == 0, got
+    return got["elapsed_s"], (process.cpu_seconds() - before[0], run.upstream.process.cpu_seconds() - before[1])
 
 
 def sink(table, scale):

@@ -137,3 +137,8 @@ class Process:
             if line.startswith("write_bytes:"):
                 return int(line.split()[1])
         return 0
+
+    def cpu_seconds(self):
+        """Processor time used so far, in user and kernel mode."""
+        fields = pathlib.Path(f"/proc/{self.pid}/stat").read_text().rsplit(")", 1)[1].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
