@@ -217,14 +217,14 @@ impl Sessions {
 
     /// Takes the session of a client id over from whoever has it, and waits until they have let go.
     ///
-    /// Gives back the will of the session as well, where it waited and the session ends here (`clean_start`).
+    /// Gives back the will of the session as well, where it waited and the session ends here (`clean_start`, or expired).
     pub(crate) async fn claim(
         self: &Arc<Self>,
         client_id: &ByteString,
         clean_start: bool,
         kick: &CancellationToken,
     ) -> Result<(Claim, Option<Message>), ClaimError> {
-        let (session, number, will) = self.enter(client_id, kick)?;
+        let (session, number, is_over) = self.enter(client_id, kick)?;
         let kept = tokio::select! {
             biased;
             () = kick.cancelled() => Err(ClaimError::TakenOver),
@@ -232,24 +232,25 @@ impl Sessions {
                 kept.map_err(|_| ClaimError::Busy)
             }
         };
-        let kept = kept.inspect_err(|_| self.abandon(client_id, number))?;
+        let mut kept = kept.inspect_err(|_| self.abandon(client_id, number))?;
+        // Only now: whoever was taken over has put its will here on the way out.
+        let will = self.take_will(client_id);
+        kept.present &= !is_over;
+        let expiry_s = kept.stored.filter(|_| !is_over).unwrap_or(0);
         let claim = Claim {
             sessions: Arc::clone(self),
             session,
             number,
             client_id: client_id.clone(),
             kept,
-            expiry_s: u32::MAX,
+            expiry_s,
             delayed_will: None,
         };
-        Ok((claim, will.filter(|_| clean_start)))
+        Ok((claim, will.filter(|_| clean_start || is_over)))
     }
 
-    fn enter(
-        &self,
-        client_id: &ByteString,
-        kick: &CancellationToken,
-    ) -> Result<(Arc<Session>, u64, Option<Message>), ClaimError> {
+    /// The session, the number of the claim, and whether the session had expired and only waits for its end.
+    fn enter(&self, client_id: &ByteString, kick: &CancellationToken) -> Result<(Arc<Session>, u64, bool), ClaimError> {
         let mut map = self.map();
         map.last_claim += 1;
         let number = map.last_claim;
@@ -258,9 +259,8 @@ impl Sessions {
                 previous.cancel();
             }
             slot.claim = number;
-            slot.expires = None;
-            let will = slot.will.take().map(|(_, message)| message);
-            return Ok((Arc::clone(&slot.session), number, will));
+            let is_over = slot.expires.take().is_some_and(|at| at <= Instant::now());
+            return Ok((Arc::clone(&slot.session), number, is_over));
         }
         if map.slots.len() >= SESSIONS_MAX {
             return Err(ClaimError::Full);
@@ -269,7 +269,12 @@ impl Sessions {
         let slot =
             Slot { session: Arc::clone(&session), claim: number, kick: Some(kick.clone()), expires: None, will: None };
         map.slots.insert(client_id.clone(), slot);
-        Ok((session, number, None))
+        Ok((session, number, false))
+    }
+
+    fn take_will(&self, client_id: &ByteString) -> Option<Message> {
+        let mut map = self.map();
+        map.slots.get_mut(client_id)?.will.take().map(|(_, message)| message)
     }
 
     /// A claimant gives up waiting; the owner's release will then settle the matter.
@@ -279,10 +284,11 @@ impl Sessions {
         }
     }
 
-    /// Wills whose delay has passed.
+    /// Wills whose delay has passed, of clients that are away.
     fn due_wills(&self, now: Instant) -> Vec<Message> {
         let mut map = self.map();
-        let due = map.slots.values_mut().filter(|slot| slot.will.as_ref().is_some_and(|(at, _)| *at <= now));
+        let is_due = |slot: &&mut Slot| slot.kick.is_none() && slot.will.as_ref().is_some_and(|(at, _)| *at <= now);
+        let due = map.slots.values_mut().filter(is_due);
         due.filter_map(|slot| slot.will.take()).map(|(_, message)| message).collect()
     }
 
@@ -350,6 +356,8 @@ impl Drop for Claim {
         let mut map = sessions.map();
         let Some(slot) = map.slots.get_mut(client_id) else { return };
         if slot.claim != *number && slot.kick.is_some() {
+            // The successor decides: a clean start ends the session, and then the will is due (MQTT 5, section 3.1.3.2.2).
+            slot.will = delayed_will.take();
             return;
         }
         if over {

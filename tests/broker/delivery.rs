@@ -243,3 +243,67 @@ async fn wills_are_sent_on_an_unclean_end_and_go_into_the_streams() {
     }
     assert_eq!(rig.backlog(), 4);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_delayed_will_is_due_when_a_clean_start_ends_the_session_and_not_when_it_is_resumed() {
+    let rig = Rig::new().await;
+    let mut subscriber = rig.connected(4, "sub").await;
+    subscriber.subscribe(4, "will", 0).await;
+    let with_will = |flags: u8| {
+        let mut body = b"\0\x04MQTT".to_vec();
+        body.extend([5, flags, 0, 0, 5]);
+        body.extend(unhex("11 FFFFFFFF"));
+        text(&mut body, "w");
+        body.extend(unhex("05 18 0000FFFF"));
+        text(&mut body, "will");
+        text(&mut body, "gone");
+        packet(0x10, &body)
+    };
+    for away in [false, true] {
+        let mut first = rig.client().await;
+        first.send_bytes(&with_will(0x06)).await;
+        first.expect_connack(5, false).await;
+        let (mut resumed, mut clean) = (rig.client().await, rig.client().await);
+        resumed.send_bytes(&with_will(0x04)).await;
+        resumed.expect_connack(5, true).await;
+        subscriber.expect_quiet().await;
+        if away {
+            drop(resumed);
+            until("it is away", || rig.broker.listeners()[0].connections == 1).await;
+        }
+        clean.send_bytes(&connect(5, "w", 2, 0, &[])).await;
+        clean.expect_connack(5, false).await;
+        subscriber.expect_bytes(&publish(4, 0, "will", 0, b"gone")).await;
+        subscriber.expect_quiet().await;
+        clean.send("E0 00").await;
+        clean.expect_closed().await;
+        until("it is gone", || rig.broker.listeners()[0].connections == 1).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_that_was_sent_does_not_expire_before_it_is_sent_again() {
+    let rig = Rig::new().await;
+    let mut subscriber = rig.client().await;
+    let stay = connect(5, "sub", 0, 0, &unhex("11 FFFFFFFF"));
+    subscriber.send_bytes(&stay).await;
+    subscriber.expect_connack(5, false).await;
+    subscriber.subscribe(5, "t", 2).await;
+    let mut publisher = rig.connected(5, "pub").await;
+    publisher.send("34 0C 0001 74 0001 05 0200000001 78").await;
+    subscriber.expect("34 0C 0001 74 0001 05 0200000001 78").await;
+    let sent = std::time::Instant::now();
+    drop(subscriber);
+    until("its interval has passed", || sent.elapsed() > std::time::Duration::from_millis(1100)).await;
+    let mut subscriber = rig.client().await;
+    subscriber.send_bytes(&stay).await;
+    subscriber.expect_connack(5, true).await;
+    subscriber.expect("3C 0C 0001 74 0001 05 0200000001 78").await;
+    drop(subscriber);
+    // It does not fit any more: the packet id is released, for the client may hold half of the exchange.
+    let mut subscriber = rig.client().await;
+    subscriber.send_bytes(&connect(5, "sub", 0, 0, &unhex("11 FFFFFFFF 27 0000000A"))).await;
+    let connack = subscriber.packet().await;
+    assert_eq!(connack[2], 1);
+    subscriber.expect("62 02 0001").await;
+}

@@ -91,6 +91,29 @@ async fn qos_2_of_a_session_that_ends_with_its_connection_is_remembered_as_long(
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_packet_id_released_by_a_resumed_session_stays_released_after_a_crash() {
+    let rig = Rig::new().await;
+    let mut client = rig.client().await;
+    client.send_bytes(&connect(5, "c", 0, 0, &unhex("11 FFFFFFFF"))).await;
+    client.expect_connack(5, false).await;
+    client.send_bytes(&publish(5, 4, "s/a", 7, b"x")).await;
+    client.expect("50 02 0007").await;
+    // Resumed, and to end with this connection.
+    let mut client = rig.client().await;
+    client.send_bytes(&connect(5, "c", 0, 0, &[])).await;
+    client.expect_connack(5, true).await;
+    client.send("62 02 0007").await;
+    client.expect("70 02 0007").await;
+    let after = rig.after_a_crash().await;
+    let mut client = after.client().await;
+    client.send_bytes(&connect(5, "c", 0, 0, &[])).await;
+    client.expect_connack(5, false).await;
+    client.send_bytes(&publish(5, 4, "s/a", 7, b"y")).await;
+    client.expect("50 02 0007").await;
+    assert_eq!(after.backlog(), 2, "acknowledged and not stored");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_full_stream_refuses_mqtt_5_with_quota_exceeded() {
     let rig = Rig::with(Options { max_messages: Some(2), ..Options::default() }).await;
     let mut subscriber = rig.connected(5, "sub").await;

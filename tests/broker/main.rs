@@ -5,6 +5,8 @@
 mod clients;
 mod delivery;
 mod durable;
+#[cfg(feature = "interop")]
+mod mosquitto;
 mod protocol;
 mod rig;
 mod sessions;

@@ -5,7 +5,6 @@ use std::{
     net::TcpListener,
     path::Path,
     process::{Child, Command, Stdio},
-    time::Duration,
 };
 
 use rumqttc::v5::{
@@ -18,8 +17,7 @@ use rumqttc::v5::{
 use tempfile::TempDir;
 use tokio::time::timeout;
 
-/// Longest wait for anything that is to happen.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+use crate::gateway::{PATIENCE, number};
 
 /// A Mosquitto process, ended by pid when dropped.
 pub(crate) struct Broker {
@@ -124,12 +122,6 @@ impl Subscriber {
             }
         }
     }
-}
-
-/// The number at the head of a payload.
-pub(crate) fn number(publish: &Publish) -> u64 {
-    let text = std::str::from_utf8(&publish.payload).unwrap();
-    text.split(' ').next().unwrap().parse().unwrap()
 }
 
 /// Each number's first arrival, in the order of arrival.

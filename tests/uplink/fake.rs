@@ -15,7 +15,7 @@ use tokio::{
     task::JoinSet,
 };
 
-use crate::gateway::{Gateway, message, settings};
+use crate::gateway::{Gateway, message, number, settings};
 
 /// CONNACK of MQTT 5: accepted, no properties.
 const ACCEPTED: &[u8] = &[0x20, 3, 0, 0, 0];
@@ -117,7 +117,7 @@ impl Fake {
 
     /// The payloads that have arrived so far, as numbers.
     fn numbers(&mut self) -> Vec<u64> {
-        std::iter::from_fn(|| self.seen.try_recv().ok()).map(|publish| crate::broker::number(&publish)).collect()
+        std::iter::from_fn(|| self.seen.try_recv().ok()).map(|publish| number(&publish)).collect()
     }
 }
 
@@ -275,7 +275,7 @@ async fn one_refused_message_is_tried_a_few_times_and_does_not_hold_up_the_other
         peer.greet(ACCEPTED).await?;
         loop {
             let publish = peer.publish().await?;
-            match crate::broker::number(&publish) {
+            match number(&publish) {
                 7 => peer.refuse(publish.pkid, 0x97).await?,
                 9 => peer.refuse(publish.pkid, 0x99).await?,
                 11 => peer.refuse(publish.pkid, 0x10).await?,
@@ -298,7 +298,7 @@ async fn a_message_that_makes_the_upstream_hang_up_is_found_and_set_aside() {
         peer.greet(ACCEPTED).await?;
         loop {
             let publish = peer.publish().await?;
-            if crate::broker::number(&publish) == 300 {
+            if number(&publish) == 300 {
                 return None;
             }
             peer.acknowledge(publish.pkid).await?;
@@ -366,9 +366,9 @@ async fn what_an_upstream_cannot_do_is_not_asked_of_it() {
     gateway.start(settings);
     let books = gateway.drained(0).await;
     assert_eq!((books.forwarded, &books.dead[..]), (2, &[("too-large".to_owned(), 1)][..]));
-    for number in [1, 3] {
+    for wanted in [1, 3] {
         let publish = fake.seen.recv().await.unwrap();
-        assert_eq!((crate::broker::number(&publish), publish.retain, publish.pkid), (number, false, 0));
+        assert_eq!((number(&publish), publish.retain, publish.pkid), (wanted, false, 0));
     }
     gateway.stop(Duration::ZERO).await;
 }

@@ -15,7 +15,8 @@ use tidegate::{
 };
 use tokio::time::timeout;
 
-use crate::broker::PATIENCE;
+/// Longest wait for anything that is to happen.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Messages given to the store at once.
 const BATCH: u64 = 500;
@@ -197,4 +198,10 @@ impl Drop for Gateway {
             let _ = store.close();
         }
     }
+}
+
+/// The number at the head of a payload.
+pub(crate) fn number(publish: &rumqttc::v5::mqttbytes::v5::Publish) -> u64 {
+    let text = std::str::from_utf8(&publish.payload).unwrap();
+    text.split(' ').next().unwrap().parse().unwrap()
 }

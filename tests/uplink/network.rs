@@ -10,8 +10,8 @@ use tidegate::{
 };
 
 use crate::{
-    broker::{Broker, assert_all, first_arrivals, number},
-    gateway::{Gateway, message, settings, url},
+    broker::{Broker, assert_all, first_arrivals},
+    gateway::{Gateway, message, number, settings, url},
     proxy::Proxy,
 };
 

@@ -5,8 +5,8 @@ use std::time::Duration;
 use tidegate::{message::QoS, uplink::Version};
 
 use crate::{
-    broker::{Broker, free_port, number, write_private},
-    gateway::{Gateway, message, settings},
+    broker::{Broker, free_port, write_private},
+    gateway::{Gateway, message, number, settings},
 };
 
 #[tokio::test]

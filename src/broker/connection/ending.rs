@@ -163,7 +163,7 @@ impl Connection {
             // The publisher ends only when the gateway stops, and then there are no wills.
             let _ = self.hub.publisher.send(will.message).await;
         } else {
-            // Dropped where another connection has taken the session: then the client is back.
+            // Not sent where another connection resumes the session: then the client is back.
             self.claim.delayed_will = Some((Instant::now() + delay, will.message));
         }
     }

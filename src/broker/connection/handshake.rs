@@ -204,7 +204,9 @@ impl Door {
         }
         let resumed = claim.kept.present;
         claim.expiry_s = connect.session_expiry_s;
-        if connect.session_expiry_s > 0 && claim.kept.stored != Some(connect.session_expiry_s) {
+        // A resumed session that is to end with this connection must end with it after a crash, too.
+        let is_stored = connect.session_expiry_s > 0 || claim.kept.stored.is_some();
+        if is_stored && claim.kept.stored != Some(connect.session_expiry_s) {
             claim.save(&hub.intake).await?;
         }
         claim.kept.present = true;
@@ -270,7 +272,7 @@ impl Door {
                 submitted: 0,
                 unacknowledged: 0,
                 quota_used: 0,
-                persistent: connect.session_expiry_s > 0,
+                persistent: claim.kept.stored.is_some(),
             },
             saving: None,
             pause: None,

@@ -118,7 +118,7 @@ struct Inbound {
     unacknowledged: usize,
     /// The client's use of our Receive Maximum (MQTT 5, section 4.9).
     quota_used: usize,
-    /// Whether the session outlives the connection.
+    /// Whether the store remembers the session: it outlives the connection, or has outlived an earlier one.
     persistent: bool,
 }
 

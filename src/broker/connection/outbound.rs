@@ -83,9 +83,22 @@ impl Connection {
         };
         match self.encode(&delivery, packet_id, true, now) {
             Fate::Encoded => self.hub.metrics.sent(delivery.qos),
-            Fate::Expired | Fate::TooLarge => self.claim.kept.outgoing.give_up(packet_id),
+            Fate::Expired | Fate::TooLarge => {
+                self.hub.metrics.drops.too_large();
+                self.withdraw(packet_id, delivery.qos);
+            }
         }
         true
+    }
+
+    /// Ends the exchange of a message that was sent before and cannot be sent again. Where the client may hold half of
+    /// it, the packet id is released first, or the next message under it would pass for this one.
+    fn withdraw(&mut self, packet_id: u16, qos: QoS) {
+        if qos == QoS::ExactlyOnce && self.claim.kept.outgoing.received(packet_id) {
+            ack(&mut self.wire.output, self.version, AckKind::PubRel, packet_id, Reason::SUCCESS);
+        } else {
+            self.claim.kept.outgoing.give_up(packet_id);
+        }
     }
 
     fn encode(&mut self, delivery: &Delivery, packet_id: u16, dup: bool, now: Instant) -> Fate {
@@ -95,10 +108,11 @@ impl Connection {
             // Lowered by the time spent here (MQTT 5, section 3.3.2.3.3).
             let waited = now.saturating_duration_since(delivery.publication.at).as_secs();
             let left = u64::from(*seconds).saturating_sub(waited);
-            if left == 0 {
+            // What was sent once does not expire any more (MQTT 5, section 4.3.3).
+            if left == 0 && !dup {
                 return Fate::Expired;
             }
-            *seconds = u32::try_from(left).expect("less than it was");
+            *seconds = u32::try_from(left).expect("less than it was").max(1);
         }
         let subscription_ids = match self.version {
             Version::V311 => &[],
