@@ -8,7 +8,7 @@ from lab.report import Theme
 
 
 def main(t):
-    command = ["cargo", "test", "--locked", "--release", "--features", "interop", "--test", "uplink", "--test", "broker"]
+    command = ["cargo", "test", "--locked", "--features", "interop", "--test", "uplink", "--test", "broker"]
     run = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True)
     results = re.findall(r"^test (\S+)(?: - should panic)? \.\.\. (ok|FAILED)$", run.stdout, re.MULTILINE)
     for name, result in results:
