@@ -324,8 +324,11 @@ impl Writer<'_> {
                 Job::Batch(batch) => self.decide_batch(batch, mode, attempt)?,
                 Job::Control(..) | Job::Damaged { .. } if mode == Mode::NoWrite => Vec::new(),
                 Job::Control(control, _) => self.control(control).map(|()| Vec::new())?,
-                Job::Damaged { stream, seq, detail } => {
-                    self.bury_damaged(*stream, *seq, detail).map(|()| Vec::new())?
+                Job::Damaged { stream, rows, .. } => {
+                    for (seq, detail) in rows {
+                        self.bury_damaged(*stream, *seq, detail)?;
+                    }
+                    Vec::new()
                 }
             });
         }
@@ -351,8 +354,11 @@ impl Writer<'_> {
                     control.done();
                     drop(permit);
                 }
-                // A damaged row that could not be noted is met again by the next read.
-                Job::Damaged { .. } => {}
+                // Damaged rows that could not be noted are met again by the next read.
+                Job::Damaged { .. } if mode == Mode::NoWrite => {}
+                Job::Damaged { done, .. } => {
+                    let _ = done.send(());
+                }
             }
         }
     }
