@@ -25,7 +25,7 @@ use self::{
     transaction::{Stream, Transaction},
 };
 use super::{
-    api::{Outcome, Settings, StreamSettings},
+    api::{Outcome, Refusal, Settings, StreamSettings},
     books::Books,
     clock::Now,
     failure::Failure,
@@ -112,6 +112,8 @@ struct Writer<'c> {
     next_tick: Instant,
     /// Something is left for idle moments.
     chores: bool,
+    /// Why everything is refused, as the log last said.
+    told: Option<Refusal>,
 }
 
 /// Whether waiting for company has been worth it lately.
@@ -170,6 +172,7 @@ fn work(start: Start) -> Result<(), Failure> {
             company: Company { last_round: None, skip: 0, vain: VAIN_ROUNDS_MIN },
             next_tick: Instant::now() + TICK,
             chores: true,
+            told: None,
         };
         writer.work()
     };
@@ -335,7 +338,11 @@ impl Writer<'_> {
         if mode != Mode::NoWrite {
             self.delete_garbage()?;
         }
+        let stores = self.transaction.inserted > 0;
         self.transaction.commit()?;
+        if stores {
+            self.space.note_stored();
+        }
         Ok(outcomes)
     }
 
@@ -364,9 +371,8 @@ impl Writer<'_> {
     }
 
     fn disk_was_full(&mut self, cause: &Failure) {
-        let now = Instant::now();
-        let known = self.space.disk_full(now);
-        self.space.note_full(now);
+        let known = self.space.unproven();
+        self.space.note_full(Instant::now());
         if !known {
             tracing::error!(%cause, "the disk is full: nothing is accepted until there is space");
         }
@@ -376,14 +382,18 @@ impl Writer<'_> {
     fn announce_refusing(&mut self) {
         let refusing = self.space.refusing(Instant::now());
         let before = std::mem::replace(&mut locked(&self.transaction.shared.glance).refusing, refusing);
-        match (before, refusing) {
-            (Some(_), None) => {
-                tracing::info!("there is space again: messages are accepted");
-                self.transaction.shared.announce_room();
-            }
-            (None, Some(reason)) => tracing::warn!(reason = reason.sentence(), "messages are refused"),
-            (Some(_), Some(_)) | (None, None) => {}
+        if before.is_some() && refusing.is_none() {
+            self.transaction.shared.announce_room();
         }
+        // Said once, though a full disk is tried again every second.
+        match refusing {
+            Some(reason) if self.told != refusing => tracing::warn!(reason = reason.sentence(), "messages are refused"),
+            None if self.told.is_some() && !self.space.unproven() => {
+                tracing::info!("there is space again: messages are accepted");
+            }
+            Some(_) | None => return,
+        }
+        self.told = refusing;
     }
 }
 
