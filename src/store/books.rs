@@ -135,6 +135,20 @@ impl Books {
         sequence
     }
 
+    /// Whether a row may come where `expected`, whose predecessor ends at `end`, should: itself, or what follows a hole.
+    pub(super) fn may_follow(&self, expected: Sequence, end: u64, seq: Sequence, seq_end: u64) -> bool {
+        (expected..self.next).contains(&seq)
+            && self.holes.within(expected, seq) == seq - expected
+            && (end..=self.end_offset).contains(&seq_end)
+    }
+
+    /// The number of the `count`th message of the backlog, at least the first; there must be as many.
+    pub(super) fn nth(&self, count: u64) -> Sequence {
+        debug_assert!(count <= self.backlog_messages(), "only the backlog can be counted off");
+        let wanted = self.head + count.saturating_sub(1);
+        self.holes.0.iter().fold(wanted, |at, &(first, end)| if first <= at { at + (end - first) } else { at })
+    }
+
     /// Counts a message that came and was dropped at the door.
     pub(super) fn drop_at_door(&mut self, reason: &str, count: u64) {
         self.accepted += count;
@@ -287,6 +301,16 @@ mod tests {
         assert_eq!(books.pass(14, 100), 3);
         assert_eq!((books.head, books.backlog_messages(), books.backlog_bytes()), (20, 0, 0));
         assert_eq!(books.holes, Holes::default());
+    }
+
+    #[test]
+    fn messages_are_counted_off_around_holes() {
+        let mut books = Books { next: 20, ..Books::default() };
+        books.holes.add(3, 5);
+        books.holes.add(6, 10);
+        let numbers: Vec<_> = (1..=books.backlog_messages()).map(|count| books.nth(count)).collect();
+        assert_eq!(numbers, (1..20).filter(|&seq| !books.holes.contains(seq)).collect::<Vec<_>>());
+        assert_eq!(books.nth(0), 1);
     }
 
     #[test]

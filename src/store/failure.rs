@@ -41,6 +41,12 @@ impl From<rusqlite::Error> for Failure {
             {
                 Self::Full(text)
             }
+            // A place that cannot be read (a worn-out flash block) stays so: only salvage, which reads around it, gets past it.
+            Some(ErrorCode::SystemIoFailure)
+                if error.sqlite_error().is_some_and(|e| is_unreadable(e.extended_code)) =>
+            {
+                Self::Damaged(text)
+            }
             Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => Self::Damaged(text),
             _ if wrong_value || senseless => Self::Damaged(text),
             _ => Self::Fatal(text),
@@ -52,4 +58,31 @@ impl From<rusqlite::Error> for Failure {
 /// SQLite has no `SQLITE_FULL` for it.
 fn is_shared_memory(extended_code: i32) -> bool {
     extended_code == rusqlite::ffi::SQLITE_IOERR_SHMSIZE
+}
+
+/// The device could not read, or gave less than there should be.
+fn is_unreadable(extended_code: i32) -> bool {
+    use rusqlite::ffi::{SQLITE_IOERR_CORRUPTFS, SQLITE_IOERR_READ, SQLITE_IOERR_SHORT_READ};
+    [SQLITE_IOERR_READ, SQLITE_IOERR_SHORT_READ, SQLITE_IOERR_CORRUPTFS].contains(&extended_code)
+}
+
+#[cfg(test)]
+mod tests {
+    use rusqlite::ffi;
+
+    use super::*;
+
+    #[test]
+    fn what_cannot_be_read_is_salvaged_and_what_cannot_be_written_ends_the_process() {
+        let failure = |code| Failure::from(rusqlite::Error::SqliteFailure(ffi::Error::new(code), None));
+        for code in [ffi::SQLITE_IOERR_READ, ffi::SQLITE_IOERR_SHORT_READ, ffi::SQLITE_CORRUPT, ffi::SQLITE_NOTADB] {
+            assert!(matches!(failure(code), Failure::Damaged(_)), "{code}");
+        }
+        for code in [ffi::SQLITE_IOERR_WRITE, ffi::SQLITE_IOERR_FSYNC, ffi::SQLITE_READONLY, ffi::SQLITE_BUSY] {
+            assert!(matches!(failure(code), Failure::Fatal(_)), "{code}");
+        }
+        for code in [ffi::SQLITE_FULL, ffi::SQLITE_IOERR_SHMSIZE] {
+            assert!(matches!(failure(code), Failure::Full(_)), "{code}");
+        }
+    }
 }

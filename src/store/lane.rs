@@ -1,12 +1,16 @@
 //! Lanes: one client's bounded, ordered way into the store, and the way back.
 
-use std::sync::{
-    Arc, Mutex,
-    atomic::{AtomicBool, AtomicU64, Ordering},
+use std::{
+    future::poll_fn,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
 };
 
 use bytestring::ByteString;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
+use tokio_util::sync::PollSemaphore;
 
 use super::{
     api::{Entry, OnRefusal, Outcome, Returned},
@@ -67,8 +71,12 @@ pub(super) fn lane(shared: &Arc<Shared>, on_refusal: OnRefusal, session: Option<
         held_in: AtomicU64::new(0),
         blocked: Mutex::new(None),
     };
-    let lane =
-        Lane { ours: Arc::new(lane), shared: Arc::clone(shared), slots: Arc::new(Semaphore::new(LANE_BATCHES_MAX)) };
+    let lane = Lane {
+        ours: Arc::new(lane),
+        shared: Arc::clone(shared),
+        slots: Arc::new(Semaphore::new(LANE_BATCHES_MAX)),
+        bytes: PollSemaphore::new(Arc::clone(&shared.bytes)),
+    };
     (lane, Returns { receiver, state: shared.state.subscribe() })
 }
 
@@ -78,23 +86,31 @@ pub struct Lane {
     ours: Arc<LaneShared>,
     shared: Arc<Shared>,
     slots: Arc<Semaphore>,
+    /// The store's `bytes`, with our place among those who wait for them.
+    bytes: PollSemaphore,
 }
 
 impl Lane {
     /// Waits for room in the store's queue for a batch of this many bytes. Cancel safe. The permit does nothing until used.
+    ///
+    /// Lanes are served in the order in which they began to wait: whoever cancels and asks for as many bytes again has kept its place
+    /// (and whoever never asks again gives it up with [`Lane::room`] or the lane).
     ///
     /// Waits too while [`LANE_BATCHES_MAX`] batches of this lane are on their way or lie unreceived in its [`Returns`].
     pub async fn reserve(&mut self, bytes: usize) -> Result<Permit<'_>, StoreError> {
         let wanted = bytes.saturating_add(BATCH_BYTES).min(QUEUE_BYTES_MAX);
         let wanted = u32::try_from(wanted).unwrap_or(u32::MAX);
         let slot = Arc::clone(&self.slots).acquire_owned().await.map_err(|_| self.shared.ended())?;
-        let room = Arc::clone(&self.shared.bytes).acquire_many_owned(wanted).await.map_err(|_| self.shared.ended())?;
+        let room = poll_fn(|context| self.bytes.poll_acquire_many(context, wanted)).await;
+        let room = room.ok_or_else(|| self.shared.ended())?;
         Ok(Permit { lane: self, bytes, room, slot })
     }
 
     /// Waits until entries that were handed back (`Returned::held`) have a chance to fit, and reopens the lane for them.
     /// Call it only when every submitted batch has come back. Cancel safe.
     pub async fn room(&mut self) -> Result<(), StoreError> {
+        // May take hours; others can use what was waited for.
+        self.bytes = PollSemaphore::new(Arc::clone(&self.shared.bytes));
         let mut changes = self.shared.room.subscribe();
         loop {
             changes.borrow_and_update();

@@ -59,7 +59,14 @@ pub fn open(
 }
 
 fn make_directory(path: &Path) -> Result<(), OpenError> {
-    let made = DirBuilder::new().recursive(true).mode(0o700).create(path);
+    let missing: Vec<_> = path.ancestors().take_while(|path| !path.as_os_str().is_empty() && !path.exists()).collect();
+    // A new folder survives a power cut only once the one above it is synced; SQLite sees to what is in it.
+    let made = DirBuilder::new().recursive(true).mode(0o700).create(path).and_then(|()| {
+        missing.iter().try_for_each(|made| {
+            let above = made.parent().filter(|above| !above.as_os_str().is_empty());
+            fs::File::open(above.unwrap_or(Path::new(".")))?.sync_all()
+        })
+    });
     made.map_err(|source| OpenError::Directory { step: "make the data directory", path: path.to_owned(), source })
 }
 

@@ -8,6 +8,7 @@ use std::{
 use bytes::Bytes;
 use bytestring::ByteString;
 use rusqlite::Connection;
+use tokio::sync::oneshot;
 
 use super::{
     api::{Sequence, SessionRecord, Stored},
@@ -15,7 +16,7 @@ use super::{
     failure::Failure,
     row::{Columns, Decoder, Senseless, weight},
     schema::StreamSql,
-    shared::{Job, Query, Shared, Work},
+    shared::{Job, Query, Shared, Work, locked},
     writer::poison,
 };
 use crate::message::Message;
@@ -89,8 +90,8 @@ fn work(start: Start) -> Result<(), Failure> {
 
 impl Reader {
     fn read(&mut self, span: &Span) -> Result<Vec<Stored>, Failure> {
-        let head = self.shared.doors[span.stream].position.borrow().head;
-        let from = span.from.max(head);
+        let position = *self.shared.doors[span.stream].position.borrow();
+        let from = span.from.max(position.head);
         let limit = span.max_messages.clamp(1, READ_MESSAGES_MAX);
         let max_bytes = span.max_bytes.min(READ_BYTES_MAX) as u64;
         let now = Now::read();
@@ -98,26 +99,60 @@ impl Reader {
         let mut statement = self.connection.prepare_cached(&self.sql[span.stream].read)?;
         let mut rows = statement.query((from.cast_signed(), i64::try_from(limit).unwrap_or(i64::MAX)))?;
         let mut messages = Vec::with_capacity(limit.min(256));
-        let mut bytes = 0;
-        while let Some(row) = rows.next()? {
+        let mut damaged = Vec::new();
+        let (mut bytes, mut count, mut expected) = (0, 0, from);
+        while bytes < max_bytes && count < limit {
+            let Some(row) = rows.next()? else {
+                self.must_be_holes(span.stream, expected, position.next)?;
+                break;
+            };
             let seq = row.get::<_, i64>(0)?.cast_unsigned();
+            self.must_be_holes(span.stream, expected, seq)?;
+            (count, expected) = (count + 1, seq + 1);
             match stored(row, seq, &mut self.decoder, &boots, now) {
                 Ok(message) => {
                     bytes += u64::from(message.bytes);
                     messages.push(message);
                 }
-                Err(senseless) => {
-                    // Blocks at most until the writer has taken something from the queue; the writer never waits for us.
-                    // Told before the answer goes out, so that no settlement of what follows comes first.
-                    let detail = senseless.to_string();
-                    let _ = self.shared.queue.send(Work::Job(Job::Damaged { stream: span.stream, seq, detail }));
-                }
-            }
-            if bytes >= max_bytes {
-                break;
+                Err(senseless) => damaged.push((seq, senseless.to_string())),
             }
         }
+        // The statement ends first: a checkpoint may be waiting for it.
+        drop(rows);
+        drop(statement);
+        if !damaged.is_empty() {
+            self.report(span.stream, damaged);
+        }
         Ok(messages)
+    }
+
+    /// Numbers that are not there must be known not to be there: a page that lost its rows reads without an error, and whoever
+    /// settled past them would count them as forwarded.
+    fn must_be_holes(&self, stream: usize, first: Sequence, end: Sequence) -> Result<(), Failure> {
+        if first == end {
+            return Ok(());
+        }
+        let door = &self.shared.doors[stream];
+        let published = locked(&door.published);
+        // What has left since the read began may be deleted.
+        let first = first.max(published.books.head.min(end));
+        if first <= end && published.books.holes.within(first, end) == end - first {
+            return Ok(());
+        }
+        Err(Failure::Damaged(format!(
+            "messages {first} to {end} of the stream {} are missing or out of order",
+            door.name
+        )))
+    }
+
+    /// Has the writer bury rows, and waits until that is committed: so no settlement of what follows comes first, and at most
+    /// one such job takes a place in the queue, whose other places belong to those who hold permits.
+    fn report(&self, stream: usize, rows: Vec<(Sequence, String)>) {
+        let (done, buried) = oneshot::channel();
+        if self.shared.queue.send(Work::Job(Job::Damaged { stream, rows, done })).is_ok() {
+            // Dropped unanswered where it could not be written: then the next read meets the rows again.
+            let _ = buried.blocking_recv();
+        }
     }
 
     fn sessions(&mut self) -> Result<Vec<SessionRecord>, Failure> {

@@ -62,8 +62,13 @@ pub(super) fn salvage(source: &Path, target: &Path) -> Result<Summary, Failure> 
             for (table, key) in PLAIN_TABLES {
                 copy_table(&old, &new, table, key)?;
             }
-            for stream in streams(&old) {
-                copy_stream(&old, &new, &stream, &mut summary)?;
+            let known = readable_streams(&old);
+            let nameless = nameless_streams(&old, &known);
+            for stream in &known {
+                copy_stream(&old, &new, stream, true, &mut summary)?;
+            }
+            for stream in &nameless {
+                copy_stream(&old, &new, stream, false, &mut summary)?;
             }
         }
         Err(error) => tracing::error!(%error, "nothing of the damaged database can be read"),
@@ -117,18 +122,18 @@ fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
     PathBuf::from(name)
 }
 
-/// The streams: from their table, and those of which only the rows are left from the schema.
-fn streams(old: &Connection) -> Vec<StreamRow> {
-    let mut found = readable_streams(old);
+/// The streams of which only the rows are left: their names from the schema, their books unknown.
+fn nameless_streams(old: &Connection, known: &[StreamRow]) -> Vec<StreamRow> {
+    let mut found: Vec<StreamRow> = Vec::new();
     for (table, sql) in stream_tables(old) {
         let Some(id) = table.strip_prefix("s_").and_then(|id| id.parse().ok()) else { continue };
-        if found.iter().any(|stream| stream.id == id) {
+        if known.iter().chain(&found).any(|stream| stream.id == id) {
             continue;
         }
         // `CREATE TABLE s_1(/*name*/ seq ...`
         let name = sql.split("/*").nth(1).and_then(|rest| rest.split("*/").next()).filter(|name| !name.is_empty());
         let name = name.map_or_else(|| format!("salvaged-{id}"), str::to_owned);
-        if found.iter().all(|stream| stream.name != name) {
+        if known.iter().chain(&found).all(|stream| stream.name != name) {
             found.push(StreamRow { id, name, books: Books::default() });
         }
     }
@@ -160,8 +165,14 @@ fn stream_tables(old: &Connection) -> Vec<(String, String)> {
     read().unwrap_or_default()
 }
 
-/// Copies the backlog of a stream row by row, and makes the books say what is missing.
-fn copy_stream(old: &Connection, new: &Connection, stream: &StreamRow, summary: &mut Summary) -> Result<(), Failure> {
+/// Copies the backlog of a stream row by row, and makes the books say what is missing; `known`: as far as there are books.
+fn copy_stream(
+    old: &Connection,
+    new: &Connection,
+    stream: &StreamRow,
+    known: bool,
+    summary: &mut Summary,
+) -> Result<(), Failure> {
     let id = schema::create_stream(new, Some(stream.id), &stream.name)?;
     let mut books = stream.books.clone();
     let mut copy = Copy {
@@ -178,7 +189,6 @@ fn copy_stream(old: &Connection, new: &Connection, stream: &StreamRow, summary: 
         in_transaction: 0,
     };
     copy.run(last_sequence(old, &copy.sql).unwrap_or(SEQUENCE_END))?;
-    let known = books != Books::default();
     if !known {
         // Nothing is known but the rows: what came begins with the first of them.
         books.head = copy.first.unwrap_or(1);

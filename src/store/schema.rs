@@ -20,6 +20,9 @@ pub(super) const APPLICATION_ID: i64 = 0x5447_4442;
 /// Bytes of a database page. SQLite's default; flash translation layers are built for it.
 pub(super) const PAGE_BYTES: u64 = 4096;
 
+/// `PRAGMA auto_vacuum`: free pages are given back when asked for.
+const AUTO_VACUUM_INCREMENTAL: i64 = 2;
+
 /// Page cache of the writer, in KiB: the right edges of the tables and what one transaction changes.
 const WRITER_CACHE_KIB: i64 = 2048;
 
@@ -85,9 +88,12 @@ pub(super) fn connect(path: &Path, role: Role, durability: Durability) -> Result
 }
 
 fn set_up_writer(connection: &Connection, durability: Durability) -> Result<(), rusqlite::Error> {
-    // These two bind only while the file is empty.
+    // These two bind only while the file is empty; later the second would write a page each time, which a full disk forbids.
     connection.pragma_update(None, "page_size", PAGE_BYTES.cast_signed())?;
-    connection.pragma_update(None, "auto_vacuum", "INCREMENTAL")?;
+    let auto_vacuum: i64 = connection.pragma_query_value(None, "auto_vacuum", |row| row.get(0))?;
+    if auto_vacuum != AUTO_VACUUM_INCREMENTAL {
+        connection.pragma_update(None, "auto_vacuum", AUTO_VACUUM_INCREMENTAL)?;
+    }
     connection.pragma_update_and_check(None, "journal_mode", "WAL", |row| row.get::<_, String>(0))?;
     let synchronous = match durability {
         Durability::Full => "FULL",

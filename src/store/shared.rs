@@ -77,8 +77,8 @@ pub(super) enum Job {
     Batch(Batch),
     /// Anything else that somebody wants.
     Control(Control, OwnedSemaphorePermit),
-    /// The reader met a row that makes no sense.
-    Damaged { stream: usize, seq: Sequence, detail: String },
+    /// The reader met rows that make no sense, and waits for `done`; so there is only ever one of these.
+    Damaged { stream: usize, rows: Vec<(Sequence, String)>, done: oneshot::Sender<()> },
 }
 
 /// Entries on their way, with their share of the queue.

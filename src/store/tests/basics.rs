@@ -1,7 +1,12 @@
 //! The main road: store, read, settle, close, open again; QoS 2 ids, sessions, retained messages.
 
+use std::{
+    pin::pin,
+    task::{Context, Waker},
+};
+
 use super::*;
-use crate::message::Properties;
+use crate::{message::Properties, store::shared::QUEUE_BYTES_MAX};
 
 #[test]
 fn what_was_accepted_is_there_after_a_clean_restart() {
@@ -227,4 +232,27 @@ fn a_closed_store_says_so_to_everybody() {
 
 fn session() -> SessionRecord {
     SessionRecord { client_id: "x".into(), expiry_s: 0, state: Bytes::new(), received: Vec::new() }
+}
+
+#[test]
+fn a_lane_that_asks_again_has_kept_its_place_in_the_queue() {
+    let dir = tempfile::tempdir().unwrap();
+    let bench = Bench::open(&settings(dir.path()), &[stream("a")]);
+    let all = QUEUE_BYTES_MAX;
+    let mut context = Context::from_waker(Waker::noop());
+    let (mut owner, _) = bench.lane(OnRefusal::Report);
+    let (mut first, _) = bench.lane(OnRefusal::Report);
+    let (mut second, _) = bench.lane(OnRefusal::Hold);
+    let permit = bench.wait(owner.reserve(all)).unwrap();
+    assert!(pin!(first.reserve(all)).poll(&mut context).is_pending());
+    let mut waiting = Box::pin(second.reserve(all));
+    assert!(waiting.as_mut().poll(&mut context).is_pending());
+    drop(permit);
+    assert!(waiting.as_mut().poll(&mut context).is_pending(), "somebody else came first");
+    drop(waiting);
+    drop(bench.wait(first.reserve(all)).unwrap());
+    // Its turn has come, but it waits for room in its stream first, and keeps nobody waiting meanwhile.
+    bench.wait(second.room()).unwrap();
+    drop(bench.wait(first.reserve(all)).unwrap());
+    bench.close();
 }

@@ -115,3 +115,52 @@ fn a_million_messages() {
     store.close().unwrap();
     eprintln!("close: {:?}; resident {} KiB", began.elapsed(), resident_kib());
 }
+
+/// Ten million messages made by SQL: 8 bytes of payload, accepted when this boot began.
+fn ten_million(dir: &Path) {
+    Bench::open(&settings(dir), &[stream("a")]).close();
+    let making = rusqlite::Connection::open(dir.join("tidegate.db")).unwrap();
+    let rows = "INSERT INTO s_1 SELECT value, 10 * value, 1, 0, 1, 'c', 't', NULL, x'0000000000000000'
+        FROM (WITH RECURSIVE n(value) AS (SELECT 1 UNION ALL SELECT value + 1 FROM n WHERE value < 10000000) SELECT value FROM n)";
+    making.execute(rows, []).unwrap();
+}
+
+/// Publishes one message after the other until `done`; says how long the slowest took.
+fn slowest_while(bench: &Bench, done: impl Fn(&StreamStats) -> bool) -> (Duration, Duration) {
+    let (began, mut slowest) = (Instant::now(), Duration::ZERO);
+    let mut lane = bench.lane(OnRefusal::Report);
+    loop {
+        let asked = Instant::now();
+        assert_eq!(bench.outcomes(&mut lane, vec![sized(1, 8)]), [Outcome::Accepted]);
+        slowest = slowest.max(asked.elapsed());
+        if done(&bench.books(A)) {
+            return (slowest, began.elapsed());
+        }
+    }
+}
+
+#[test]
+#[ignore = "measures, does not test"]
+fn ten_million_messages_leave_at_once() {
+    let short = StreamSettings { ttl: Some(Duration::from_secs(60)), ..stream("a") };
+    let few = StreamSettings { max_messages: Some(10), when_full: WhenFull::DropOldest, ..stream("a") };
+    for (how, streams) in [("expired", [short]), ("dropped", [few])] {
+        let dir = tempfile::tempdir_in(std::env::var("TIDEGATE_BENCH_DIR").unwrap_or("/tmp".into())).unwrap();
+        ten_million(dir.path());
+        let (before, began) = (resident_kib(), Instant::now());
+        let bench = Bench::open(&full(dir.path()), &streams);
+        eprintln!("open: {:?}; resident {} KiB more", began.elapsed(), resident_kib().saturating_sub(before));
+        let (slowest, all) = slowest_while(&bench, |books| books.expired + books.dropped_total() >= 10_000_000);
+        eprintln!("{how} within {all:?}, the slowest message meanwhile {slowest:?}");
+        let (slowest, all) = slowest_while(&bench, |_| bench.handle.stats().bytes < 64 << 20);
+        eprintln!("rows deleted within {all:?}, the slowest message meanwhile {slowest:?}");
+        eprintln!("resident {} KiB more", resident_kib().saturating_sub(before));
+        let began = Instant::now();
+        let bytes = || std::fs::metadata(dir.path().join("tidegate.db")).unwrap().len();
+        while bytes() > 32 << 20 && began.elapsed() < DEADLINE {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        eprintln!("file {} MiB after {:?} of rest", bytes() >> 20, began.elapsed());
+        bench.close();
+    }
+}

@@ -174,6 +174,72 @@ fn a_row_that_makes_no_sense_goes_to_the_dead_letters() {
     assert_eq!(quarantined(dir.path()), 0);
 }
 
+/// Deletes rows behind the store's back, as a page does that lost a part of its cells: what is left reads without an error.
+fn lose(path: &Path, which: &str) {
+    rusqlite::Connection::open(path).unwrap().execute(&format!("DELETE FROM s_1 WHERE {which}"), []).unwrap();
+}
+
+#[test]
+fn rows_that_are_missing_without_an_error_are_found_by_reading_and_counted() {
+    for (which, count) in [("seq BETWEEN 500 AND 519", 20), ("seq = 101", 1), ("seq = 1500 OR seq = 1502", 2)] {
+        let dir = tempfile::tempdir().unwrap();
+        lose(&made(dir.path()), which);
+        let bench = restart_until_sound(dir.path());
+        assert_eq!(bench.books(A).dropped, [("damaged".to_owned(), count)], "{which}");
+        assert_eq!(bench.books(A).accepted, 2000, "{which}");
+        assert_eq!(check_sound(&bench).len() as u64, 1900 - count, "{which}");
+        bench.close();
+    }
+}
+
+#[test]
+fn rows_that_are_missing_without_an_error_are_not_expired_as_if_they_were_there() {
+    let dir = tempfile::tempdir().unwrap();
+    lose(&made(dir.path()), "seq BETWEEN 500 AND 519");
+    let short = StreamSettings { ttl: Some(Duration::from_millis(1)), ..stream("a") };
+    let open = || Bench::open(&settings(dir.path()), &[short.clone(), stream("b")]);
+    let bench = open();
+    bench.wait(bench.handle.failed());
+    drop(bench);
+    let bench = open();
+    bench.wait(async {
+        while bench.handle.streams()[0].backlog_messages > 0 {
+            tokio::task::yield_now().await;
+        }
+    });
+    let books = bench.books(A);
+    assert_eq!((books.expired, books.dropped), (1880, vec![("damaged".to_owned(), 20)]));
+    bench.close();
+}
+
+#[test]
+fn what_is_lost_of_a_stream_that_was_only_appended_to_is_counted() {
+    let dir = tempfile::tempdir().unwrap();
+    let bench = Bench::open(&settings(dir.path()), &[stream("a"), stream("b")]);
+    bench.store(A, 1..=2000);
+    bench.close();
+    lose(&dir.path().join("tidegate.db"), "seq <= 8");
+    let bench = restart_until_sound(dir.path());
+    assert_eq!((bench.books(A).accepted, bench.books(A).dropped), (2000, vec![("damaged".to_owned(), 8)]));
+    assert_eq!(check_sound(&bench).len(), 1992);
+    bench.close();
+}
+
+#[test]
+fn many_rows_that_make_no_sense_leave_the_queue_to_others() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = made(dir.path());
+    let damaging = rusqlite::Connection::open(&path).unwrap();
+    damaging.execute_batch("UPDATE s_1 SET topic = 'a/#' WHERE seq < 1990").unwrap();
+    drop(damaging);
+    let bench = Bench::open(&settings(dir.path()), &[stream("a"), stream("b")]);
+    assert_eq!(bench.wait(bench.handle.read(A, 0, 4096, 1 << 20)).unwrap().len(), 11);
+    // The answer came after the commit.
+    assert_eq!(bench.handle.position(A).borrow().head, 1990);
+    assert_eq!(bench.books(A).dead, [("damaged".to_owned(), 1889)]);
+    bench.close();
+}
+
 #[test]
 fn a_crash_at_any_step_of_recovery_is_made_good() {
     let steps: [fn(&Path); 3] = [
@@ -210,8 +276,13 @@ fn crashed(dir: &Path) -> PathBuf {
     dir.join("tidegate.db-wal")
 }
 
+/// As many as `PROPTEST_CASES` says; each opens and closes databases, so few where it says nothing.
+fn cases() -> u32 {
+    std::env::var_os("PROPTEST_CASES").map_or(24, |_| ProptestConfig::default().cases)
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 24, max_shrink_iters: 64, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: cases(), max_shrink_iters: 64, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn a_log_cut_at_any_byte_leaves_a_prefix(cut in 0.0..1.0f64) {

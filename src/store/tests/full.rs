@@ -128,6 +128,23 @@ fn a_full_store_refuses_or_drops_as_the_stream_says() {
 }
 
 #[test]
+fn an_empty_stream_that_drops_its_oldest_has_nothing_to_pay_with() {
+    let dir = tempfile::tempdir().unwrap();
+    let streams = [stream("a"), StreamSettings { when_full: WhenFull::DropOldest, ..stream("b") }];
+    let bench = Bench::open(&settings(dir.path()), &streams);
+    bench.flush();
+    let used = bench.handle.stats().bytes;
+    bench.close();
+    let bench = Bench::open(&Settings { max_bytes: used + 15_000, ..settings(dir.path()) }, &streams);
+    let mut lane = bench.lane(OnRefusal::Report);
+    // Room for one row of it, but not for two.
+    let both = publish_with(&[A, B], 0, |publish| publish.message.payload = Bytes::from(vec![1; 10_000]));
+    assert_eq!(bench.outcomes(&mut lane, vec![both]), [Outcome::Accepted]);
+    assert_eq!((bench.books(A).backlog_messages, bench.books(B).backlog_messages), (1, 1));
+    bench.close();
+}
+
+#[test]
 #[ignore = "needs a file system of 8 to 64 MiB at TIDEGATE_SMALL_DISK"]
 fn a_disk_that_is_really_full_loses_nothing() {
     let disk = std::env::var("TIDEGATE_SMALL_DISK").expect("names the small file system");

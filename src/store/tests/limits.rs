@@ -77,6 +77,36 @@ fn a_stream_that_drops_the_oldest_keeps_the_newest() {
 }
 
 #[test]
+fn a_limit_that_was_lowered_drops_all_that_is_too_much_at_once() {
+    let limited = |max_messages, max_bytes| StreamSettings {
+        max_messages,
+        max_bytes,
+        when_full: WhenFull::DropOldest,
+        ..stream("a")
+    };
+    let lowered = [
+        (limited(Some(3), None), 3),
+        (limited(None, Some(5 * MESSAGE_BYTES)), 5),
+        (limited(None, Some(6 * MESSAGE_BYTES - 1)), 5),
+        (limited(Some(700), Some(6 * MESSAGE_BYTES)), 6),
+        (limited(Some(7), Some(900 * MESSAGE_BYTES)), 7),
+        (limited(None, Some(MESSAGE_BYTES)), 1),
+    ];
+    for (settings_now, kept) in lowered {
+        let dir = tempfile::tempdir().unwrap();
+        let bench = Bench::open(&settings(dir.path()), &[stream("a")]);
+        bench.store(A, 1..=1000);
+        bench.settle(A, 1, 10, Fate::Forwarded);
+        bench.close();
+        let bench = Bench::open(&settings(dir.path()), &[settings_now]);
+        bench.store(A, [1001]);
+        assert_eq!(bench.numbers(A), (1002 - kept..=1001).collect::<Vec<_>>());
+        assert_eq!(dropped(&bench.books(A), "oldest"), 991 - kept);
+        bench.close();
+    }
+}
+
+#[test]
 fn a_stream_that_drops_the_newest_keeps_the_oldest() {
     let dir = tempfile::tempdir().unwrap();
     let bench = Bench::open(&settings(dir.path()), &three(WhenFull::DropNewest));

@@ -16,9 +16,6 @@ use crate::{
     },
 };
 
-/// Rows that are looked at in one go when the oldest are dropped.
-const DROP_WALK_ROWS: i64 = 64;
-
 enum Decision {
     Done(Outcome),
     Hold(Blocked),
@@ -180,27 +177,42 @@ impl Writer<'_> {
     }
 
     /// Drops from the head until a message of so many bytes fits; in a full store until as much has gone as comes.
+    ///
+    /// Found by the ends of the rows, in steps that grow from the head: where a limit was lowered, millions go at once.
     fn drop_oldest(&mut self, index: usize, bytes: u64, store_full: bool) -> Result<(), Failure> {
-        let from = self.transaction.streams[index].books.head_offset;
-        loop {
-            let head = self.transaction.streams[index].books.head;
-            let rows = self.walk(index, head, DROP_WALK_ROWS)?;
-            if rows.is_empty() {
-                return Err(Failure::Damaged(format!("rows from {head} on are missing in stream {index}")));
-            }
-            let stream = self.transaction.changing(index);
-            for row in rows {
-                if row.seq >= stream.books.head {
-                    let count = stream.books.pass(row.seq, row.end);
-                    stream.books.dropped.add(OLDEST, count);
-                }
-                let fits = stream.books.fit(stream.limits, bytes) == Fit::Fits;
-                let paid = !store_full || stream.books.head_offset - from >= bytes;
-                if stream.books.backlog_messages() == 0 || (fits && paid) {
-                    return Ok(());
-                }
+        let stream = &self.transaction.streams[index];
+        let (books, limits) = (&stream.books, stream.limits);
+        let backlog = books.backlog_messages();
+        if backlog == 0 {
+            return Ok(());
+        }
+        let too_many = limits.max_messages.map_or(0, |max| (backlog + 1).saturating_sub(max));
+        let too_large = limits.max_bytes.map_or(0, |max| (books.end_offset + bytes).saturating_sub(max));
+        let paid = if store_full { books.head_offset + bytes } else { 0 };
+        let offset = too_large.max(paid).min(books.end_offset);
+        let newest = books.next - 1;
+        let mut last = books.nth(too_many.clamp(1, backlog));
+        let mut end = self.transaction.end_of(index, last)?;
+        let (mut short, mut step) = (last, 1);
+        while end < offset {
+            short = last;
+            last = last.saturating_add(step).min(newest);
+            step = step.saturating_mul(2);
+            end = self.transaction.end_of(index, last)?;
+        }
+        while last - short > 1 {
+            let middle = short + (last - short) / 2;
+            let middle_end = self.transaction.end_of(index, middle)?;
+            if middle_end < offset {
+                short = middle;
+            } else {
+                (last, end) = (middle, middle_end);
             }
         }
+        let books = &mut self.transaction.changing(index).books;
+        let count = books.pass(last, end);
+        books.dropped.add(OLDEST, count);
+        Ok(())
     }
 
     fn decide_release(&mut self, packet_id: u16, lane: &LaneShared, mode: Mode) -> Result<Decision, Failure> {

@@ -25,7 +25,7 @@ use self::{
     transaction::{Stream, Transaction},
 };
 use super::{
-    api::{Outcome, Settings, StreamSettings},
+    api::{Outcome, Refusal, Settings, StreamSettings},
     books::Books,
     clock::Now,
     failure::Failure,
@@ -112,6 +112,8 @@ struct Writer<'c> {
     next_tick: Instant,
     /// Something is left for idle moments.
     chores: bool,
+    /// Why everything is refused, as the log last said.
+    told: Option<Refusal>,
 }
 
 /// Whether waiting for company has been worth it lately.
@@ -170,6 +172,7 @@ fn work(start: Start) -> Result<(), Failure> {
             company: Company { last_round: None, skip: 0, vain: VAIN_ROUNDS_MIN },
             next_tick: Instant::now() + TICK,
             chores: true,
+            told: None,
         };
         writer.work()
     };
@@ -324,15 +327,22 @@ impl Writer<'_> {
                 Job::Batch(batch) => self.decide_batch(batch, mode, attempt)?,
                 Job::Control(..) | Job::Damaged { .. } if mode == Mode::NoWrite => Vec::new(),
                 Job::Control(control, _) => self.control(control).map(|()| Vec::new())?,
-                Job::Damaged { stream, seq, detail } => {
-                    self.bury_damaged(*stream, *seq, detail).map(|()| Vec::new())?
+                Job::Damaged { stream, rows, .. } => {
+                    for (seq, detail) in rows {
+                        self.bury_damaged(*stream, *seq, detail)?;
+                    }
+                    Vec::new()
                 }
             });
         }
         if mode != Mode::NoWrite {
             self.delete_garbage()?;
         }
+        let stores = self.transaction.inserted > 0;
         self.transaction.commit()?;
+        if stores {
+            self.space.note_stored();
+        }
         Ok(outcomes)
     }
 
@@ -351,16 +361,18 @@ impl Writer<'_> {
                     control.done();
                     drop(permit);
                 }
-                // A damaged row that could not be noted is met again by the next read.
-                Job::Damaged { .. } => {}
+                // Damaged rows that could not be noted are met again by the next read.
+                Job::Damaged { .. } if mode == Mode::NoWrite => {}
+                Job::Damaged { done, .. } => {
+                    let _ = done.send(());
+                }
             }
         }
     }
 
     fn disk_was_full(&mut self, cause: &Failure) {
-        let now = Instant::now();
-        let known = self.space.disk_full(now);
-        self.space.note_full(now);
+        let known = self.space.unproven();
+        self.space.note_full(Instant::now());
         if !known {
             tracing::error!(%cause, "the disk is full: nothing is accepted until there is space");
         }
@@ -370,14 +382,18 @@ impl Writer<'_> {
     fn announce_refusing(&mut self) {
         let refusing = self.space.refusing(Instant::now());
         let before = std::mem::replace(&mut locked(&self.transaction.shared.glance).refusing, refusing);
-        match (before, refusing) {
-            (Some(_), None) => {
-                tracing::info!("there is space again: messages are accepted");
-                self.transaction.shared.announce_room();
-            }
-            (None, Some(reason)) => tracing::warn!(reason = reason.sentence(), "messages are refused"),
-            (Some(_), Some(_)) | (None, None) => {}
+        if before.is_some() && refusing.is_none() {
+            self.transaction.shared.announce_room();
         }
+        // Said once, though a full disk is tried again every second.
+        match refusing {
+            Some(reason) if self.told != refusing => tracing::warn!(reason = reason.sentence(), "messages are refused"),
+            None if self.told.is_some() && !self.space.unproven() => {
+                tracing::info!("there is space again: messages are accepted");
+            }
+            Some(_) | None => return,
+        }
+        self.told = refusing;
     }
 }
 

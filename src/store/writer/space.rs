@@ -35,12 +35,22 @@ pub(super) struct Space {
     /// The largest message that was refused because the store was full.
     wanted: u64,
     full_at: Option<Instant>,
+    /// The disk was full, and no message was stored since: that it is tried again does not mean that there is space.
+    unproven: bool,
 }
 
 impl Space {
     /// `max_bytes` and `min_free` as in the settings: zero is no limit.
     pub(super) fn new(max_bytes: u64, min_free: u64) -> Self {
-        Self { max_bytes, min_free, measured: Measured::default(), appended: 0, wanted: 0, full_at: None }
+        Self {
+            max_bytes,
+            min_free,
+            measured: Measured::default(),
+            appended: 0,
+            wanted: 0,
+            full_at: None,
+            unproven: false,
+        }
     }
 
     pub(super) fn measured(&mut self, measured: Measured) {
@@ -63,6 +73,17 @@ impl Space {
     /// A write found no space at this time.
     pub(super) fn note_full(&mut self, now: Instant) {
         self.full_at = Some(now);
+        self.unproven = true;
+    }
+
+    /// Messages were stored.
+    pub(super) fn note_stored(&mut self) {
+        self.unproven = false;
+    }
+
+    /// Whether the disk was found full and nothing has shown yet that it is not so any more.
+    pub(super) fn unproven(&self) -> bool {
+        self.unproven
     }
 
     /// Whether messages are to be refused for want of disk.
@@ -123,6 +144,9 @@ mod tests {
         space.note_full(now);
         assert_eq!(space.refusing(now), Some(Refusal::DiskFull));
         assert_eq!(space.refusing(now + RETRY_AFTER), None);
+        assert!(space.unproven(), "to try again is not to have space");
+        space.note_stored();
+        assert!(!space.unproven());
     }
 
     #[test]

@@ -201,7 +201,11 @@ impl<'c> Transaction<'c> {
             locked(&self.shared.glance).last_commit = Some(Instant::now());
         }
         self.inserted = 0;
-        self.publish()
+        // What was decided is on disk: whatever fails from here on, it must not be decided again.
+        self.publish().map_err(|failure| match failure {
+            Failure::Full(cause) => Failure::Fatal(cause),
+            failure @ (Failure::Damaged(_) | Failure::Fatal(_)) => failure,
+        })
     }
 
     fn publish(&mut self) -> Result<(), Failure> {
@@ -242,9 +246,12 @@ impl<'c> Transaction<'c> {
         }
         let mut statement = self.connection.prepare_cached(&stream.sql.walk)?;
         let head = (stream.books.head.cast_signed(), 1);
-        let at =
-            statement.query_row(head, |row| Ok((row.get(2)?, row.get::<_, i64>(3)?.cast_unsigned()))).optional()?;
-        stream.head_at = at.ok_or_else(|| Failure::Damaged(format!("the row {} is missing", stream.books.head)))?;
+        let row = |row: &rusqlite::Row<'_>| Ok((row.get(0)?, row.get(2)?, row.get::<_, i64>(3)?.cast_unsigned()));
+        let found: Option<(i64, i64, u64)> = statement.query_row(head, row).optional()?;
+        let Some((_, boot, at)) = found.filter(|(seq, ..)| *seq == head.0) else {
+            return Err(Failure::Damaged(format!("the row {} is missing", stream.books.head)));
+        };
+        stream.head_at = (boot, at);
         Ok(())
     }
 

@@ -42,9 +42,9 @@ const CHECKPOINT_WAIT_PAGES: u32 = 4096;
 pub(super) const QUIET: Duration = Duration::from_millis(20);
 
 /// A row as a walk sees it.
-pub(super) struct Walked {
-    pub(super) seq: Sequence,
-    pub(super) end: u64,
+struct Walked {
+    seq: Sequence,
+    end: u64,
     boot: i64,
     at: u64,
 }
@@ -89,9 +89,11 @@ impl Writer<'_> {
             let done = self.in_transaction(Self::delete_garbage)?;
             self.chores = done.is_some();
         } else if self.space.last().free_in_file_bytes >= VACUUM_MIN_PAGES * PAGE_BYTES {
-            let done = self.in_transaction(Self::give_back_pages)?;
+            let before = self.space.last().free_in_file_bytes;
+            self.in_transaction(Self::give_back_pages)?;
             self.measure()?;
-            self.chores = done.is_some();
+            // Only while it helps: a file that cannot shrink must not be tried for ever.
+            self.chores = self.space.last().free_in_file_bytes < before;
         }
         self.checkpoint_if_due()
     }
@@ -113,10 +115,11 @@ impl Writer<'_> {
         }
     }
 
-    /// Rows of a stream from `from` on, at most `limit`.
-    pub(super) fn walk(&mut self, index: usize, from: Sequence, limit: i64) -> Result<Vec<Walked>, Failure> {
-        let mut statement = self.transaction.connection.prepare_cached(&self.transaction.streams[index].sql.walk)?;
-        let rows = statement.query_map((from.cast_signed(), limit), |row| {
+    /// Rows of a stream from its head on, at most `limit`. What is missing among them is damage, for it would leave uncounted.
+    fn walk(&mut self, index: usize, limit: i64) -> Result<Vec<Walked>, Failure> {
+        let stream = &self.transaction.streams[index];
+        let mut statement = self.transaction.connection.prepare_cached(&stream.sql.walk)?;
+        let rows = statement.query_map((stream.books.head.cast_signed(), limit), |row| {
             Ok(Walked {
                 seq: row.get::<_, i64>(0)?.cast_unsigned(),
                 end: row.get::<_, i64>(1)?.cast_unsigned(),
@@ -124,7 +127,18 @@ impl Writer<'_> {
                 at: row.get::<_, i64>(3)?.cast_unsigned(),
             })
         })?;
-        Ok(rows.collect::<Result<_, _>>()?)
+        let rows = rows.collect::<Result<Vec<_>, _>>()?;
+        let (mut seq, mut end) = (stream.books.head, stream.books.head_offset);
+        for row in &rows {
+            if !stream.books.may_follow(seq, end, row.seq, row.end) {
+                return Err(Failure::Damaged(format!("row {} makes no sense where {seq} should be", row.seq)));
+            }
+            (seq, end) = (row.seq + 1, row.end);
+        }
+        if rows.is_empty() && stream.books.backlog_messages() > 0 {
+            return Err(Failure::Damaged(format!("rows from {seq} on are missing")));
+        }
+        Ok(rows)
     }
 
     /// Lets the head of each stream expire; true where a slice was not enough.
@@ -133,14 +147,14 @@ impl Writer<'_> {
         for index in 0..self.transaction.streams.len() {
             let stream = &self.transaction.streams[index];
             let Some(ttl_ms) = stream.ttl_ms.filter(|_| stream.books.backlog_messages() > 0) else { continue };
-            let (head, head_at) = (stream.books.head, stream.head_at);
+            let head_at = stream.head_at;
             let known_boots = self.transaction.shared.boots.read().unwrap_or_else(PoisonError::into_inner).clone();
             let now = self.transaction.now;
             let expired = |boot, at| known_boots.age_ms(boot, at, now) > ttl_ms;
             if !expired(head_at.0, head_at.1) {
                 continue;
             }
-            let rows = self.walk(index, head, SWEEP_ROWS)?;
+            let rows = self.walk(index, SWEEP_ROWS)?;
             let full_slice = rows.len() as u64 == SWEEP_ROWS.unsigned_abs();
             let young = rows.iter().position(|row| !expired(row.boot, row.at));
             more |= full_slice && young.is_none();
