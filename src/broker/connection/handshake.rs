@@ -268,6 +268,7 @@ impl Door {
                 returns: None,
                 batch: Vec::new(),
                 batch_bytes: 0,
+                undecided_bytes: 0,
                 held: Vec::new(),
                 submitted: 0,
                 unacknowledged: 0,

@@ -17,7 +17,8 @@
 //! 5. While the client takes no more, nothing is decoded and nothing pumped; after
 //!    [`WRITE_STALL`](super::limits::WRITE_STALL) it is disconnected.
 //!
-//! Bounds: input one packet and one read; output 64 KiB and one packet; arrivals `max_inflight` and QoS 0 up to 2048.
+//! Bounds: input one packet and one read; output 64 KiB and one packet; arrivals `max_inflight` and QoS 0 up to 2048, 4 MiB
+//! and what one read brought.
 //! A crash loses the buffers; whatever was acknowledged is in the store, whatever was not the client sends again.
 
 mod arrivals;
@@ -52,7 +53,7 @@ use subscribe::Saving;
 use super::{
     fanout::Delivery,
     hub::{Hub, Who},
-    limits::{IDLE, READ_MAX, READ_MIN, UNDECIDED_MAX, WRITE_HIGH, WRITE_STALL},
+    limits::{IDLE, READ_MAX, READ_MIN, UNDECIDED_BYTES, UNDECIDED_MAX, WRITE_HIGH, WRITE_STALL},
     listener::Listener,
     packet::{DecodeError, Decoder, Reason, Version, Will},
     sessions::Claim,
@@ -97,8 +98,8 @@ struct Wire {
     ended: bool,
     /// When the client was last heard.
     heard: Instant,
-    /// When the output was last empty or got shorter.
-    progress: Instant,
+    /// Since when the client has taken nothing of what waits for it, as far as the timer has seen.
+    stalled: Option<Instant>,
 }
 
 /// What came from the client and is on its way through the store.
@@ -112,6 +113,8 @@ struct Inbound {
     batch_bytes: usize,
     /// Handed back by the store, to be submitted again when there is room.
     held: Vec<Entry>,
+    /// Bytes of messages that are decoded and not decided.
+    undecided_bytes: usize,
     /// Batches submitted and not returned.
     submitted: usize,
     /// QoS 1 and 2 publishes without PUBACK or PUBREC.
@@ -213,6 +216,7 @@ impl Connection {
             && self.pause.is_none()
             && inbound.held.is_empty()
             && inbound.arrivals.len() < UNDECIDED_MAX.max(max_inflight)
+            && inbound.undecided_bytes < UNDECIDED_BYTES
             && (self.version == Version::V5 || inbound.unacknowledged < max_inflight)
             && self.wire.output.len() < WRITE_HIGH
     }
@@ -270,7 +274,7 @@ impl Connection {
             Event::Written(written) => match written {
                 Ok(0) => Err(Ending::Lost(None)),
                 Ok(_) => {
-                    self.wire.progress = Instant::now();
+                    self.wire.stalled = None;
                     Ok(())
                 }
                 Err(error) => Err(Ending::Lost(Some(error))),
@@ -286,7 +290,7 @@ impl Connection {
 
     /// Looks after everything that only time can tell.
     fn tick(&mut self, now: Instant) -> Result<(), Ending> {
-        if !self.wire.output.is_empty() && now.duration_since(self.wire.progress) >= WRITE_STALL {
+        if self.wire.is_stalled(now) {
             return Err(Ending::Stalled);
         }
         // A client that we do not listen to is not silent.
@@ -343,8 +347,18 @@ impl Wire {
             read_size: READ_MIN,
             ended: false,
             heard: now,
-            progress: now,
+            stalled: None,
         }
+    }
+
+    /// Whether something waits to be written and nothing of it was taken for [`WRITE_STALL`]. The time before it waited
+    /// does not count.
+    fn is_stalled(&mut self, now: Instant) -> bool {
+        if self.output.is_empty() {
+            self.stalled = None;
+            return false;
+        }
+        now.duration_since(*self.stalled.get_or_insert(now)) >= WRITE_STALL
     }
 
     fn make_room(&mut self) {
@@ -407,3 +421,22 @@ type Pause = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// A future that is kept across events.
 type Commit = Pin<Box<dyn Future<Output = Result<(), StoreError>> + Send>>;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_time_in_which_something_waits_to_be_written_counts_as_a_stall() {
+        let mut wire = Wire::new(Box::new(tokio::io::empty()), Box::new(tokio::io::sink()));
+        let start = Instant::now();
+        assert!(!wire.is_stalled(start));
+        wire.output.extend_from_slice(b"x");
+        let later = start + 10 * WRITE_STALL;
+        assert!(!wire.is_stalled(later), "it has waited for a moment only");
+        assert!(!wire.is_stalled(later + WRITE_STALL / 2));
+        assert!(wire.is_stalled(later + WRITE_STALL));
+        wire.output.clear();
+        assert!(!wire.is_stalled(later + WRITE_STALL));
+    }
+}
