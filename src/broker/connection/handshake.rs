@@ -269,6 +269,7 @@ impl Door {
                 batch: Vec::new(),
                 batch_bytes: 0,
                 undecided_bytes: 0,
+                submitting: None,
                 held: Vec::new(),
                 submitted: 0,
                 unacknowledged: 0,

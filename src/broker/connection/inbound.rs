@@ -114,7 +114,7 @@ impl Connection {
     }
 
     fn enqueue(&mut self, entry: Entry, bytes: usize) {
-        if self.inbound.lane.is_none() {
+        if self.inbound.lane.is_none() && self.inbound.submitting.is_none() {
             let on_refusal = match self.version {
                 Version::V311 => OnRefusal::Hold,
                 Version::V5 => OnRefusal::Report,
