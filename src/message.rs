@@ -53,6 +53,14 @@ pub struct Message {
     pub properties: Option<Box<Properties>>,
 }
 
+impl Message {
+    /// Bytes of memory that topic, payload and properties take, about.
+    pub fn footprint(&self) -> usize {
+        let properties = self.properties.as_ref().map_or(0, |properties| properties.footprint());
+        self.topic.as_str().len() + self.payload.len() + properties
+    }
+}
+
 /// The properties of a PUBLISH that belong to the message and not to one hop (MQTT 5, section 3.3.2.3).
 ///
 /// Topic alias and subscription identifier belong to the hop and are not here.
@@ -123,6 +131,12 @@ impl Properties {
             put_binary(out, name.as_bytes());
             put_binary(out, value.as_bytes());
         }
+    }
+
+    /// Bytes of memory that the properties take, about: a user property of two bytes takes two allocations.
+    pub fn footprint(&self) -> usize {
+        const USER: usize = size_of::<(ByteString, ByteString)>() + 32;
+        size_of::<Self>() + self.encoded_len() + USER * self.user.len()
     }
 
     /// Number of bytes that [`Properties::encode`] appends.

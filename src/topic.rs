@@ -53,6 +53,11 @@ pub enum TopicError {
         /// How many it has.
         has: usize,
     },
+    /// A template that uses `{1}`..`{9}` or `{rest}` for a topic that none of the filters matches (any more).
+    #[error(
+        "cannot be made: no filter of the stream matches `{0}` any more, so the placeholders of its template have no value"
+    )]
+    NoMatch(String),
     /// A template that uses `{rest}` with a filter that does not end in `#`.
     #[error("uses {{rest}}, but the filter `{0}` does not end in `#`")]
     NoRest(String),
@@ -252,14 +257,20 @@ impl TopicTemplate {
         self.parts == [Part::Topic]
     }
 
-    /// Writes the topic for one message: `filter` is the one of the stream's filters that took it.
+    /// Writes the topic for one message, which one of `filters` took.
     ///
+    /// The filters may have changed since: a template that needs none of their wildcards is written all the same, any other
+    /// is an error, for a topic with something left out would be a wrong one.
     /// The result can still be no valid topic (a client id with a `#` in it, or too long), so it is checked again.
-    pub fn render(&self, topic: &TopicName, filter: &TopicFilter, client: &str) -> Result<TopicName, TopicError> {
+    pub fn render(&self, topic: &TopicName, filters: &[TopicFilter], client: &str) -> Result<TopicName, TopicError> {
         if self.is_identity() {
             return Ok(topic.clone());
         }
-        let captures = filter.captures(topic).unwrap_or_default();
+        let captures = filters.iter().find_map(|filter| filter.captures(topic));
+        if captures.is_none() && self.parts.iter().any(|part| matches!(part, Part::Plus(_) | Part::Rest)) {
+            return Err(TopicError::NoMatch(topic.to_string()));
+        }
+        let captures = captures.unwrap_or_default();
         let mut out = String::with_capacity(topic.as_str().len() + 32);
         for part in &self.parts {
             out.push_str(match part {
@@ -366,7 +377,7 @@ mod tests {
     fn render(template: &str, pattern: &str, topic: &str) -> String {
         let template = TopicTemplate::parse(template, "plant-7").unwrap();
         template.check_against(&[filter(pattern)]).unwrap();
-        template.render(&name(topic), &filter(pattern), "probe").unwrap().to_string()
+        template.render(&name(topic), &[filter(pattern)], "probe").unwrap().to_string()
     }
 
     #[test]
@@ -412,7 +423,7 @@ mod tests {
         #[test]
         fn identity_templates_change_nothing(topic in "[a-z/]{1,20}") {
             let topic = name(&topic);
-            prop_assert_eq!(TopicTemplate::identity().render(&topic, &filter("#"), "c").unwrap(), topic);
+            prop_assert_eq!(TopicTemplate::identity().render(&topic, &[filter("#")], "c").unwrap(), topic);
         }
 
         #[test]

@@ -10,10 +10,20 @@ pub(crate) const PENDING_CONNECTS_MAX: usize = 512;
 pub(crate) const SESSIONS_MAX: usize = 100_000;
 /// Most subscriptions of one session.
 pub(crate) const SUBSCRIPTIONS_MAX: usize = 1024;
+/// Most bytes of the filters of one session; its record in the store is written anew at each change.
+pub(crate) const SESSION_FILTER_BYTES: usize = 256 << 10;
+/// Most subscriptions of all sessions together, ...
+pub(crate) const ALL_SUBSCRIPTIONS: usize = 500_000;
+/// ... most bytes of their filters ...
+pub(crate) const ALL_FILTER_BYTES: usize = 64 << 20;
+/// ... and most nodes of their index, at some 600 bytes each.
+pub(crate) const INDEX_NODES_MAX: usize = 200_000;
 /// Most levels of a subscribed filter; the index walks them recursively.
 pub(crate) const FILTER_LEVELS_MAX: usize = 128;
 /// Highest topic alias a client may use towards us.
 pub(crate) const TOPIC_ALIAS_MAX: u16 = 32;
+/// Most bytes of topic names behind the aliases of one client; two of the longest topics fit.
+pub(crate) const TOPIC_ALIAS_BYTES: usize = 128 << 10;
 /// Most messages that wait for a session whose client is away (Mosquitto's `max_queued_messages` is 1000 as well).
 pub(crate) const QUEUE_AWAY_MESSAGES: usize = 1000;
 /// Most messages that wait for a connected client: room for what a group commit releases at once.
@@ -30,6 +40,12 @@ pub(crate) const QUEUE_BYTES: usize = 8 << 20;
 pub(crate) const QUEUES_BYTES: usize = 64 << 20;
 /// Most messages sent to one client and not acknowledged, however large its Receive Maximum.
 pub(crate) const OUTGOING_WINDOW: u16 = 1024;
+/// Bytes of such messages after which no more are sent.
+pub(crate) const OUTGOING_BYTES: usize = 2 << 20;
+/// When that is used up, a connected client still gets this much; who is away gets nothing.
+pub(crate) const QUEUE_RESERVE: usize = 64 << 10;
+/// Bytes of messages that a connection takes off its queue at a time.
+pub(crate) const FETCH_BYTES: usize = 512 << 10;
 /// Most retained messages.
 pub(crate) const RETAINED_MESSAGES: usize = 100_000;
 /// Most bytes of retained messages.
@@ -46,6 +62,8 @@ pub(crate) const WRITE_HIGH: usize = 64 << 10;
 pub(crate) const WRITE_STALL: Duration = Duration::from_secs(60);
 /// Most publishes of one client between arrival and acknowledgement, QoS 0 included, beside its `max_inflight`.
 pub(crate) const UNDECIDED_MAX: usize = 2048;
+/// Bytes of messages of one client between arrival and decision after which it is not read; one batch may exceed it.
+pub(crate) const UNDECIDED_BYTES: usize = 4 << 20;
 /// How long a connection that ends may take to write its last bytes.
 pub(crate) const LAST_WRITE: Duration = Duration::from_secs(5);
 /// How long the successor of a connection waits for it to hand over its session.

@@ -68,6 +68,8 @@ pub enum StartError {
 pub struct Broker {
     hub: Arc<Hub>,
     listeners: Vec<Arc<Listener>>,
+    /// The tasks that accept.
+    accepting: TaskTracker,
     failed: watch::Receiver<Option<String>>,
 }
 
@@ -104,15 +106,17 @@ pub async fn start(
     let (failing, failed) = watch::channel(None);
     spawn(&failing, &hub.aborted, "the publisher of wills", publisher::run(Arc::clone(&hub), messages));
     spawn(&failing, &hub.stopping, "the sweeper of sessions", sessions::sweep(Arc::clone(&hub)));
+    let accepting = TaskTracker::new();
+    accepting.close();
     let mut listeners = Vec::with_capacity(bound.len());
     for (listener, socket) in bound {
         let stats = listener.stats();
         tracing::info!(listener = stats.name, bind = stats.bind, "listening");
         let accept = listener::accept(Arc::clone(&hub), Arc::clone(&listener), socket);
-        spawn(&failing, &hub.closed, "a listener", accept);
+        spawn(&failing, &hub.closed, "a listener", accepting.track_future(accept));
         listeners.push(listener);
     }
-    Ok(Broker { hub, listeners, failed })
+    Ok(Broker { hub, listeners, accepting, failed })
 }
 
 async fn restore(hub: &Hub) -> Result<(), StoreError> {
@@ -169,6 +173,8 @@ impl Broker {
     /// DISCONNECT 0x8B. What has not ended within `grace` is cut. Returns the number of connections that were cut.
     pub async fn drain(&self, grace: Duration) -> usize {
         self.close_listeners();
+        // Sockets are closed and socket files removed; a connection accepted just now is among those that are ended.
+        self.accepting.wait().await;
         self.hub.stopping.cancel();
         self.hub.connections.close();
         let cut = match tokio::time::timeout(grace, self.hub.connections.wait()).await {

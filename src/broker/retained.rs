@@ -10,6 +10,8 @@ use std::{
     time::Instant,
 };
 
+use bytes::Bytes;
+
 use super::{
     fanout::Publication,
     limits::{RETAINED_BYTES, RETAINED_MESSAGES},
@@ -33,7 +35,7 @@ struct Kept {
 
 fn cost(message: &Message) -> usize {
     const FIXED: usize = 256;
-    FIXED + message.topic.as_str().len() + message.payload.len()
+    FIXED + message.footprint()
 }
 
 impl Retained {
@@ -56,8 +58,10 @@ impl Retained {
             kept.by_topic.remove(&message.topic)
         } else {
             kept.bytes += cost(message);
-            let publication = Arc::new(Publication { message: message.clone(), at: now });
-            kept.by_topic.insert(message.topic.clone(), publication)
+            // Copied: a payload that is kept must not keep the read buffer that it came in.
+            let message = Message { payload: Bytes::copy_from_slice(&message.payload), ..message.clone() };
+            let publication = Arc::new(Publication { message, at: now });
+            kept.by_topic.insert(publication.message.topic.clone(), publication)
         };
         if let Some(old) = old {
             kept.bytes -= cost(&old.message);
@@ -113,6 +117,14 @@ mod tests {
         assert_eq!(found("+").len(), 2);
         assert_eq!(found("#").len(), 4);
         assert_eq!(found("$S/#").len(), 1);
+        let user = vec![("k".into(), "v".into()); 256];
+        let heavy = Message {
+            properties: Some(Box::new(crate::message::Properties { user, ..Default::default() })),
+            ..message("a", "0")
+        };
+        let before = retained.kept().bytes;
+        retained.set(&heavy, Instant::now());
+        assert!(retained.kept().bytes > before + 256 * 64, "properties take memory too");
         for topic in ["a", "a/b", "a/c", "ab", "$S/x"] {
             retained.set(&message(topic, ""), Instant::now());
         }

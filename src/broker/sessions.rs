@@ -37,6 +37,8 @@ use crate::{
 pub(crate) struct Kept {
     pub(crate) subscriptions: HashMap<TopicFilter, Subscription>,
     pub(crate) outgoing: Outgoing,
+    /// Bytes of `outgoing` that count in the bound over all sessions.
+    pub(crate) counted: usize,
     /// QoS 2 packet ids that arrived and are not released.
     pub(crate) received: HashMap<u16, Receipt>,
     /// The session expiry in the store's record; `None` where there is no record.
@@ -129,6 +131,7 @@ impl Kept {
             fanout.unsubscribe(subscriber, filter);
         }
         fanout.clear(subscriber);
+        fanout.recount(&mut self.counted, 0);
         *self = Self { stored: self.stored, ..Self::default() };
     }
 

@@ -315,11 +315,11 @@ impl<'task, U: Upstream> Connection<'task, U> {
 
     /// Queues the next message of a lane, `again` under its old id. `None`: there is no allowance for it yet.
     fn queue_front(&mut self, lane: usize, again: Option<u16>, now: Instant) -> Result<Option<u64>, Fate> {
-        let Task { feeds, ledger, pacing, stamp, any_topic, status, .. } = &mut *self.task;
+        let Task { feeds, ledger, pacing, stamp, status, .. } = &mut *self.task;
         let feed = &feeds[lane];
         let Some((read_at, stored)) = feed.front() else { return Ok(None) };
         let waited = now.saturating_duration_since(*read_at);
-        let letter = letter::prepare(&feed.route, stored, waited, again.is_some(), any_topic)?;
+        let letter = letter::prepare(&feed.route, stored, waited, again.is_some())?;
         if let Err(at) = pacing.take(now, u64::from(stored.bytes)) {
             self.pace_until = Some(at);
             return Ok(None);

@@ -7,7 +7,7 @@ use time::OffsetDateTime;
 use super::Route;
 use crate::{
     store::{Fate, Stored},
-    topic::{TopicFilter, TopicName},
+    topic::TopicName,
 };
 
 /// A message that can be sent.
@@ -23,13 +23,7 @@ pub(super) struct Letter {
 ///
 /// `waited`: time since it was read from the store. `sent_before`: it is being sent again under the same id, so the upstream may
 /// hold half of it already and it is too late to expire.
-pub(super) fn prepare(
-    route: &Route,
-    stored: &Stored,
-    waited: Duration,
-    sent_before: bool,
-    any_topic: &TopicFilter,
-) -> Result<Letter, Fate> {
+pub(super) fn prepare(route: &Route, stored: &Stored, waited: Duration, sent_before: bool) -> Result<Letter, Fate> {
     let age = Duration::from_millis(stored.age_ms) + waited;
     let expiry = stored.message.properties.as_ref().and_then(|properties| properties.message_expiry_s);
     let expiry_left = expiry.map(|expiry| u64::from(expiry).saturating_sub(age.as_secs()));
@@ -38,11 +32,9 @@ pub(super) fn prepare(
         return Err(Fate::Expired);
     }
     let message = &stored.message;
-    // A message stored under filters that have changed since matches none of today's: `{rest}` is then the whole topic.
-    let filter = route.from.iter().find(|filter| filter.matches(&message.topic)).unwrap_or(any_topic);
     let topic = route
         .topic
-        .render(&message.topic, filter, &message.client)
+        .render(&message.topic, &route.from, &message.client)
         .map_err(|error| Fate::Dead { reason: "topic", detail: format!("the topic to send it under {error}") })?;
     let expiry_s = expiry_left.map(|seconds| u32::try_from(seconds).unwrap_or(u32::MAX).max(1));
     Ok(Letter { topic, expiry_s })
@@ -97,7 +89,7 @@ mod tests {
     use crate::{
         message::{Message, Properties, QoS},
         store::StreamId,
-        topic::TopicTemplate,
+        topic::{TopicFilter, TopicTemplate},
     };
     use bytes::Bytes;
 
@@ -133,7 +125,7 @@ mod tests {
     }
 
     fn check(route: &Route, stored: &Stored, waited_ms: u64) -> Result<Letter, Fate> {
-        prepare(route, stored, Duration::from_millis(waited_ms), false, &TopicFilter::new("#").unwrap())
+        prepare(route, stored, Duration::from_millis(waited_ms), false)
     }
 
     #[test]
@@ -148,8 +140,7 @@ mod tests {
         let route = route("#", "{topic}", None);
         assert_eq!(check(&route, &stored("a", 2_500, Some(10)), 1_000).unwrap().expiry_s, Some(7));
         assert_eq!(check(&route, &stored("a", 9_999, Some(10)), 1), Err(Fate::Expired));
-        let again =
-            prepare(&route, &stored("a", 99_999, Some(10)), Duration::ZERO, true, &TopicFilter::new("#").unwrap());
+        let again = prepare(&route, &stored("a", 99_999, Some(10)), Duration::ZERO, true);
         assert_eq!(again.unwrap().expiry_s, Some(1));
     }
 
@@ -160,8 +151,12 @@ mod tests {
     }
 
     #[test]
-    fn a_message_whose_filter_is_gone_still_gets_a_topic() {
-        let route = route("other/#", "plants/{rest}", None);
+    fn a_message_whose_filter_is_gone_is_dead_where_its_topic_would_be_wrong() {
+        for template in ["plants/{rest}", "plants/{1}/x"] {
+            let result = check(&route("other/+/#", template, None), &stored("a/b", 0, None), 0);
+            assert!(matches!(result, Err(Fate::Dead { reason: "topic", .. })), "{result:?}");
+        }
+        let route = route("other/#", "plants/{topic}", None);
         assert_eq!(check(&route, &stored("a/b", 0, None), 0).unwrap().topic.as_str(), "plants/a/b");
     }
 

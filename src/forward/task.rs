@@ -26,7 +26,6 @@ use super::{
 };
 use crate::{
     store::{self, Fate, Sequence, StoreError, Stored, StreamId},
-    topic::TopicFilter,
     uplink::{self, Upstream},
 };
 
@@ -53,7 +52,6 @@ pub(super) struct Task {
     pub(super) refusals: Refusals,
     pub(super) suspicion: Suspicion,
     pub(super) stamp: Stamp,
-    pub(super) any_topic: TopicFilter,
     /// At most one read for each lane.
     pub(super) reads: JoinSet<Rows>,
     /// At most one settlement, so that runs reach the store in order.
@@ -144,7 +142,6 @@ impl Task {
             refusals: Refusals::default(),
             suspicion: Suspicion::default(),
             stamp: Stamp::new(gateway_id),
-            any_topic: TopicFilter::new("#").expect("`#` is a topic filter"),
             reads: JoinSet::new(),
             settling: JoinSet::new(),
             backlog,

@@ -8,13 +8,13 @@ use std::{
 
 use tokio::{io::AsyncWriteExt, time::timeout};
 
-use super::{Connection, Ending, submit};
+use super::{Connection, Ending, submission};
 use crate::{
     broker::{
         limits::{LAST_VERDICTS, LAST_WRITE},
         packet::{DecodeError, Reason, disconnect},
+        sessions::Receipt,
     },
-    intake::Entry,
     message::QoS,
 };
 
@@ -105,12 +105,10 @@ impl Connection {
         }
         self.release_arrivals();
         loop {
-            if !self.inbound.batch.is_empty() && self.inbound.held.is_empty() {
-                let inbound = &mut self.inbound;
-                if submit(&mut inbound.lane, &mut inbound.batch, inbound.batch_bytes).await.is_err() {
-                    return;
-                }
-                inbound.submitted += 1;
+            self.inbound.begin_submit();
+            if self.inbound.submitting.is_some() {
+                let Ok(lane) = submission(&mut self.inbound.submitting).await else { return };
+                self.inbound.submitted(lane);
             }
             if self.inbound.submitted == 0 {
                 return;
@@ -127,11 +125,8 @@ impl Connection {
     fn forget_undecided(&mut self) {
         self.claim.kept.received.retain(|_, receipt| receipt.decided);
         // Releases that the store has not seen leave the packet id in use.
-        for entry in self.inbound.held.iter().chain(&self.inbound.batch) {
-            if let Entry::Release { packet_id } = entry {
-                let receipt = crate::broker::sessions::Receipt { decided: true, counted: false };
-                self.claim.kept.received.insert(*packet_id, receipt);
-            }
+        for packet_id in self.inbound.unsubmitted_releases() {
+            self.claim.kept.received.insert(packet_id, Receipt { decided: true, counted: false });
         }
         for receipt in self.claim.kept.received.values_mut() {
             receipt.counted = false;

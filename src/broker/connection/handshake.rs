@@ -268,6 +268,8 @@ impl Door {
                 returns: None,
                 batch: Vec::new(),
                 batch_bytes: 0,
+                undecided_bytes: 0,
+                submitting: None,
                 held: Vec::new(),
                 submitted: 0,
                 unacknowledged: 0,

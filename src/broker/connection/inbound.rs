@@ -102,18 +102,19 @@ impl Connection {
         let set_retained = self.hub.retains(&message);
         let streams = self.hub.intake.streams_for(&message.topic, message.qos).await?;
         let packet_id = Some(due.packet_id).filter(|_| message.qos == QoS::ExactlyOnce && self.inbound.persistent);
+        let bytes = message_bytes(&message);
+        self.inbound.undecided_bytes += bytes;
         if streams.is_empty() && !set_retained && packet_id.is_none() {
             self.inbound.arrivals.push(Wait::Turn(Some(Box::new(message))), due);
             return Ok(());
         }
-        let bytes = message_bytes(&message);
         let tag = self.inbound.arrivals.push(Wait::Store, due);
         self.enqueue(Entry::Publish(Publish { message, streams, packet_id, set_retained, tag }), bytes);
         Ok(())
     }
 
     fn enqueue(&mut self, entry: Entry, bytes: usize) {
-        if self.inbound.lane.is_none() {
+        if self.inbound.lane.is_none() && self.inbound.submitting.is_none() {
             let on_refusal = match self.version {
                 Version::V311 => OnRefusal::Hold,
                 Version::V5 => OnRefusal::Report,
@@ -207,6 +208,7 @@ impl Connection {
         now: Instant,
     ) -> Result<(), Ending> {
         let (tag, qos) = (publish.tag, publish.message.qos);
+        self.inbound.undecided_bytes -= message_bytes(&publish.message);
         let refusal = match outcome {
             Outcome::Refused(refusal) => Some(refusal),
             Outcome::Accepted | Outcome::Duplicate | Outcome::Released => None,
@@ -253,6 +255,7 @@ impl Connection {
     fn acknowledge(&mut self, round: &mut Round<'_>) {
         while let Some((due, message)) = self.inbound.arrivals.next() {
             if let Some(message) = message {
+                self.inbound.undecided_bytes -= message_bytes(&message);
                 if due.kind == Some(AckKind::PubRec)
                     && let Some(receipt) = self.claim.kept.received.get_mut(&due.packet_id)
                 {
@@ -285,8 +288,7 @@ fn entry_bytes(entry: &Entry) -> usize {
 }
 
 fn message_bytes(message: &Message) -> usize {
-    let properties = message.properties.as_ref().map_or(0, |properties| properties.encoded_len());
-    ENTRY_BYTES + message.topic.as_str().len() + message.payload.len() + properties
+    ENTRY_BYTES + message.footprint()
 }
 
 fn publish_ack(qos: QoS) -> Option<AckKind> {

@@ -17,7 +17,8 @@
 //! 5. While the client takes no more, nothing is decoded and nothing pumped; after
 //!    [`WRITE_STALL`](super::limits::WRITE_STALL) it is disconnected.
 //!
-//! Bounds: input one packet and one read; output 64 KiB and one packet; arrivals `max_inflight` and QoS 0 up to 2048.
+//! Bounds: input one packet and one read; output 64 KiB and one packet; arrivals `max_inflight` and QoS 0 up to 2048, 4 MiB
+//! and what one read brought.
 //! A crash loses the buffers; whatever was acknowledged is in the store, whatever was not the client sends again.
 
 mod arrivals;
@@ -52,7 +53,7 @@ use subscribe::Saving;
 use super::{
     fanout::Delivery,
     hub::{Hub, Who},
-    limits::{IDLE, READ_MAX, READ_MIN, UNDECIDED_MAX, WRITE_HIGH, WRITE_STALL},
+    limits::{IDLE, READ_MAX, READ_MIN, UNDECIDED_BYTES, UNDECIDED_MAX, WRITE_HIGH, WRITE_STALL},
     listener::Listener,
     packet::{DecodeError, Decoder, Reason, Version, Will},
     sessions::Claim,
@@ -97,21 +98,26 @@ struct Wire {
     ended: bool,
     /// When the client was last heard.
     heard: Instant,
-    /// When the output was last empty or got shorter.
-    progress: Instant,
+    /// Since when the client has taken nothing of what waits for it, as far as the timer has seen.
+    stalled: Option<Instant>,
 }
 
 /// What came from the client and is on its way through the store.
 struct Inbound {
     arrivals: Arrivals,
-    /// Made at the first message that needs it: most subscribers never do.
+    /// Made at the first message that needs it: most subscribers never do. Not here while `submitting` has it.
     lane: Option<Lane>,
     returns: Option<Returns>,
     /// Decoded and not submitted.
     batch: Vec<Entry>,
     batch_bytes: usize,
+    /// A batch that waits for room in the store's queue. Kept from one event to the next, for its place there is in
+    /// the order of coming.
+    submitting: Option<Submitting>,
     /// Handed back by the store, to be submitted again when there is room.
     held: Vec<Entry>,
+    /// Bytes of messages that are decoded and not decided.
+    undecided_bytes: usize,
     /// Batches submitted and not returned.
     submitted: usize,
     /// QoS 1 and 2 publishes without PUBACK or PUBREC.
@@ -122,10 +128,18 @@ struct Inbound {
     persistent: bool,
 }
 
+/// A batch on its way into the store's queue.
+struct Submitting {
+    /// Gives the lane back once the batch is there.
+    work: Pin<Box<dyn Future<Output = Result<Lane, StoreError>> + Send>>,
+    /// Packet ids that the batch releases.
+    releases: Vec<u16>,
+}
+
 /// Everything that can wake a connection.
 enum Event {
     Kicked,
-    Submitted(Result<(), StoreError>),
+    Submitted(Result<Lane, StoreError>),
     Room(Result<(), StoreError>),
     Returned(Option<Returned>),
     Saved(Result<(), StoreError>),
@@ -188,7 +202,7 @@ impl Connection {
 
     /// Does everything that can be done without waiting.
     async fn work(&mut self) -> Result<(), Ending> {
-        if self.may_decode() && self.inbound.batch.is_empty() {
+        if self.is_listening() {
             while self.may_decode() {
                 match self.decoder.decode(&mut self.wire.input)? {
                     Some(packet) => self.packet(packet).await?,
@@ -197,12 +211,18 @@ impl Connection {
                 }
             }
             self.release_arrivals();
+            self.inbound.begin_submit();
         } else if self.wire.ended && !self.inbound.held.is_empty() {
             // Nobody is left who could be acknowledged, and the client keeps what was not.
             return Err(Ending::Lost(None));
         }
         self.pump();
         Ok(())
+    }
+
+    /// Whether the client is listened to: what it said before has gone to the store.
+    fn is_listening(&self) -> bool {
+        self.may_decode() && self.inbound.batch.is_empty() && self.inbound.submitting.is_none()
     }
 
     /// Whether another packet may be taken off the input.
@@ -213,16 +233,18 @@ impl Connection {
             && self.pause.is_none()
             && inbound.held.is_empty()
             && inbound.arrivals.len() < UNDECIDED_MAX.max(max_inflight)
+            && inbound.undecided_bytes < UNDECIDED_BYTES
             && (self.version == Version::V5 || inbound.unacknowledged < max_inflight)
             && self.wire.output.len() < WRITE_HIGH
     }
 
     async fn next_event(&mut self) -> Event {
-        let may_decode = self.may_decode() && self.inbound.batch.is_empty();
+        self.inbound.begin_submit();
+        let may_decode = self.is_listening();
         let want_mail = self.wants_mail();
         let Self { kicked, wire, inbound, saving, pause, claim, timer, .. } = self;
-        let Inbound { lane, returns, batch, batch_bytes, held, submitted, .. } = inbound;
-        let wants_store = if held.is_empty() { !batch.is_empty() } else { *submitted == 0 };
+        let Inbound { lane, returns, submitting, held, submitted, .. } = inbound;
+        let wants_room = !held.is_empty() && submitting.is_none() && *submitted == 0;
         let want_read = !wire.ended && (may_decode || wire.input.len() < READ_MAX);
         if want_read {
             wire.make_room();
@@ -231,7 +253,8 @@ impl Connection {
         tokio::select! {
             biased;
             () = kicked => Event::Kicked,
-            event = to_store(lane, batch, *batch_bytes, !held.is_empty()), if wants_store => event,
+            lane = submission(submitting), if submitting.is_some() => Event::Submitted(lane),
+            room = room(lane), if wants_room => Event::Room(room),
             returned = returned(returns), if *submitted > 0 && pause.is_none() => Event::Returned(returned),
             saved = saved(saving), if saving.is_some() => Event::Saved(saved),
             () = paused(pause), if pause.is_some() => Event::Resumed,
@@ -246,10 +269,8 @@ impl Connection {
         match event {
             Event::Kicked if self.hub.stopping.is_cancelled() => Err(Ending::Stopping),
             Event::Kicked => Err(Ending::TakenOver),
-            Event::Submitted(submitted) => {
-                submitted?;
-                self.inbound.batch_bytes = 0;
-                self.inbound.submitted += 1;
+            Event::Submitted(lane) => {
+                self.inbound.submitted(lane?);
                 Ok(())
             }
             Event::Room(room) => {
@@ -270,7 +291,7 @@ impl Connection {
             Event::Written(written) => match written {
                 Ok(0) => Err(Ending::Lost(None)),
                 Ok(_) => {
-                    self.wire.progress = Instant::now();
+                    self.wire.stalled = None;
                     Ok(())
                 }
                 Err(error) => Err(Ending::Lost(Some(error))),
@@ -286,12 +307,11 @@ impl Connection {
 
     /// Looks after everything that only time can tell.
     fn tick(&mut self, now: Instant) -> Result<(), Ending> {
-        if !self.wire.output.is_empty() && now.duration_since(self.wire.progress) >= WRITE_STALL {
+        if self.wire.is_stalled(now) {
             return Err(Ending::Stalled);
         }
         // A client that we do not listen to is not silent.
-        let listening = self.may_decode() && self.inbound.batch.is_empty();
-        if !listening {
+        if !self.is_listening() {
             self.wire.heard = now;
         }
         let silent = now.duration_since(self.wire.heard);
@@ -343,8 +363,18 @@ impl Wire {
             read_size: READ_MIN,
             ended: false,
             heard: now,
-            progress: now,
+            stalled: None,
         }
+    }
+
+    /// Whether something waits to be written and nothing of it was taken for [`WRITE_STALL`]. The time before it waited
+    /// does not count.
+    fn is_stalled(&mut self, now: Instant) -> bool {
+        if self.output.is_empty() {
+            self.stalled = None;
+            return false;
+        }
+        now.duration_since(*self.stalled.get_or_insert(now)) >= WRITE_STALL
     }
 
     fn make_room(&mut self) {
@@ -370,18 +400,55 @@ impl Wire {
     }
 }
 
-async fn submit(lane: &mut Option<Lane>, batch: &mut Vec<Entry>, bytes: usize) -> Result<(), StoreError> {
-    let lane = lane.as_mut().expect("a batch is begun with a lane");
-    lane.reserve(bytes).await?.submit(std::mem::take(batch));
-    Ok(())
+impl Inbound {
+    /// Begins to submit what was decoded, unless entries were handed back: those go first.
+    fn begin_submit(&mut self) {
+        if self.batch.is_empty() || !self.held.is_empty() || self.submitting.is_some() {
+            return;
+        }
+        let mut lane = self.lane.take().expect("a batch is begun with a lane");
+        let batch = std::mem::take(&mut self.batch);
+        let bytes = std::mem::take(&mut self.batch_bytes);
+        let releases = batch.iter().filter_map(released).collect();
+        let work = async move {
+            lane.reserve(bytes).await?.submit(batch);
+            Ok(lane)
+        };
+        self.submitting = Some(Submitting { work: Box::pin(work), releases });
+    }
+
+    /// The batch is in the store's queue.
+    fn submitted(&mut self, lane: Lane) {
+        self.submitting = None;
+        self.lane = Some(lane);
+        self.submitted += 1;
+    }
+
+    /// Packet ids of which the store does not know yet that they are released.
+    fn unsubmitted_releases(&self) -> impl Iterator<Item = u16> {
+        let submitting = self.submitting.iter().flat_map(|submitting| submitting.releases.iter().copied());
+        submitting.chain(self.held.iter().chain(&self.batch).filter_map(released))
+    }
 }
 
-/// Submits the batch, or waits for room for what was held.
-async fn to_store(lane: &mut Option<Lane>, batch: &mut Vec<Entry>, bytes: usize, held: bool) -> Event {
-    if !held {
-        return Event::Submitted(submit(lane, batch, bytes).await);
+/// The packet id that an entry releases.
+fn released(entry: &Entry) -> Option<u16> {
+    match entry {
+        Entry::Release { packet_id } => Some(*packet_id),
+        Entry::Publish(_) => None,
     }
-    Event::Room(lane.as_mut().expect("what was held was submitted on a lane").room().await)
+}
+
+async fn submission(submitting: &mut Option<Submitting>) -> Result<Lane, StoreError> {
+    match submitting {
+        Some(submitting) => submitting.work.as_mut().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Waits for room for what was held.
+async fn room(lane: &mut Option<Lane>) -> Result<(), StoreError> {
+    lane.as_mut().expect("what was held was submitted on a lane").room().await
 }
 
 async fn returned(returns: &mut Option<Returns>) -> Option<Returned> {
@@ -407,3 +474,22 @@ type Pause = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// A future that is kept across events.
 type Commit = Pin<Box<dyn Future<Output = Result<(), StoreError>> + Send>>;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_time_in_which_something_waits_to_be_written_counts_as_a_stall() {
+        let mut wire = Wire::new(Box::new(tokio::io::empty()), Box::new(tokio::io::sink()));
+        let start = Instant::now();
+        assert!(!wire.is_stalled(start));
+        wire.output.extend_from_slice(b"x");
+        let later = start + 10 * WRITE_STALL;
+        assert!(!wire.is_stalled(later), "it has waited for a moment only");
+        assert!(!wire.is_stalled(later + WRITE_STALL / 2));
+        assert!(wire.is_stalled(later + WRITE_STALL));
+        wire.output.clear();
+        assert!(!wire.is_stalled(later + WRITE_STALL));
+    }
+}

@@ -50,6 +50,8 @@ impl Connection {
                 self.send(delivery, now);
             }
         }
+        let kept = &mut *self.claim.kept;
+        self.hub.fanout.recount(&mut kept.counted, kept.outgoing.bytes());
     }
 
     fn send(&mut self, delivery: Delivery, now: Instant) {

@@ -3,7 +3,10 @@
 use std::collections::VecDeque;
 
 use crate::{
-    broker::{fanout::Delivery, limits::OUTGOING_WINDOW},
+    broker::{
+        fanout::Delivery,
+        limits::{OUTGOING_BYTES, OUTGOING_WINDOW},
+    },
     message::QoS,
 };
 
@@ -21,6 +24,8 @@ pub(crate) struct Outgoing {
     /// Sent on this connection and not finished.
     on_wire: u16,
     window: u16,
+    /// What the messages that may have to be sent again take.
+    bytes: usize,
 }
 
 #[derive(Debug)]
@@ -37,6 +42,15 @@ pub(crate) enum Stage {
     Published(Delivery),
     /// PUBREC came; PUBREL was sent.
     Released,
+}
+
+impl Stage {
+    fn cost(&self) -> usize {
+        match self {
+            Self::Published(delivery) => delivery.cost(),
+            Self::Released => 0,
+        }
+    }
 }
 
 impl Outgoing {
@@ -57,7 +71,12 @@ impl Outgoing {
 
     /// Whether another QoS 1 or 2 message may be sent.
     pub(crate) fn has_room(&self) -> bool {
-        self.resend.is_empty() && self.on_wire < self.window && self.next_id().is_some()
+        self.resend.is_empty() && self.on_wire < self.window && self.bytes < OUTGOING_BYTES && self.next_id().is_some()
+    }
+
+    /// Bytes of the messages that may have to be sent again.
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
     }
 
     /// The packet id that [`Outgoing::send`] will use; `None` when all are in use.
@@ -69,6 +88,7 @@ impl Outgoing {
     /// Enters a message that is about to be sent; `None` without room.
     pub(crate) fn send(&mut self, delivery: Delivery) -> Option<u16> {
         let packet_id = self.next_id().filter(|_| self.has_room())?;
+        self.bytes += delivery.cost();
         let sent = Some(Sent { order: self.next_order, on_wire: true, stage: Stage::Published(delivery) });
         if self.free.pop().is_some() {
             self.slots[usize::from(packet_id) - 1] = sent;
@@ -104,7 +124,8 @@ impl Outgoing {
             Some(Stage::Published(delivery)) if delivery.qos != QoS::ExactlyOnce => false,
             None => false,
             Some(stage) => {
-                *stage = Stage::Released;
+                let before = std::mem::replace(stage, Stage::Released);
+                self.bytes -= before.cost();
                 true
             }
         }
@@ -134,6 +155,7 @@ impl Outgoing {
     fn finish(&mut self, packet_id: u16) -> bool {
         let Some(slot) = self.slots.get_mut(usize::from(packet_id) - 1) else { return false };
         let Some(sent) = slot.take() else { return false };
+        self.bytes -= sent.stage.cost();
         self.on_wire -= u16::from(sent.on_wire);
         self.free.push(packet_id);
         if self.free.len() == self.slots.len() && self.free.len() > 64 {

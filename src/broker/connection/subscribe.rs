@@ -9,7 +9,7 @@ use super::{Commit, Connection, Ending};
 use crate::{
     broker::{
         fanout::Delivery,
-        limits::{FILTER_LEVELS_MAX, REPLAY_MESSAGES, SUBSCRIPTIONS_MAX},
+        limits::{FILTER_LEVELS_MAX, REPLAY_MESSAGES, SESSION_FILTER_BYTES, SUBSCRIPTIONS_MAX},
         packet::{Reason, RetainHandling, Subscribe, SubscribeOptions, Unsubscribe, suback, unsuback},
         sessions::Subscription,
     },
@@ -57,7 +57,13 @@ impl Connection {
     /// Enters one subscription and gives its SUBACK code.
     fn enter(&mut self, filter: &TopicFilter, subscription: Subscription, replay: &mut VecDeque<Delivery>) -> u8 {
         let subscriptions = &mut self.claim.kept.subscriptions;
-        if subscriptions.len() >= SUBSCRIPTIONS_MAX && !subscriptions.contains_key(filter) {
+        let has_room = || {
+            let bytes: usize = subscriptions.keys().map(|filter| filter.as_str().len()).sum();
+            subscriptions.len() < SUBSCRIPTIONS_MAX
+                && bytes + filter.as_str().len() <= SESSION_FILTER_BYTES
+                && self.hub.fanout.has_room(filter)
+        };
+        if !subscriptions.contains_key(filter) && !has_room() {
             self.hub.metrics.refused("subscribe");
             return Reason::QUOTA_EXCEEDED.0;
         }

@@ -2,7 +2,10 @@
 
 use std::collections::HashMap;
 
-use crate::topic::{TopicFilter, TopicName};
+use crate::{
+    broker::limits::{ALL_FILTER_BYTES, ALL_SUBSCRIPTIONS, INDEX_NODES_MAX},
+    topic::{TopicFilter, TopicName},
+};
 
 /// A trie over topic levels. A lookup costs one hash per level of the topic plus the wildcard branches that exist;
 /// it visits no node twice, so no set of filters makes it explode.
@@ -10,6 +13,10 @@ use crate::topic::{TopicFilter, TopicName};
 pub(super) struct Index<T> {
     root: Node<T>,
     len: usize,
+    /// Bytes of the filters of all subscriptions.
+    filter_bytes: usize,
+    /// Nodes below the root.
+    nodes: usize,
 }
 
 #[derive(Debug)]
@@ -30,7 +37,7 @@ impl<T> Default for Node<T> {
 
 impl<T> Default for Index<T> {
     fn default() -> Self {
-        Self { root: Node::default(), len: 0 }
+        Self { root: Node::default(), len: 0, filter_bytes: 0, nodes: 0 }
     }
 }
 
@@ -40,22 +47,34 @@ impl<T> Index<T> {
         self.len
     }
 
+    /// Whether one more subscription is within the bounds on what all take together.
+    pub(super) fn has_room(&self, filter: &TopicFilter) -> bool {
+        let levels = filter.as_str().split('/').count();
+        self.len < ALL_SUBSCRIPTIONS
+            && self.filter_bytes + filter.as_str().len() <= ALL_FILTER_BYTES
+            && self.nodes + levels <= INDEX_NODES_MAX
+    }
+
     /// Enters a subscription; one for which `same` says yes is replaced. True when it is new.
     pub(super) fn insert(&mut self, filter: &TopicFilter, entry: T, same: impl Fn(&T) -> bool) -> bool {
-        let entries = self.root.entries(filter.as_str());
+        let entries = self.root.entries(filter.as_str(), &mut self.nodes);
         if let Some(old) = entries.iter_mut().find(|old| same(old)) {
             *old = entry;
             return false;
         }
         entries.push(entry);
+        self.filter_bytes += filter.as_str().len();
         self.len += 1;
         true
     }
 
     /// Removes the subscription for which `same` says yes, and every node that nothing needs any more.
     pub(super) fn remove(&mut self, filter: &TopicFilter, same: impl Fn(&T) -> bool) -> bool {
-        let removed = self.root.remove(Some(filter.as_str()), &same);
-        self.len -= usize::from(removed);
+        let removed = self.root.remove(Some(filter.as_str()), &same, &mut self.nodes);
+        if removed {
+            self.len -= 1;
+            self.filter_bytes -= filter.as_str().len();
+        }
         removed
     }
 
@@ -81,35 +100,43 @@ fn split(rest: &str) -> (&str, Option<&str>) {
 }
 
 impl<T> Node<T> {
-    fn entries(&mut self, filter: &str) -> &mut Vec<T> {
+    fn entries(&mut self, filter: &str, nodes: &mut usize) -> &mut Vec<T> {
         let mut node = self;
         for level in filter.split('/') {
             node = match level {
                 "#" => return &mut node.hash,
-                "+" => node.plus.get_or_insert_default(),
-                _ => node.children.entry(level.into()).or_default(),
+                "+" => {
+                    *nodes += usize::from(node.plus.is_none());
+                    node.plus.get_or_insert_default()
+                }
+                _ => node.children.entry(level.into()).or_insert_with(|| {
+                    *nodes += 1;
+                    Node::default()
+                }),
             };
         }
         &mut node.exact
     }
 
-    fn remove(&mut self, rest: Option<&str>, same: &impl Fn(&T) -> bool) -> bool {
+    fn remove(&mut self, rest: Option<&str>, same: &impl Fn(&T) -> bool, nodes: &mut usize) -> bool {
         let Some(rest) = rest else { return take(&mut self.exact, same) };
         let (head, tail) = split(rest);
         match head {
             "#" => take(&mut self.hash, same),
             "+" => {
                 let Some(plus) = &mut self.plus else { return false };
-                let removed = plus.remove(tail, same);
+                let removed = plus.remove(tail, same, nodes);
                 if plus.is_unused() {
+                    *nodes -= 1;
                     self.plus = None;
                 }
                 removed
             }
             _ => {
                 let Some(child) = self.children.get_mut(head) else { return false };
-                let removed = child.remove(tail, same);
+                let removed = child.remove(tail, same, nodes);
                 if child.is_unused() {
+                    *nodes -= 1;
                     self.children.remove(head);
                     if self.children.is_empty() {
                         self.children = HashMap::new();
@@ -153,6 +180,20 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    #[test]
+    fn what_all_filters_take_together_is_bounded() {
+        let mut index = Index::default();
+        let filter = |number: usize| TopicFilter::new(format!("{number}{}", "/a".repeat(127))).unwrap();
+        let entered =
+            (0..).map(filter).take_while(|filter| index.has_room(filter) && index.insert(filter, (), |()| false));
+        assert_eq!(entered.count(), INDEX_NODES_MAX / 128);
+        assert!(index.remove(&filter(0), |()| true));
+        assert!(index.has_room(&filter(0)));
+        let long = TopicFilter::new("x".repeat(65_535)).unwrap();
+        let entered = (0..2000).take_while(|_| index.has_room(&long) && index.insert(&long, (), |()| false)).count();
+        assert!(entered * 65_535 <= ALL_FILTER_BYTES && entered > 900, "{entered}");
+    }
+
     proptest! {
         #[test]
         fn the_index_finds_exactly_the_filters_that_match(
@@ -183,6 +224,7 @@ mod tests {
                 index.remove(filter, |other| other == filter);
             }
             prop_assert!(index.root.is_unused());
+            prop_assert_eq!((index.len, index.filter_bytes, index.nodes), (0, 0, 0));
         }
     }
 }

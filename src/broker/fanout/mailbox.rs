@@ -3,7 +3,9 @@
 use std::{collections::VecDeque, sync::Arc, time::Instant};
 
 use crate::{
-    broker::limits::{QUEUE_AWAY_MESSAGES, QUEUE_BYTES, QUEUE_LOW, QUEUE_MESSAGES, QUEUE_SOFT},
+    broker::limits::{
+        FETCH_BYTES, QUEUE_AWAY_MESSAGES, QUEUE_BYTES, QUEUE_LOW, QUEUE_MESSAGES, QUEUE_RESERVE, QUEUE_SOFT,
+    },
     message::{Message, QoS},
 };
 
@@ -33,9 +35,7 @@ impl Delivery {
     /// Bytes it counts for in the bounds of a queue.
     pub(crate) fn cost(&self) -> usize {
         const FIXED: usize = 256;
-        let message = &self.publication.message;
-        let properties = message.properties.as_ref().map_or(0, |properties| properties.encoded_len());
-        FIXED + message.topic.as_str().len() + message.payload.len() + properties
+        FIXED + self.publication.message.footprint()
     }
 }
 
@@ -110,6 +110,11 @@ impl Mailbox {
         self.queue.len() < messages && (self.queue.is_empty() || self.bytes + cost <= QUEUE_BYTES)
     }
 
+    /// Whether a message fits into what a connected client may always have, however much waits for others.
+    pub(crate) fn has_reserve(&self, delivery: &Delivery) -> bool {
+        self.connected && (self.queue.is_empty() || self.bytes + delivery.cost() <= QUEUE_RESERVE)
+    }
+
     fn drop_expendable(&mut self) {
         let at = self.queue.iter().position(|delivery| delivery.qos == QoS::AtMostOnce);
         if let Some(delivery) = at.and_then(|at| self.queue.remove(at)) {
@@ -118,10 +123,14 @@ impl Mailbox {
         }
     }
 
-    /// Moves up to `most` messages to `into`, oldest first, and says how many bytes they counted for.
+    /// Moves up to `most` messages to `into`, oldest first, until they have [`FETCH_BYTES`]; says how many bytes they counted for.
     pub(crate) fn take(&mut self, most: usize, into: &mut VecDeque<Delivery>) -> usize {
         let before = self.bytes;
-        for delivery in self.queue.drain(..most.min(self.queue.len())) {
+        for _ in 0..most {
+            if before - self.bytes >= FETCH_BYTES {
+                break;
+            }
+            let Some(delivery) = self.queue.pop_front() else { break };
             self.bytes -= delivery.cost();
             self.expendable -= usize::from(delivery.qos == QoS::AtMostOnce);
             into.push_back(delivery);

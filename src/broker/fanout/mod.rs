@@ -28,7 +28,9 @@
 //! losses be found by watching its cursors (neither was built); both would need this index and these queues all the
 //! same: the index to know the slots, the queues for clients that are away.
 //!
-//! Bounds: 10 000 messages (1000 while the client is away) and 8 MiB per session, 64 MiB over all sessions.
+//! Bounds: 10 000 messages (1000 while the client is away) and 8 MiB per session; 64 MiB over all sessions, what was sent and
+//! not acknowledged included. Where that is used up, a connected client still gets 64 KiB, so that those who do not read
+//! cost only themselves.
 //! A crash loses what waits here and nothing else: streams are on disk before anything gets here, and what a persistent
 //! session subscribed to is restored from the store.
 
@@ -143,6 +145,11 @@ impl Fanout {
         index.insert(filter, entry, |old| Arc::ptr_eq(&old.subscriber, subscriber))
     }
 
+    /// Whether one more subscription is within the bounds on what all take together.
+    pub(crate) fn has_room(&self, filter: &TopicFilter) -> bool {
+        self.index.read().unwrap_or_else(PoisonError::into_inner).has_room(filter)
+    }
+
     /// Ends a subscription; false where there was none.
     pub fn unsubscribe(&self, subscriber: &Arc<Subscriber>, filter: &TopicFilter) -> bool {
         let mut index = self.index.write().unwrap_or_else(PoisonError::into_inner);
@@ -197,6 +204,13 @@ impl Fanout {
     pub fn round(&self, now: Instant) -> Round<'_> {
         let index = self.index.read().unwrap_or_else(PoisonError::into_inner);
         Round { fanout: self, index, now, woken: SmallVec::new(), congested: SmallVec::new() }
+    }
+
+    /// Counts what a session has sent and its client has not acknowledged: `counted` is what was counted before.
+    pub(crate) fn recount(&self, counted: &mut usize, now: usize) {
+        if *counted != now {
+            self.account(std::mem::replace(counted, now), now);
+        }
     }
 
     fn account(&self, before: usize, after: usize) {
@@ -301,11 +315,13 @@ impl Delivery {
 
 /// Whether the receiver must be woken, and whether its queue is getting long.
 fn offer(fanout: &Fanout, subscriber: &Subscriber, delivery: Delivery) -> (bool, bool) {
-    if fanout.queued.load(Ordering::Relaxed) > QUEUES_BYTES {
+    let mut mailbox = subscriber.mailbox();
+    // A few clients that do not read must not use up what all others live on.
+    if fanout.queued.load(Ordering::Relaxed) > QUEUES_BYTES && !mailbox.has_reserve(&delivery) {
+        drop(mailbox);
         fanout.drops.memory_full();
         return (false, false);
     }
-    let mut mailbox = subscriber.mailbox();
     let before = mailbox.bytes();
     let offered = mailbox.offer(delivery);
     let (after, congested) = (mailbox.bytes(), mailbox.is_congested());
@@ -317,4 +333,47 @@ fn offer(fanout: &Fanout, subscriber: &Subscriber, delivery: Delivery) -> (bool,
         Offered::Away => fanout.drops.away(1),
     }
     (false, congested)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::topic::TopicName;
+    use bytes::Bytes;
+
+    #[test]
+    fn clients_that_read_nothing_leave_room_for_those_that_do() {
+        let fanout = Fanout::new(Drops::unregistered());
+        let options = Options { qos: QoS::AtLeastOnce, no_local: false, retain_as_published: false, id: None };
+        let subscribe = |id: usize, filter: &str| {
+            let subscriber = Subscriber::new(id.to_string().into());
+            fanout.subscribe(&subscriber, &TopicFilter::new(filter).unwrap(), options);
+            subscriber
+        };
+        let publish = |topic: &str, payload: usize| {
+            let message = Message {
+                topic: TopicName::new(topic).unwrap(),
+                payload: Bytes::from(vec![0; payload]),
+                qos: QoS::AtLeastOnce,
+                retain: false,
+                client: "p".into(),
+                properties: None,
+            };
+            fanout.round(Instant::now()).publish(message);
+        };
+        let stuck: Vec<_> = (0..20).map(|id| subscribe(id, "big")).collect();
+        let (reader, away) = (subscribe(20, "small"), subscribe(21, "small"));
+        fanout.connect(&reader);
+        (0..4).for_each(|_| publish("big", 2 << 20));
+        assert!(fanout.drops.total() > 0, "the bound over all sessions is reached");
+        (0..10).for_each(|_| publish("small", 100));
+        let mut got = VecDeque::new();
+        fanout.take(&reader, usize::MAX, &mut got);
+        assert_eq!(got.len(), 10);
+        assert!(away.mailbox().is_empty());
+        for subscriber in stuck.iter().chain([&away]) {
+            fanout.clear(subscriber);
+        }
+        assert_eq!(fanout.queued.load(Ordering::Relaxed), 0);
+    }
 }

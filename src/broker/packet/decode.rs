@@ -10,6 +10,7 @@ use super::{
     wire::{Frame, Reader, peek},
 };
 use crate::{
+    broker::limits::TOPIC_ALIAS_BYTES,
     message::{Message, QoS},
     topic::TopicName,
 };
@@ -18,7 +19,7 @@ use crate::{
 ///
 /// A message that waits in a queue pins the whole buffer that it shares; a copy of a small one costs about as much as
 /// the reference count, and pins nothing.
-const COPY_BELOW: usize = 4096;
+const COPY_BELOW: usize = 16 << 10;
 
 /// A packet from a connected client.
 #[derive(Debug, PartialEq, Eq)]
@@ -195,6 +196,11 @@ impl Decoder {
             return known.ok_or(DecodeError::Protocol("topic alias that was never set"));
         }
         let topic = self.topic(name)?;
+        let others = self.aliases.iter().enumerate().filter(|(at, _)| *at != index);
+        let bytes: usize = others.filter_map(|(_, topic)| topic.as_ref()).map(|topic| topic.as_str().len()).sum();
+        if bytes + topic.as_str().len() > TOPIC_ALIAS_BYTES {
+            return Err(DecodeError::Quota("bytes of topics behind topic aliases"));
+        }
         if self.aliases.len() <= index {
             self.aliases.resize(index + 1, None);
         }

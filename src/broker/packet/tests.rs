@@ -205,6 +205,26 @@ fn aliases_stand_for_their_topic() {
 }
 
 #[test]
+fn aliases_of_long_topics_are_refused_before_they_fill_the_memory() {
+    let mut decoder = decoder(Version::V5);
+    let mut publish = |alias: u8, len: usize| {
+        let mut body = u16::try_from(len).unwrap().to_be_bytes().to_vec();
+        body.extend(vec![b'a' + alias; len]);
+        body.extend([3, 0x23, 0, alias]);
+        let mut bytes = BytesMut::from(&[0x30][..]);
+        crate::broker::packet::wire::put_varint(&mut bytes, body.len());
+        bytes.extend_from_slice(&body);
+        decoder.decode(&mut bytes).map(|_| ()).map_err(|error| error.reason())
+    };
+    // The same alias again and again takes no more.
+    for _ in 0..5 {
+        assert_eq!(publish(1, 60_000), Ok(()));
+    }
+    assert_eq!(publish(2, 60_000), Ok(()));
+    assert_eq!(publish(3, 60_000), Err(Reason::QUOTA_EXCEEDED));
+}
+
+#[test]
 fn short_connacks_and_acks_are_as_short_as_allowed() {
     let mut out = BytesMut::new();
     connack(&mut out, Version::V311, true, &ConnAckProperties::default());
