@@ -103,8 +103,10 @@ impl Connection {
         {
             self.saved();
         }
-        self.release_arrivals();
         loop {
+            // An offence among the verdicts ends nothing that has not ended already.
+            while self.proceed(false).is_err() {}
+
             self.inbound.begin_submit();
             if self.inbound.submitting.is_some() {
                 let Ok(lane) = submission(&mut self.inbound.submitting).await else { return };
@@ -115,9 +117,7 @@ impl Connection {
             }
             let Some(returns) = &mut self.inbound.returns else { return };
             let Some(returned) = returns.recv().await else { return };
-            if self.returned(returned).is_err() {
-                return;
-            }
+            self.returned(returned);
         }
     }
 

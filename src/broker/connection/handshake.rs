@@ -270,6 +270,7 @@ impl Door {
                 batch_bytes: 0,
                 undecided_bytes: 0,
                 submitting: None,
+                verdicts: std::collections::VecDeque::new(),
                 held: Vec::new(),
                 submitted: 0,
                 unacknowledged: 0,

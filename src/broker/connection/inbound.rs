@@ -170,12 +170,27 @@ impl Connection {
     }
 
     /// The store has decided on a batch.
-    pub(super) fn returned(&mut self, returned: Returned) -> Result<(), Ending> {
+    pub(super) fn returned(&mut self, returned: Returned) {
         self.inbound.submitted -= 1;
+        self.inbound.verdicts.extend(returned.verdicts);
+        self.inbound.held.extend(returned.held);
+    }
+
+    /// Acts on everything that is decided and whose turn has come, and acknowledges it.
+    ///
+    /// `patient`: stops where a subscriber needs a moment to catch up, and goes on after it. Message by message, for a
+    /// thousand publishers that each finish what one read brought would flood any queue.
+    pub(super) fn proceed(&mut self, patient: bool) -> Result<(), Ending> {
+        if self.inbound.arrivals.len() == 0 {
+            return Ok(());
+        }
         let now = Instant::now();
         let hub = Arc::clone(&self.hub);
         let mut round = hub.fanout.round(now);
-        for (entry, outcome) in returned.verdicts {
+        self.acknowledge(&mut round, patient);
+        while !self.must_wait(&round, patient)
+            && let Some((entry, outcome)) = self.inbound.verdicts.pop_front()
+        {
             match entry {
                 Entry::Publish(publish) => self.decided(publish, outcome, &mut round, now)?,
                 Entry::Release { packet_id } => {
@@ -185,11 +200,17 @@ impl Connection {
                     self.inbound.arrivals.released(packet_id);
                 }
             }
-            self.acknowledge(&mut round);
+            self.acknowledge(&mut round, patient);
         }
-        self.inbound.held.extend(returned.held);
-        self.pace(&mut round);
+        let congested = round.take_congested(self.claim.subscriber());
+        if patient && !congested.is_empty() {
+            self.pause = Some(Box::pin(wait_for(congested)));
+        }
         Ok(())
+    }
+
+    fn must_wait(&self, round: &Round<'_>, patient: bool) -> bool {
+        patient && round.is_congested(self.claim.subscriber())
     }
 
     /// The store could not forget a packet id (the disk is full), so there must be no PUBCOMP. The client releases it
@@ -234,26 +255,11 @@ impl Connection {
         Ok(())
     }
 
-    /// Acknowledges every arrival whose turn has come.
-    pub(super) fn release_arrivals(&mut self) {
-        if self.inbound.arrivals.len() > 0 {
-            let hub = Arc::clone(&self.hub);
-            let mut round = hub.fanout.round(Instant::now());
-            self.acknowledge(&mut round);
-            self.pace(&mut round);
-        }
-    }
-
-    /// Pauses where subscribers do not keep up.
-    fn pace(&mut self, round: &mut Round<'_>) {
-        let congested = round.take_congested(self.claim.subscriber());
-        if !congested.is_empty() {
-            self.pause = Some(Box::pin(wait_for(congested)));
-        }
-    }
-
-    fn acknowledge(&mut self, round: &mut Round<'_>) {
-        while let Some((due, message)) = self.inbound.arrivals.next() {
+    /// Acknowledges the arrivals whose turn has come.
+    fn acknowledge(&mut self, round: &mut Round<'_>, patient: bool) {
+        while !self.must_wait(round, patient)
+            && let Some((due, message)) = self.inbound.arrivals.next()
+        {
             if let Some(message) = message {
                 self.inbound.undecided_bytes -= message_bytes(&message);
                 if due.kind == Some(AckKind::PubRec)

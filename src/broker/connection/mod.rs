@@ -58,7 +58,7 @@ use super::{
     packet::{DecodeError, Decoder, Reason, Version, Will},
     sessions::Claim,
 };
-use crate::intake::{Entry, Lane, Returned, Returns, StoreError};
+use crate::intake::{Entry, Lane, Outcome, Returned, Returns, StoreError};
 
 /// The connection of one client, after its CONNECT was accepted.
 struct Connection {
@@ -114,6 +114,8 @@ struct Inbound {
     /// A batch that waits for room in the store's queue. Kept from one event to the next, for its place there is in
     /// the order of coming.
     submitting: Option<Submitting>,
+    /// Decided by the store, and not acted on while subscribers catch up.
+    verdicts: VecDeque<(Entry, Outcome)>,
     /// Handed back by the store, to be submitted again when there is room.
     held: Vec<Entry>,
     /// Bytes of messages that are decoded and not decided.
@@ -210,7 +212,7 @@ impl Connection {
                     None => break,
                 }
             }
-            self.release_arrivals();
+            self.proceed(true)?;
             self.inbound.begin_submit();
         } else if self.wire.ended && !self.inbound.held.is_empty() {
             // Nobody is left who could be acknowledged, and the client keeps what was not.
@@ -278,7 +280,10 @@ impl Connection {
                 self.resubmit();
                 Ok(())
             }
-            Event::Returned(returned) => self.returned(returned.ok_or(Ending::StoreGone)?),
+            Event::Returned(returned) => {
+                self.returned(returned.ok_or(Ending::StoreGone)?);
+                self.proceed(true)
+            }
             Event::Saved(saved) => {
                 saved?;
                 self.saved();
@@ -286,7 +291,7 @@ impl Connection {
             }
             Event::Resumed => {
                 self.pause = None;
-                Ok(())
+                self.proceed(true)
             }
             Event::Written(written) => match written {
                 Ok(0) => Err(Ending::Lost(None)),

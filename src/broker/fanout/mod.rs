@@ -278,6 +278,11 @@ impl Round<'_> {
         }
     }
 
+    /// Whether the publisher should give others a moment.
+    pub(crate) fn is_congested(&self, publisher: &Arc<Subscriber>) -> bool {
+        self.congested.iter().any(|subscriber| !Arc::ptr_eq(subscriber, publisher))
+    }
+
     /// The subscribers that the publisher should give a moment, itself excepted.
     pub(crate) fn take_congested(&mut self, publisher: &Arc<Subscriber>) -> Congested {
         let mut congested = std::mem::take(&mut self.congested);
@@ -340,6 +345,26 @@ mod tests {
     use super::*;
     use crate::topic::TopicName;
     use bytes::Bytes;
+
+    #[test]
+    fn a_round_says_at_once_when_a_subscriber_needs_a_moment() {
+        let fanout = Fanout::new(Drops::unregistered());
+        let options = Options { qos: QoS::AtLeastOnce, no_local: false, retain_as_published: false, id: None };
+        let (subscriber, publisher) = (Subscriber::new("s".into()), Subscriber::new("p".into()));
+        fanout.subscribe(&subscriber, &TopicFilter::new("t").unwrap(), options);
+        fanout.connect(&subscriber);
+        let mut round = fanout.round(Instant::now());
+        let mut count = 0;
+        while !round.is_congested(&publisher) {
+            let topic = TopicName::new("t").unwrap();
+            let (payload, qos) = (Bytes::new(), QoS::AtLeastOnce);
+            round.publish(Message { topic, payload, qos, retain: false, client: "p".into(), properties: None });
+            count += 1;
+        }
+        assert_eq!(count, crate::broker::limits::QUEUE_SOFT);
+        assert!(!round.is_congested(&subscriber), "nobody waits for himself");
+        assert_eq!(round.take_congested(&publisher).len(), 1);
+    }
 
     #[test]
     fn clients_that_read_nothing_leave_room_for_those_that_do() {
