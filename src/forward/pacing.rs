@@ -63,8 +63,9 @@ impl Bucket {
 }
 
 #[cfg(test)]
-#[allow(clippy::cast_precision_loss, reason = "rates of a test are far below 2^52")]
 mod tests {
+    #![allow(clippy::cast_precision_loss, reason = "rates of a test are far below 2^52")]
+
     use super::*;
     use proptest::prelude::*;
 
