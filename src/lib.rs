@@ -28,7 +28,7 @@
 //! | room | is | only it knows |
 //! | --- | --- | --- |
 //! | [`message`], [`topic`], [`units`], [`stats`] | words: no I/O, no clock | |
-//! | [`broker`] | shore: listeners, packets, connections, sessions, local delivery | the MQTT server side, rumqttd |
+//! | [`broker`] | shore: listeners, packets, connections, sessions, local delivery | the MQTT server side |
 //! | [`store`] | shore: schema, group commit, reads, recovery | SQLite |
 //! | [`uplink`] | shore: connections to upstream systems, one file a kind | rumqttc |
 //! | [`admin`] | shore: HTTP, metrics, health | HTTP |
@@ -36,7 +36,7 @@
 //! | [`forward`] | station: from the store to an uplink | |
 //! | [`config`] | what the user wrote, checked into what the program may use | TOML |
 //! | [`app`] | builds the rooms, starts and stops them in order | all of them |
-//! | [`cli`], [`log`], [`signal`], [`systemd`], [`demo`] | the program around it | clap, tracing's output, signals |
+//! | [`cli`], [`log`], [`signal`], [`systemd`], [`demo`] | the program around it | clap, tracing's output, signals, rumqttd (the demo) |
 //!
 //! **Architecture invariant:** shores never import each other; stations join two. Arrows point downwards only. The
 //! test `tests/tidy.rs` holds the house to it.
