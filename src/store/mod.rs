@@ -30,7 +30,7 @@
 //! error poisons the store: [`Handle::failed`] resolves, everything returns errors, the process ends. There is no memory to fall back to.
 //!
 //! *Deleting.* Rows below the head are deleted in slices (4096 rows, 4 MiB) when 1024 rows or 1 MiB have gathered. Free pages are
-//! used again; when idle and more than 16 MiB are free they are given back to the file system 1 MiB at a time
+//! used again; when idle and more than 16 MiB are free they are given back to the file system, 1 MiB or 10 ms at a time
 //! (`auto_vacuum = INCREMENTAL`: its cost was not measurable beside the scatter of the machine, 2 runs with and 1 without).
 //!
 //! *Checkpoints* run in the writer, after the acknowledgements are out, when the log has 4 MiB; from 16 MiB on they wait for
