@@ -53,7 +53,8 @@
 //! # Damage
 //!
 //! Found when opening, or met while running. While running, a row that makes no sense by itself goes to the dead letters as it is and
-//! leaves a *hole*; damage of the file poisons the store and is noted, and the next start salvages: to skip over it in silence
+//! leaves a *hole*; damage of the file (a number that is missing without being a hole, too: a page can lose rows without an error)
+//! poisons the store and is noted, and the next start salvages: to skip over it in silence
 //! would leave messages behind, to go on writing would spread it. Salvage reads each stream around the damage (by key, found
 //! by growing steps and bisection), counts what is missing as dropped (`damaged`), skips a million numbers, and sets the damaged files aside
 //! unchanged; the steps are in `recovery`. Where a stream's row is lost too, its numbers go on from the milliseconds since 1970 (`floor`).
