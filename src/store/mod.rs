@@ -30,7 +30,7 @@
 //! error poisons the store: [`Handle::failed`] resolves, everything returns errors, the process ends. There is no memory to fall back to.
 //!
 //! *Deleting.* Rows below the head are deleted in slices (4096 rows, 4 MiB) when 1024 rows or 1 MiB have gathered. Free pages are
-//! used again; when idle and more than 16 MiB are free they are given back to the file system 1 MiB at a time
+//! used again; when idle and more than 16 MiB are free they are given back to the file system, 1 MiB or 10 ms at a time
 //! (`auto_vacuum = INCREMENTAL`: its cost was not measurable beside the scatter of the machine, 2 runs with and 1 without).
 //!
 //! *Checkpoints* run in the writer, after the acknowledgements are out, when the log has 4 MiB; from 16 MiB on they wait for
@@ -53,7 +53,8 @@
 //! # Damage
 //!
 //! Found when opening, or met while running. While running, a row that makes no sense by itself goes to the dead letters as it is and
-//! leaves a *hole*; damage of the file poisons the store and is noted, and the next start salvages: to skip over it in silence
+//! leaves a *hole*; damage of the file (a number that is missing without being a hole, too: a page can lose rows without an error)
+//! poisons the store and is noted, and the next start salvages: to skip over it in silence
 //! would leave messages behind, to go on writing would spread it. Salvage reads each stream around the damage (by key, found
 //! by growing steps and bisection), counts what is missing as dropped (`damaged`), skips a million numbers, and sets the damaged files aside
 //! unchanged; the steps are in `recovery`. Where a stream's row is lost too, its numbers go on from the milliseconds since 1970 (`floor`).

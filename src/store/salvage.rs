@@ -188,7 +188,7 @@ fn copy_stream(
         holes: Holes::default(),
         in_transaction: 0,
     };
-    copy.run(last_sequence(old, &copy.sql).unwrap_or(SEQUENCE_END))?;
+    copy.run(last_sequence(old, &copy.sql).unwrap_or(SEQUENCE_END).min(SEQUENCE_END))?;
     if !known {
         // Nothing is known but the rows: what came begins with the first of them.
         books.head = copy.first.unwrap_or(1);
@@ -328,7 +328,7 @@ impl Copy<'_> {
         let mut bad = self.next;
         let mut good = loop {
             let probe = self.next.saturating_add(step).min(last);
-            if self.probe(probe) {
+            if self.probe(probe, last) {
                 break probe;
             }
             bad = probe;
@@ -339,7 +339,7 @@ impl Copy<'_> {
         };
         while good - bad > 1 {
             let middle = bad + (good - bad) / 2;
-            if self.probe(middle) {
+            if self.probe(middle, last) {
                 good = middle;
             } else {
                 bad = middle;
@@ -348,10 +348,11 @@ impl Copy<'_> {
         Some(good)
     }
 
-    fn probe(&self, from: Sequence) -> bool {
+    /// Whether what is read from here on can be copied: where it cannot, each number would be tried in turn.
+    fn probe(&self, from: Sequence, last: Sequence) -> bool {
         let Ok(mut statement) = self.old.prepare_cached(&self.sql.read) else { return false };
         let row = statement.query_row((from.cast_signed(), 1), |row| row.get::<_, i64>(0));
-        row.is_ok_and(|seq| seq.cast_unsigned() >= from)
+        row.is_ok_and(|seq| (from..=last).contains(&seq.cast_unsigned()) && seq.cast_unsigned() < SEQUENCE_END)
     }
 }
 

@@ -270,8 +270,9 @@ impl StreamSql {
             .map(|(seq, end)| (seq.cast_unsigned(), end.cast_unsigned()));
         let Some((seq, end)) = last else { return Ok(()) };
         if seq >= books.next {
-            if end < books.end_offset {
-                return Err(Failure::Damaged(format!("row {seq} ends at {end}, before {}", books.end_offset)));
+            // Numbers are at most i64, and what is negative there is huge here.
+            if seq >= 1 << 62 || end < books.end_offset {
+                return Err(Failure::Damaged(format!("row {seq} ends at {end}, after {}", books.end_offset)));
             }
             books.accepted += seq + 1 - books.next;
             books.next = seq + 1;

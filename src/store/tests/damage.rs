@@ -213,6 +213,23 @@ fn rows_that_are_missing_without_an_error_are_not_expired_as_if_they_were_there(
 }
 
 #[test]
+fn a_row_with_an_impossible_number_is_salvaged_around() {
+    for number in ["-1", "9223372036854775807"] {
+        let dir = tempfile::tempdir().unwrap();
+        let bench = Bench::open(&settings(dir.path()), &[stream("a"), stream("b")]);
+        bench.store(A, [1]);
+        bench.close();
+        let damaging = rusqlite::Connection::open(dir.path().join("tidegate.db")).unwrap();
+        damaging.execute_batch(&format!("UPDATE s_1 SET seq = {number}")).unwrap();
+        drop(damaging);
+        let bench = restart_until_sound(dir.path());
+        assert_eq!((bench.books(A).backlog_messages, quarantined(dir.path())), (0, 1), "{number}");
+        bench.store(A, [2]);
+        bench.close();
+    }
+}
+
+#[test]
 fn what_is_lost_of_a_stream_that_was_only_appended_to_is_counted() {
     let dir = tempfile::tempdir().unwrap();
     let bench = Bench::open(&settings(dir.path()), &[stream("a"), stream("b")]);

@@ -29,8 +29,12 @@ const SWEEP_ROWS: i64 = 4096;
 /// does not make the file shrink and grow.
 const VACUUM_MIN_PAGES: u64 = 4096;
 
-/// Pages given back by one transaction.
+/// Most pages given back by one transaction.
 const VACUUM_SLICE_PAGES: u64 = 256;
+
+/// How long one transaction gives pages back, if it is more than one. SQLite looks through the whole list of free pages for each:
+/// 1 to 5 ms a page where 1 GiB is free, so that a slice counted in pages alone would hold acknowledgements back for a second.
+const VACUUM_SLICE: Duration = Duration::from_millis(10);
 
 /// Pages in the log from which on they are moved into the database: 4 MiB.
 const CHECKPOINT_PAGES: u32 = 1024;
@@ -212,7 +216,9 @@ impl Writer<'_> {
         let sql = format!("PRAGMA incremental_vacuum({VACUUM_SLICE_PAGES})");
         let mut statement = self.transaction.connection.prepare_cached(&sql)?;
         let mut rows = statement.query([])?;
-        while rows.next()?.is_some() {}
+        // One row a page.
+        let began = Instant::now();
+        while rows.next()?.is_some() && began.elapsed() < VACUUM_SLICE {}
         Ok(())
     }
 
