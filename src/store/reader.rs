@@ -100,14 +100,16 @@ impl Reader {
         let mut rows = statement.query((from.cast_signed(), i64::try_from(limit).unwrap_or(i64::MAX)))?;
         let mut messages = Vec::with_capacity(limit.min(256));
         let mut damaged = Vec::new();
+        let mut gaps = Vec::new();
         let (mut bytes, mut count, mut expected) = (0, 0, from);
         while bytes < max_bytes && count < limit {
             let Some(row) = rows.next()? else {
-                self.must_be_holes(span.stream, expected, position.next)?;
+                // Messages committed since `position` was looked at may have been read, so this can be behind us.
+                gaps.extend((expected < position.next).then_some((expected, position.next)));
                 break;
             };
             let seq = row.get::<_, i64>(0)?.cast_unsigned();
-            self.must_be_holes(span.stream, expected, seq)?;
+            gaps.extend((expected != seq).then_some((expected, seq)));
             (count, expected) = (count + 1, seq + 1);
             match stored(row, seq, &mut self.decoder, &boots, now) {
                 Ok(message) => {
@@ -123,29 +125,36 @@ impl Reader {
         if !damaged.is_empty() {
             self.report(span.stream, damaged);
         }
+        self.must_be_holes(span.stream, &gaps)?;
         Ok(messages)
     }
 
     /// Numbers that are not there must be known not to be there: a page that lost its rows reads without an error, and whoever
     /// settled past them would count them as forwarded.
-    fn must_be_holes(&self, stream: usize, first: Sequence, end: Sequence) -> Result<(), Failure> {
-        if first == end {
+    ///
+    /// What was read may be newer than what is published: the writer settles and deletes in one transaction, and publishes
+    /// after it. So a gap is judged again once the writer has gone round, when everything that was read is published.
+    fn must_be_holes(&self, stream: usize, gaps: &[(Sequence, Sequence)]) -> Result<(), Failure> {
+        let unknown = || gaps.iter().find(|gap| !self.is_hole(stream, **gap));
+        if unknown().is_none() {
             return Ok(());
         }
-        let door = &self.shared.doors[stream];
-        let published = locked(&door.published);
-        // What has left since the read began may be deleted.
-        let first = first.max(published.books.head.min(end));
-        if first <= end && published.books.holes.within(first, end) == end - first {
-            return Ok(());
-        }
-        Err(Failure::Damaged(format!(
-            "messages {first} to {end} of the stream {} are missing or out of order",
-            door.name
-        )))
+        self.report(stream, Vec::new());
+        unknown().map_or(Ok(()), |(first, end)| {
+            let name = &self.shared.doors[stream].name;
+            let cause = format!("messages {first} to {} of the stream {name} are missing or out of order", end - 1);
+            Err(Failure::Damaged(cause))
+        })
     }
 
-    /// Has the writer bury rows, and waits until that is committed: so no settlement of what follows comes first, and at most
+    /// Whether nothing is to be expected from `first` up to and without `end`: settled and perhaps deleted, or a known hole.
+    fn is_hole(&self, stream: usize, (first, end): (Sequence, Sequence)) -> bool {
+        let published = locked(&self.shared.doors[stream].published);
+        let first = first.max(published.books.head.min(end));
+        first <= end && published.books.holes.within(first, end) == end - first
+    }
+
+    /// Has the writer bury rows (or just go round, where there are none), and waits until that is committed: so no settlement of what follows comes first, and at most
     /// one such job takes a place in the queue, whose other places belong to those who hold permits.
     fn report(&self, stream: usize, rows: Vec<(Sequence, String)>) {
         let (done, buried) = oneshot::channel();
