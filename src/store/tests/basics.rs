@@ -24,6 +24,27 @@ fn what_was_accepted_is_there_after_a_clean_restart() {
 }
 
 #[test]
+fn reading_and_settling_beside_a_busy_writer_finds_no_gaps() {
+    const MESSAGES: u64 = 5_000;
+    let dir = tempfile::tempdir().unwrap();
+    let bench = Bench::open(&settings(dir.path()), &[stream("a")]);
+    std::thread::scope(|scope| {
+        scope.spawn(|| (0..MESSAGES).step_by(5).for_each(|first| bench.store(A, first..first + 5)));
+        let mut next = 1;
+        while next <= MESSAGES {
+            let read = bench.wait(bench.handle.read(A, next, 4096, 1 << 20)).unwrap();
+            let Some(last) = read.last() else { continue };
+            assert!(read.iter().map(|message| message.seq).eq(next..=last.seq));
+            bench.settle(A, next, last.seq, Fate::Forwarded);
+            next = last.seq + 1;
+        }
+    });
+    bench.flush();
+    assert_eq!(bench.books(A).forwarded, MESSAGES);
+    bench.close();
+}
+
+#[test]
 fn what_was_accepted_is_there_after_a_crash() {
     let dir = tempfile::tempdir().unwrap();
     let bench = Bench::open(&settings(dir.path()), &[stream("a"), stream("b")]);
