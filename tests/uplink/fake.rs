@@ -35,6 +35,10 @@ impl Peer {
     /// The next packet; `None` when the gateway has gone.
     async fn next(&mut self) -> Option<Packet> {
         loop {
+            // The shortest DISCONNECT (MQTT 5, section 3.14.1), which rumqttc's decoder refuses.
+            if self.buffer.starts_with(&[0xe0, 0]) {
+                return None;
+            }
             match Packet::read(&mut self.buffer, None) {
                 Ok(packet) => return Some(packet),
                 Err(rumqttc::v5::mqttbytes::Error::InsufficientBytes(_)) => {}
