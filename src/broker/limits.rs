@@ -32,8 +32,10 @@ pub(crate) const QUEUE_MESSAGES: usize = 10_000;
 pub(crate) const QUEUE_SOFT: usize = 2000;
 /// ... until no more than this many wait ...
 pub(crate) const QUEUE_LOW: usize = 1000;
-/// ... or this long; then the subscriber is slow, and nobody waits for it again before it has caught up.
+/// ... or it takes less than [`KEEPS_UP`] in this time; then it is slow, and nobody waits for it again before it has caught up.
 pub(crate) const PATIENCE: Duration = Duration::from_millis(50);
+/// Messages that a subscriber takes in [`PATIENCE`] to be worth waiting for: 10 000 a second.
+pub(crate) const KEEPS_UP: u64 = 500;
 /// Most bytes that wait for one session.
 pub(crate) const QUEUE_BYTES: usize = 8 << 20;
 /// Most bytes that wait for all sessions together.

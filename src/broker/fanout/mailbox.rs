@@ -62,6 +62,8 @@ pub(crate) struct Mailbox {
     connected: bool,
     /// Publishers have waited for it in vain; until it has caught up they do not wait again.
     slow: bool,
+    /// Messages ever taken out.
+    taken: u64,
 }
 
 impl Mailbox {
@@ -73,6 +75,11 @@ impl Mailbox {
     /// Whether so little waits that publishers may go on.
     pub(crate) fn is_low(&self) -> bool {
         self.queue.len() <= QUEUE_LOW && self.bytes <= QUEUE_BYTES / 4
+    }
+
+    /// Messages that the subscriber has taken out so far.
+    pub(crate) fn taken(&self) -> u64 {
+        self.taken
     }
 
     /// The subscriber did not catch up while publishers waited.
@@ -134,6 +141,7 @@ impl Mailbox {
             self.bytes -= delivery.cost();
             self.expendable -= usize::from(delivery.qos == QoS::AtMostOnce);
             into.push_back(delivery);
+            self.taken += 1;
         }
         self.slow = self.slow && !self.is_low();
         before - self.bytes

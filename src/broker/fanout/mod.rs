@@ -57,7 +57,7 @@ pub use mailbox::{Delivery, Publication};
 
 use crate::{
     broker::{
-        limits::{PATIENCE, QUEUES_BYTES},
+        limits::{KEEPS_UP, PATIENCE, QUEUES_BYTES},
         metrics::Drops,
     },
     message::{Message, QoS},
@@ -118,15 +118,12 @@ impl Subscriber {
         self.wake.notified().await;
     }
 
-    /// Waits until little is left in the queue.
+    /// Waits until little is left in the queue. Others may have filled it again since; then the subscriber has kept up all the same.
     async fn is_low(&self) {
-        loop {
-            let low = self.low.notified();
-            tokio::pin!(low);
-            low.as_mut().enable();
-            if self.mailbox().is_low() {
-                return;
-            }
+        let low = self.low.notified();
+        tokio::pin!(low);
+        low.as_mut().enable();
+        if !self.mailbox().is_low() {
             low.await;
         }
     }
@@ -235,12 +232,18 @@ pub struct Round<'f> {
 /// Subscribers whose queues are getting long.
 pub(crate) type Congested = SmallVec<[Arc<Subscriber>; 1]>;
 
-/// Waits until the subscribers have caught up, [`PATIENCE`] at most; those that have not are not waited for again soon.
+/// Waits until the subscribers have caught up, as long as each takes [`KEEPS_UP`] messages every [`PATIENCE`]; those that take
+/// less are not waited for again soon.
 pub(crate) async fn wait_for(congested: Congested) {
-    let deadline = tokio::time::Instant::now() + PATIENCE;
     for subscriber in congested {
-        if tokio::time::timeout_at(deadline, subscriber.is_low()).await.is_err() {
-            subscriber.mailbox().give_up_waiting();
+        let mut taken = subscriber.mailbox().taken();
+        while tokio::time::timeout(PATIENCE, subscriber.is_low()).await.is_err() {
+            let mut mailbox = subscriber.mailbox();
+            if mailbox.taken() - taken < KEEPS_UP {
+                mailbox.give_up_waiting();
+                break;
+            }
+            taken = mailbox.taken();
         }
     }
 }
