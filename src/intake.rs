@@ -10,6 +10,7 @@ use smallvec::SmallVec;
 
 pub use crate::store::{
     Entry, Lane, OnRefusal, Outcome, Permit, Publish, Refusal, Returned, Returns, SessionRecord, StoreError, StreamId,
+    WhenFull,
 };
 use crate::{
     message::{Message, QoS},

@@ -44,7 +44,7 @@ impl Assembly {
         let (scratch, store, handle) = open_store(config, &registry, systemd).await?;
         let forwarders = start_forwarders(config, &handle, &registry)?;
         let intake = Intake::new(handle.clone(), rules(config, &forwarders));
-        let broker = broker::start(config.listeners.clone(), intake, &registry).await?;
+        let broker = broker::start(config.broker.clone(), intake, &registry).await?;
         let broker = Arc::new(broker);
         let facts = Arc::new(Facts {
             gateway_id: config.gateway_id.clone(),

@@ -9,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use bytestring::ByteString;
 use prometheus::IntGauge;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
@@ -48,6 +49,8 @@ pub(crate) struct Socket {
     pub(crate) reader: Box<dyn AsyncRead + Send + Unpin>,
     pub(crate) writer: Box<dyn AsyncWrite + Send + Unpin>,
     pub(crate) address: String,
+    /// The name in the client's certificate, where it has shown one.
+    pub(crate) certificate_name: Option<ByteString>,
 }
 
 /// A bound socket, not yet accepting.
@@ -155,14 +158,19 @@ fn tcp(stream: TcpStream, address: std::net::SocketAddr) -> io::Result<Socket> {
     let keepalive = socket2::TcpKeepalive::new().with_time(TCP_IDLE).with_interval(TCP_PROBE);
     socket2::SockRef::from(&stream).set_tcp_keepalive(&keepalive)?;
     let (reader, writer) = stream.into_split();
-    Ok(Socket { reader: Box::new(reader), writer: Box::new(writer), address: address.to_string() })
+    Ok(Socket {
+        reader: Box::new(reader),
+        writer: Box::new(writer),
+        address: address.to_string(),
+        certificate_name: None,
+    })
 }
 
 fn unix(stream: UnixStream) -> Socket {
     let process = stream.peer_cred().ok().and_then(|credentials| credentials.pid());
     let address = process.map_or_else(|| "unix".to_owned(), |process| format!("unix:pid {process}"));
     let (reader, writer) = stream.into_split();
-    Socket { reader: Box::new(reader), writer: Box::new(writer), address }
+    Socket { reader: Box::new(reader), writer: Box::new(writer), address, certificate_name: None }
 }
 
 /// Accepts until the listeners are closed.

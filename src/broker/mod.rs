@@ -74,14 +74,10 @@ pub struct Broker {
 }
 
 /// Binds all listeners, restores what the store remembers, and begins to accept.
-pub async fn start(
-    listeners: Vec<ListenerSettings>,
-    intake: Intake,
-    registry: &prometheus::Registry,
-) -> Result<Broker, StartError> {
+pub async fn start(settings: Settings, intake: Intake, registry: &prometheus::Registry) -> Result<Broker, StartError> {
     let metrics = Metrics::new(registry)?;
-    let mut bound = Vec::with_capacity(listeners.len());
-    for settings in listeners {
+    let mut bound = Vec::with_capacity(settings.listeners.len());
+    for settings in settings.listeners {
         let socket = listener::bind(&settings)?;
         let connected = metrics.connections.with_label_values(&[&settings.name]);
         bound.push((Arc::new(Listener::new(settings, &socket, connected)), socket));

@@ -1,6 +1,30 @@
 //! Settings of the broker, checked.
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+    time::Duration,
+};
+
+pub use crate::intake::WhenFull;
+
+/// The whole broker.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Settings {
+    /// Where clients connect, in configuration order.
+    pub listeners: Vec<ListenerSettings>,
+    /// Who may, and what.
+    pub access: AccessSettings,
+}
+
+/// Who may connect, publish and subscribe.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct AccessSettings {
+    /// Users and their passwords, made by `tidegate passwd`.
+    pub password_file: Option<PathBuf>,
+    /// Rules of who may publish and subscribe what; without it everybody may everything.
+    pub acl_file: Option<PathBuf>,
+}
 
 /// One listener.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -9,6 +33,10 @@ pub struct ListenerSettings {
     pub name: String,
     /// Where it listens.
     pub bind: Bind,
+    /// What carries MQTT on its sockets.
+    pub transport: Transport,
+    /// TLS on its sockets.
+    pub tls: Option<TlsSettings>,
     /// Whether clients may connect without a name and password.
     pub anonymous: bool,
     /// Most clients at the same time.
@@ -17,7 +45,61 @@ pub struct ListenerSettings {
     pub max_packet: u32,
     /// Most unacknowledged QoS 1 and 2 messages of one client (MQTT 5: Receive Maximum); at least 1.
     pub max_inflight: u16,
+    /// Most subscriptions of one client.
+    pub max_subscriptions: usize,
+    /// Most messages that wait for one client that is away or slow; zero = no limit.
+    pub max_queued_messages: u64,
+    /// Most bytes of such messages; zero = no limit.
+    pub max_queued_bytes: u64,
+    /// What happens to a message that would exceed these.
+    pub queue_when_full: WhenFull,
+    /// Most messages a second that one client may publish; zero = no limit.
+    pub max_publish_rate: u32,
+    /// Longest keep alive of a client in seconds (MQTT 5: Server Keep Alive); zero = no limit.
+    pub max_keep_alive_s: u16,
 }
+
+impl ListenerSettings {
+    /// A listener with the defaults of everything else.
+    pub fn new(name: impl Into<String>, bind: Bind) -> Self {
+        let anonymous = match &bind {
+            Bind::Tcp(address) => match address.ip() {
+                IpAddr::V4(ip) => ip.is_loopback(),
+                IpAddr::V6(ip) => ip.is_loopback(),
+            },
+            Bind::Unix(_) => true,
+        };
+        Self {
+            name: name.into(),
+            bind,
+            transport: Transport::Tcp,
+            tls: None,
+            anonymous,
+            max_connections: DEFAULT_MAX_CONNECTIONS.into(),
+            max_packet: DEFAULT_MAX_PACKET,
+            max_inflight: DEFAULT_MAX_INFLIGHT,
+            max_subscriptions: DEFAULT_MAX_SUBSCRIPTIONS.into(),
+            max_queued_messages: DEFAULT_MAX_QUEUED_MESSAGES,
+            max_queued_bytes: DEFAULT_MAX_QUEUED_BYTES,
+            queue_when_full: WhenFull::DropNewest,
+            max_publish_rate: 0,
+            max_keep_alive_s: 0,
+        }
+    }
+}
+
+/// Default of a listener's `max_connections`.
+pub const DEFAULT_MAX_CONNECTIONS: u16 = 1000;
+/// Default of a listener's `max_packet`: 256 KiB.
+pub const DEFAULT_MAX_PACKET: u32 = 256 << 10;
+/// Default of a listener's `max_inflight`.
+pub const DEFAULT_MAX_INFLIGHT: u16 = 1000;
+/// Default of a listener's `max_subscriptions`.
+pub const DEFAULT_MAX_SUBSCRIPTIONS: u16 = 1024;
+/// Default of a listener's `max_queued_messages`, as Mosquitto's of the same name.
+pub const DEFAULT_MAX_QUEUED_MESSAGES: u64 = 1000;
+/// Default of a listener's `max_queued_bytes`: 8 MiB.
+pub const DEFAULT_MAX_QUEUED_BYTES: u64 = 8 << 20;
 
 /// Where a listener listens.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,5 +110,39 @@ pub enum Bind {
     Unix(PathBuf),
 }
 
-/// How long a new connection may take until its CONNECT is complete.
+/// What carries MQTT.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Transport {
+    /// The socket itself.
+    Tcp,
+    /// WebSocket with the sub-protocol `mqtt` (MQTT 5, section 6).
+    WebSocket,
+}
+
+/// TLS of one listener. The files are PEM.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TlsSettings {
+    /// The certificate, with its chain.
+    pub cert: PathBuf,
+    /// Its private key.
+    pub key: PathBuf,
+    /// Who signs the certificates of clients; without it none is asked for.
+    pub client_ca: Option<PathBuf>,
+    /// Whether a client without a certificate is refused.
+    pub require_client_cert: bool,
+    /// Where in its certificate a client's name is.
+    pub identity: Identity,
+}
+
+/// Where in its certificate a client's name is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Identity {
+    /// The common name of the subject.
+    #[default]
+    CommonName,
+    /// The first DNS name, or else the first e-mail address or URI, of the subject's alternative names.
+    AlternativeName,
+}
+
+/// How long a new connection may take until its CONNECT is complete, TLS and WebSocket handshakes included.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);

@@ -96,7 +96,7 @@ fn listeners(config: &Config) -> String {
             listener.max_inflight.to_string(),
         ]
     };
-    let rows: Vec<_> = config.listeners.iter().map(row).collect();
+    let rows: Vec<_> = config.broker.listeners.iter().map(row).collect();
     layout(["LISTENER", "ADDRESS", "OPEN TO", "CONNECTIONS", "PACKET", "IN FLIGHT"], &rows)
 }
 
@@ -133,7 +133,7 @@ fn streams(config: &Config) -> String {
 }
 
 fn summary_json(config: &Config) -> Value {
-    let listeners = config.listeners.iter().map(|listener| {
+    let listeners = config.broker.listeners.iter().map(|listener| {
         json!({
             "name": listener.name, "bind": bind_text(&listener.bind), "anonymous": listener.anonymous,
             "max_connections": listener.max_connections, "max_packet": listener.max_packet,

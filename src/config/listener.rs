@@ -8,7 +8,7 @@ use std::{
 use super::{gateway::read_name, named_file::Content, section::Section, show};
 use crate::{
     admin,
-    broker::{Bind, ListenerSettings},
+    broker::{Bind, DEFAULT_MAX_CONNECTIONS, DEFAULT_MAX_INFLIGHT, DEFAULT_MAX_PACKET, ListenerSettings},
 };
 
 pub(super) const LISTENER_KEYS: &[&str] =
@@ -19,12 +19,6 @@ pub(super) const ADMIN_KEYS: &[&str] = &["bind", "token_file"];
 pub const DEFAULT_LISTENER_NAME: &str = "local";
 /// Where it listens.
 pub const DEFAULT_LISTENER_BIND: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 1883);
-/// Default of a listener's `max_connections`.
-pub const DEFAULT_MAX_CONNECTIONS: u16 = 1000;
-/// Default of a listener's `max_packet`: 256 KiB.
-pub const DEFAULT_MAX_PACKET: u32 = 256 << 10;
-/// Default of a listener's `max_inflight`.
-pub const DEFAULT_LISTENER_MAX_INFLIGHT: u16 = 1000;
 /// Default of `admin.bind`.
 pub const DEFAULT_ADMIN_BIND: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9883);
 
@@ -54,25 +48,17 @@ pub(super) fn read_listener(section: &Section<'_>) -> Option<ListenerSettings> {
     }
     let max_packet = section.size("max_packet", DEFAULT_MAX_PACKET.into(), MIN_PACKET..=MAX_PACKET);
     Some(ListenerSettings {
-        name,
-        bind: bind?,
         anonymous,
         max_connections: section.integer("max_connections", DEFAULT_MAX_CONNECTIONS, 1..=MAX_CONNECTIONS).into(),
         max_packet: u32::try_from(max_packet).ok()?,
-        max_inflight: section.integer("max_inflight", DEFAULT_LISTENER_MAX_INFLIGHT, 1..=65_535),
+        max_inflight: section.integer("max_inflight", DEFAULT_MAX_INFLIGHT, 1..=65_535),
+        ..ListenerSettings::new(name, bind?)
     })
 }
 
 /// The listener that is there when none is configured.
 pub(super) fn default_listener() -> ListenerSettings {
-    ListenerSettings {
-        name: DEFAULT_LISTENER_NAME.to_owned(),
-        bind: Bind::Tcp(DEFAULT_LISTENER_BIND),
-        anonymous: true,
-        max_connections: DEFAULT_MAX_CONNECTIONS.into(),
-        max_packet: DEFAULT_MAX_PACKET,
-        max_inflight: DEFAULT_LISTENER_MAX_INFLIGHT,
-    }
+    ListenerSettings::new(DEFAULT_LISTENER_NAME, Bind::Tcp(DEFAULT_LISTENER_BIND))
 }
 
 fn read_bind(section: &Section<'_>) -> Option<Bind> {

@@ -84,8 +84,8 @@ pub struct Config {
     pub gateway_id: String,
     /// The store.
     pub store: store::Settings,
-    /// At least one.
-    pub listeners: Vec<broker::ListenerSettings>,
+    /// The broker; it has at least one listener.
+    pub broker: broker::Settings,
     /// Any number.
     pub uplinks: Vec<crate::uplink::Settings>,
     /// Any number; a stream's [`StreamId`](store::StreamId) is its place here.
@@ -199,7 +199,7 @@ fn check(checks: &Checks<'_>, layers: &Layers, inputs: &Inputs) -> Option<Config
     (!listeners.is_empty()).then_some(Config {
         gateway_id,
         store,
-        listeners,
+        broker: broker::Settings { listeners, access: broker::AccessSettings::default() },
         uplinks,
         streams,
         admin,

@@ -169,15 +169,10 @@ async fn main() {
     let (store, handle) = store::open(&settings, &[stream], &registry).unwrap();
     let from = vec![TopicFilter::new("sensors/#").unwrap()];
     let rule = Rule { stream: StreamId(0), from, except: vec![], live_only: None };
-    let listener = ListenerSettings {
-        name: "bench".into(),
-        bind: Bind::Tcp("127.0.0.1:0".parse().unwrap()),
-        anonymous: true,
-        max_connections: 100_000,
-        max_packet: 256 << 10,
-        max_inflight: 1000,
-    };
-    let broker = broker::start(vec![listener], Intake::new(handle.clone(), vec![rule]), &registry).await.unwrap();
+    let bind = Bind::Tcp("127.0.0.1:0".parse().unwrap());
+    let listener = ListenerSettings { max_connections: 100_000, ..ListenerSettings::new("bench", bind) };
+    let settings = broker::Settings { listeners: vec![listener], ..Default::default() };
+    let broker = broker::start(settings, Intake::new(handle.clone(), vec![rule]), &registry).await.unwrap();
     let address: SocketAddr = broker.listeners()[0].bind.parse().unwrap();
 
     let before = rss_kib();

@@ -78,15 +78,16 @@ async fn open(dir: &TempDir, options: &Options) -> (Store, Handle, Broker, Regis
         live_only: None,
     };
     let listener = ListenerSettings {
-        name: "test".into(),
-        bind: Bind::Tcp("127.0.0.1:0".parse().unwrap()),
         anonymous: options.anonymous,
         max_connections: options.max_connections,
         max_packet: options.max_packet,
         max_inflight: options.max_inflight,
+        ..ListenerSettings::new("test", Bind::Tcp("127.0.0.1:0".parse().unwrap()))
     };
     let intake = Intake::new(handle.clone(), vec![rule]);
-    let broker = broker::start(vec![listener], intake, &registry).await.unwrap();
+    let broker = broker::start(broker::Settings { listeners: vec![listener], ..Default::default() }, intake, &registry)
+        .await
+        .unwrap();
     let address = broker.listeners()[0].bind.parse().unwrap();
     (store, handle, broker, registry, address)
 }

@@ -41,6 +41,7 @@ struct Door {
     hub: Arc<Hub>,
     listener: Arc<Listener>,
     address: String,
+    certificate_name: Option<ByteString>,
     wire: Wire,
 }
 
@@ -52,7 +53,8 @@ pub(crate) async fn serve(
     number: u64,
     evicted: CancellationToken,
 ) {
-    let mut door = Door { hub, listener, address: socket.address, wire: Wire::new(socket.reader, socket.writer) };
+    let Socket { reader, writer, address, certificate_name } = socket;
+    let mut door = Door { hub, listener, address, certificate_name, wire: Wire::new(reader, writer) };
     let guard = Panicked { address: door.address.clone() };
     let connect = tokio::select! {
         biased;
@@ -242,14 +244,14 @@ impl Door {
         let connected = Connected::enter(&self.listener, place);
         tracing::debug!(
             listener = settings.name, address = self.address, client_id = %connect.client_id, ?version,
-            session_present, keep_alive_s = connect.keep_alive_s, "client connected"
+            certificate_name = self.certificate_name.as_deref(), session_present, keep_alive_s = connect.keep_alive_s, "client connected"
         );
         self.connection(connect, claim, kick).run().await;
         drop(connected);
     }
 
     fn connection(self, connect: Connect, mut claim: Claim, kick: CancellationToken) -> Connection {
-        let Self { hub, listener, address, wire } = self;
+        let Self { hub, listener, address, wire, .. } = self;
         claim.kept.outgoing.connect(connect.receive_maximum);
         hub.fanout.connect(claim.subscriber());
         let client_id = connect.client_id;

@@ -29,7 +29,7 @@ fn conf_d_is_merged_in_name_order_and_its_lists_are_added() {
     ]);
     let config = folder.load().unwrap();
     assert_eq!((config.store.min_free, config.store.commit_delay), (3 << 20, Duration::from_millis(1)));
-    let names: Vec<&str> = config.listeners.iter().map(|listener| listener.name.as_str()).collect();
+    let names: Vec<&str> = config.broker.listeners.iter().map(|listener| listener.name.as_str()).collect();
     assert_eq!(names, ["a", "b", "c"]);
     assert_eq!(config.files.len(), 3);
 }
@@ -78,7 +78,7 @@ fn the_environment_wins_and_is_read_as_what_the_key_takes() {
         .unwrap();
     assert_eq!(config.store.durability, Durability::Process);
     assert_eq!((config.store.min_free, config.store.commit_delay), (4096, Duration::from_millis(5)));
-    assert_eq!((config.listeners[0].anonymous, config.listeners[0].max_inflight), (true, 7));
+    assert_eq!((config.broker.listeners[0].anonymous, config.broker.listeners[0].max_inflight), (true, 7));
     assert_eq!(config.uplinks[0].backoff.max, Duration::from_secs(120));
     let filters = |stream: &Stream| stream.from.iter().map(ToString::to_string).collect::<Vec<_>>();
     assert_eq!(filters(&config.streams[0]), ["a/#", "b/+"]);

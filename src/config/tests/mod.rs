@@ -75,9 +75,9 @@ const STREAM: &str = "[[stream]]\nname = \"all\"\nfrom = [\"#\"]\nto = \"cloud\"
 fn without_any_file_it_is_a_loopback_broker_that_stores_nothing() {
     let config = folder(&[]).load().unwrap();
     assert_eq!(config.gateway_id, "plant-7");
-    assert_eq!(config.listeners.len(), 1);
-    assert_eq!(config.listeners[0].bind, Bind::Tcp("127.0.0.1:1883".parse().unwrap()));
-    assert!(config.listeners[0].anonymous);
+    assert_eq!(config.broker.listeners.len(), 1);
+    assert_eq!(config.broker.listeners[0].bind, Bind::Tcp("127.0.0.1:1883".parse().unwrap()));
+    assert!(config.broker.listeners[0].anonymous);
     assert!(config.streams.is_empty() && config.uplinks.is_empty() && config.files.is_empty());
     assert_eq!(config.store.data_dir, PathBuf::from("./tidegate-data"));
     assert!(config.warnings.is_empty());
@@ -90,7 +90,7 @@ fn every_default_is_that_of_the_contract() {
     assert_eq!(store.durability, Durability::Full);
     assert_eq!(store.commit_delay, Duration::from_millis(2));
     assert_eq!((store.max_bytes, store.min_free), (4 << 30, 256 << 20));
-    let listener = &config.listeners[0];
+    let listener = &config.broker.listeners[0];
     assert_eq!((listener.max_connections, listener.max_packet, listener.max_inflight), (1000, 256 << 10, 1000));
     assert_eq!(uplink.urls, [Url { tls: false, host: "broker".to_owned(), port: 1883 }]);
     assert_eq!((uplink.version, uplink.qos, uplink.max_inflight), (Version::V5, QoS::AtLeastOnce, 256));

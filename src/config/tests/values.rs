@@ -88,7 +88,8 @@ fn wrong_values_are_told_with_what_would_be_right() {
 
 #[test]
 fn addresses_to_listen_on_are_read_or_refused_with_the_right_form() {
-    let bind = |text: &str| load(&format!("[[listener]]\nname = \"l\"\nbind = \"{text}\"\n")).listeners.remove(0).bind;
+    let bind =
+        |text: &str| load(&format!("[[listener]]\nname = \"l\"\nbind = \"{text}\"\n")).broker.listeners.remove(0).bind;
     assert_eq!(bind("127.0.0.1:0"), Bind::Tcp("127.0.0.1:0".parse().unwrap()));
     assert_eq!(bind("[::1]:1883"), Bind::Tcp("[::1]:1883".parse().unwrap()));
     assert!(matches!(bind("localhost:1883"), Bind::Tcp(address) if address.ip().is_loopback()));
