@@ -118,10 +118,10 @@ pub async fn start(settings: Settings, intake: Intake, registry: &prometheus::Re
 async fn restore(hub: &Hub) -> Result<(), StoreError> {
     let now = Instant::now();
     for message in hub.intake.retained().await? {
-        hub.retained.set(&message, now);
+        hub.retained.set(&message.message, now);
     }
     for session in hub.intake.sessions().await? {
-        hub.sessions.restore(session, now);
+        hub.sessions.restore(session.record, now);
     }
     Ok(())
 }

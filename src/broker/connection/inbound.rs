@@ -109,7 +109,18 @@ impl Connection {
             return Ok(());
         }
         let tag = self.inbound.arrivals.push(Wait::Store, due);
-        self.enqueue(Entry::Publish(Publish { message, streams, packet_id, set_retained, tag }), bytes);
+        self.enqueue(
+            Entry::Publish(Publish {
+                message,
+                streams,
+                packet_id,
+                copies: Vec::new(),
+                set_retained,
+                retained_revision: 0,
+                tag,
+            }),
+            bytes,
+        );
         Ok(())
     }
 
@@ -199,6 +210,7 @@ impl Connection {
                     }
                     self.inbound.arrivals.released(packet_id);
                 }
+                Entry::Step { .. } => {}
             }
             self.acknowledge(&mut round, patient);
         }
@@ -232,7 +244,7 @@ impl Connection {
         self.inbound.undecided_bytes -= message_bytes(&publish.message);
         let refusal = match outcome {
             Outcome::Refused(refusal) => Some(refusal),
-            Outcome::Accepted | Outcome::Duplicate | Outcome::Released => None,
+            Outcome::Accepted | Outcome::Duplicate | Outcome::Released | Outcome::Stepped => None,
         };
         if let Some(refusal) = refusal {
             self.hub.metrics.refused(refusal.reason());
@@ -289,7 +301,7 @@ impl Connection {
 fn entry_bytes(entry: &Entry) -> usize {
     match entry {
         Entry::Publish(publish) => message_bytes(&publish.message),
-        Entry::Release { .. } => ENTRY_BYTES,
+        Entry::Release { .. } | Entry::Step { .. } => ENTRY_BYTES,
     }
 }
 
