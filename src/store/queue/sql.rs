@@ -2,7 +2,7 @@
 
 use rusqlite::{Connection, OptionalExtension, Row, Statement};
 
-use super::books::{Counts, Left, QueueBooks, SEQUENCE_END};
+use super::books::{Counts, Left, QueueBooks, SEQUENCE_END, SESSION_END};
 use crate::{
     message::QoS,
     store::{
@@ -76,8 +76,10 @@ pub(in crate::store) const RECEIVE_QUEUED: &str =
 pub(in crate::store) const SAVE_QUEUE: &str = "INSERT OR REPLACE INTO queue
     VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20)";
 
-const LOAD_QUEUES: &str = "SELECT session, head, next, tail, tail_offset, head_offset, end_offset, messages, bytes,
-    queued, delivered, expired, purged, oldest, newest, too_large, damaged, left_boot, left_at, sent FROM queue ORDER BY session";
+/// Reads the table `queue`; for [`queue_of`].
+pub(in crate::store) const SELECT_QUEUES: &str =
+    "SELECT session, head, next, tail, tail_offset, head_offset, end_offset, messages, bytes,
+    queued, delivered, expired, purged, oldest, newest, too_large, damaged, left_boot, left_at, sent FROM queue";
 
 const LOAD_LEDGER: &str = "SELECT next_session, messages, bytes, queued, delivered, expired, purged,
     oldest, newest, too_large, damaged FROM ledger";
@@ -173,30 +175,34 @@ fn bind_counts(statement: &mut Statement<'_>, first: usize, counts: &Counts) -> 
 
 /// All queues, those of ended sessions too, as they were last written.
 pub(in crate::store) fn load_queues(connection: &Connection) -> Result<Vec<(SessionId, QueueBooks)>, Failure> {
-    let mut statement = connection.prepare(LOAD_QUEUES)?;
+    let mut statement = connection.prepare(&format!("{SELECT_QUEUES} ORDER BY session"))?;
     let mut rows = statement.query([])?;
     let mut queues = Vec::new();
     while let Some(row) = rows.next()? {
-        let id: u32 = row.get(0)?;
-        let left =
-            row.get::<_, Option<i64>>(17)?.zip(row.get::<_, Option<i64>>(18)?).zip(row.get::<_, Option<i64>>(19)?);
-        let left = left.map(|((boot, at), sent)| Left { boot, at: at.cast_unsigned(), sent: sent.cast_unsigned() });
-        let books = QueueBooks {
-            head: number(row, 1)?,
-            next: number(row, 2)?,
-            tail: number(row, 3)?,
-            tail_offset: number(row, 4)?,
-            head_offset: number(row, 5)?,
-            end_offset: number(row, 6)?,
-            counts: counts(row, 7)?,
-            left,
-        };
-        if !books.make_sense() {
-            return Err(Failure::Damaged(format!("the numbers of the queue {id} make no sense: {books:?}")));
-        }
-        queues.push((SessionId(id), books));
+        queues.push(queue_of(row)?);
     }
     Ok(queues)
+}
+
+/// The queue of a row of [`SELECT_QUEUES`].
+pub(in crate::store) fn queue_of(row: &Row<'_>) -> Result<(SessionId, QueueBooks), Failure> {
+    let id: u32 = row.get(0)?;
+    let left = row.get::<_, Option<i64>>(17)?.zip(row.get::<_, Option<i64>>(18)?).zip(row.get::<_, Option<i64>>(19)?);
+    let left = left.map(|((boot, at), sent)| Left { boot, at: at.cast_unsigned(), sent: sent.cast_unsigned() });
+    let books = QueueBooks {
+        head: number(row, 1)?,
+        next: number(row, 2)?,
+        tail: number(row, 3)?,
+        tail_offset: number(row, 4)?,
+        head_offset: number(row, 5)?,
+        end_offset: number(row, 6)?,
+        counts: counts(row, 7)?,
+        left,
+    };
+    if !(1..SESSION_END).contains(&id) || !books.make_sense() {
+        return Err(Failure::Damaged(format!("the numbers of the queue {id} make no sense: {books:?}")));
+    }
+    Ok((SessionId(id), books))
 }
 
 /// Writes a row of the table `queue`.
