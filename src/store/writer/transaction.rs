@@ -145,6 +145,7 @@ impl<'c> Transaction<'c> {
             if self.boot_unsaved {
                 let boots = self.shared.boots.read().unwrap_or_else(PoisonError::into_inner);
                 schema::save_boot(self.connection, boots.current())?;
+                schema::forget_boots(self.connection, boots.first_id())?;
             }
         }
         Ok(())

@@ -87,12 +87,17 @@ fn where_nothing_can_be_written_lazy_steps_wait_and_synced_ones_are_refused() {
     assert_eq!(bench.queue_stats(x).messages, 10_000, "nothing was committed");
     bench.wait(bench.handle.session_left(x, 9_501)).unwrap();
     let saving = bench.handle.save_session(record("z", UNLIMITED));
-    bench.wait(async {
-        let mut saving = std::pin::pin!(saving);
-        assert!(tokio::time::timeout(Duration::from_millis(100), &mut saving).await.is_err(), "it waits for space");
-        bench.handle.shared.queue.send(Work::NoSpace(false)).unwrap();
-        saving.await.unwrap();
-    });
+    let mut saving = std::pin::pin!(saving);
+    let mut is_pending = || {
+        let context = &mut std::task::Context::from_waker(std::task::Waker::noop());
+        saving.as_mut().poll(context).is_pending()
+    };
+    assert!(is_pending());
+    // Decided after it.
+    assert_eq!(bench.copied(vec![for_sessions(&[x], 0)]), [(DISK_FULL, vec![None])]);
+    assert!(is_pending(), "it waits for space");
+    no_space(&bench, false);
+    bench.wait(saving).unwrap();
     bench.wait(hold.room()).unwrap();
     bench.submit(&mut hold, returned.held);
     assert_eq!(bench.wait(returns.recv()).unwrap().verdicts.len(), 2);
