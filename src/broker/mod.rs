@@ -15,6 +15,8 @@
 //!
 //! Stopping, in the direction of travel: [`Broker::close_listeners`], then [`Broker::drain`], and after it the store.
 
+#[doc = include_str!("conformance.md")]
+pub mod conformance {}
 mod connection;
 pub mod fanout;
 mod hub;
