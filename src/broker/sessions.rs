@@ -406,6 +406,7 @@ pub(crate) async fn sweep(hub: Arc<Hub>) {
                 tracing::debug!(client_id = %claim.client_id, %error, "expired session not deleted");
                 break;
             }
+            hub.metrics.sessions_expired.inc();
             tracing::debug!(client_id = %claim.client_id, "session expired");
         }
     }

@@ -66,7 +66,6 @@ impl Connection {
 
     async fn publish(&mut self, message: Message, packet_id: u16) -> Result<(), Ending> {
         let qos = message.qos;
-        self.hub.metrics.received(qos);
         if wrong_payload(&message) {
             return self.refuse_payload(qos, packet_id);
         }
