@@ -29,6 +29,8 @@ pub(crate) struct Options {
     /// Filter of the stream `all`.
     pub(crate) from: &'static str,
     pub(crate) max_messages: Option<u64>,
+    /// Everything else of the listener.
+    pub(crate) listener: fn(&mut ListenerSettings),
 }
 
 impl Default for Options {
@@ -40,6 +42,7 @@ impl Default for Options {
             max_inflight: 1000,
             from: "s/#",
             max_messages: None,
+            listener: |_| {},
         }
     }
 }
@@ -77,13 +80,14 @@ async fn open(dir: &TempDir, options: &Options) -> (Store, Handle, Broker, Regis
         except: vec![],
         live_only: None,
     };
-    let listener = ListenerSettings {
+    let mut listener = ListenerSettings {
         anonymous: options.anonymous,
         max_connections: options.max_connections,
         max_packet: options.max_packet,
         max_inflight: options.max_inflight,
         ..ListenerSettings::new("test", Bind::Tcp("127.0.0.1:0".parse().unwrap()))
     };
+    (options.listener)(&mut listener);
     let intake = Intake::new(handle.clone(), vec![rule]);
     let broker = broker::start(broker::Settings { listeners: vec![listener], ..Default::default() }, intake, &registry)
         .await
@@ -143,13 +147,16 @@ impl Rig {
         self.handle.streams()[0].backlog_messages
     }
 
-    /// A counter or gauge, by name and label value.
+    /// A counter or gauge, by name and label value (empty where it has no labels).
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "counts are small and not negative")]
     pub(crate) fn metric(&self, name: &str, label: &str) -> u64 {
         let families = self.registry.gather();
         let family = families.iter().find(|family| family.name() == name);
         let metric = family.and_then(|family| {
-            family.get_metric().iter().find(|metric| metric.get_label().iter().any(|pair| pair.value() == label))
+            let has = |pairs: &[prometheus::proto::LabelPair]| {
+                if label.is_empty() { pairs.is_empty() } else { pairs.iter().any(|pair| pair.value() == label) }
+            };
+            family.get_metric().iter().find(|metric| has(metric.get_label()))
         });
         metric.map_or(0, |metric| (metric.get_counter().get_value() + metric.get_gauge().get_value()) as u64)
     }
