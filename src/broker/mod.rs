@@ -15,6 +15,8 @@
 //!
 //! Stopping, in the direction of travel: [`Broker::close_listeners`], then [`Broker::drain`], and after it the store.
 
+#[doc = include_str!("conformance.md")]
+pub mod conformance {}
 mod connection;
 pub mod fanout;
 mod hub;
@@ -123,10 +125,10 @@ pub async fn start(settings: Settings, intake: Intake, registry: &prometheus::Re
 async fn restore(hub: &Hub) -> Result<(), StoreError> {
     let now = Instant::now();
     for message in hub.intake.retained().await? {
-        hub.retained.set(&message, now);
+        hub.retained.set(&message.message, now);
     }
     for session in hub.intake.sessions().await? {
-        hub.sessions.restore(session, now);
+        hub.sessions.restore(session.record, now);
     }
     Ok(())
 }

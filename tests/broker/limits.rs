@@ -19,7 +19,7 @@ async fn undisturbed(rig: &Rig, client: &mut Client, packet_id: u16) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn who_publishes_too_fast_waits_and_loses_nothing_and_its_pings_are_answered() {
-    let rig = Rig::with(Options { listener: |listener| listener.max_publish_rate = 100, ..Options::default() }).await;
+    let rig = Rig::with(Options { tune: |listener| listener.max_publish_rate = 100, ..Options::default() }).await;
     let mut neighbour = rig.connected(4, "neighbour").await;
     for version in [4, 5] {
         let before = (rig.metric(REFUSED, "publish-rate"), rig.backlog());
@@ -53,7 +53,7 @@ async fn who_publishes_too_fast_waits_and_loses_nothing_and_its_pings_are_answer
 
 #[tokio::test(flavor = "multi_thread")]
 async fn qos_0_and_2_above_the_rate_arrive_whole_and_in_order_too() {
-    let rig = Rig::with(Options { listener: |listener| listener.max_publish_rate = 200, ..Options::default() }).await;
+    let rig = Rig::with(Options { tune: |listener| listener.max_publish_rate = 200, ..Options::default() }).await;
     let mut subscriber = rig.connected(4, "sub").await;
     subscriber.subscribe(4, "s/#", 0).await;
     let mut client = rig.connected(5, "c").await;
@@ -71,7 +71,7 @@ async fn qos_0_and_2_above_the_rate_arrive_whole_and_in_order_too() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_is_within_its_rate_is_not_held_up() {
-    let rig = Rig::with(Options { listener: |listener| listener.max_publish_rate = 50, ..Options::default() }).await;
+    let rig = Rig::with(Options { tune: |listener| listener.max_publish_rate = 50, ..Options::default() }).await;
     let mut client = rig.connected(4, "c").await;
     let start = Instant::now();
     for packet_id in 1..=50 {
