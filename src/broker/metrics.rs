@@ -154,7 +154,7 @@ impl Drops {
 
     /// All of them.
     pub fn total(&self) -> u64 {
-        ["queue-full", "memory-full", "away", "expired", "too-large", "replay-full"]
+        ["queue-full", "memory-full", "away", "expired", "too-large", "replay-full", "not-authorized"]
             .map(|reason| self.0.with_label_values(&[reason]).get())
             .iter()
             .sum()
@@ -188,6 +188,11 @@ impl Drops {
     /// Too many retained messages for one subscriber.
     pub(crate) fn replay_full(&self, count: usize) {
         self.add("replay-full", count);
+    }
+
+    /// The receiver may not have it any more.
+    pub(crate) fn not_authorized(&self) {
+        self.add("not-authorized", 1);
     }
 
     fn add(&self, reason: &'static str, count: usize) {

@@ -10,11 +10,13 @@
 //! | `listener` | sockets, accepting, how many |
 //! | `connection` | one client: handshake, arrivals, acknowledgements, deliveries, the end |
 //! | `sessions` | who owns a client id; what outlives a connection; expiry and delayed wills |
+//! | [`access`] | who may connect, publish and subscribe; reload of that |
 //! | [`fanout`] | subscriptions and the queues of subscribers |
 //! | `retained`, `publisher` | retained messages; wills |
 //!
 //! Stopping, in the direction of travel: [`Broker::close_listeners`], then [`Broker::drain`], and after it the store.
 
+pub mod access;
 #[doc = include_str!("conformance.md")]
 pub mod conformance {}
 mod connection;
@@ -40,8 +42,8 @@ pub use metrics::Drops;
 pub use settings::*;
 
 use self::{
-    fanout::Fanout, hub::Hub, listener::Listener, metrics::Metrics, pending::Pending, retained::Retained,
-    sessions::Sessions,
+    access::Access, fanout::Fanout, hub::Hub, listener::Listener, metrics::Metrics, pending::Pending,
+    retained::Retained, sessions::Sessions,
 };
 use crate::{
     intake::{Intake, StoreError},
@@ -64,6 +66,9 @@ pub enum StartError {
     /// Sessions or retained messages could not be read.
     #[error("sessions and retained messages cannot be read from the store: {0}")]
     Store(#[from] StoreError),
+    /// Passwords cannot be checked.
+    #[error("access control cannot work: {0}")]
+    Access(#[from] access::NoHash),
     /// The metrics exist already.
     #[error("the broker's metrics cannot be registered: {0}")]
     Metrics(#[from] prometheus::Error),
@@ -82,6 +87,7 @@ pub struct Broker {
 /// Binds all listeners, restores what the store remembers, and begins to accept.
 pub async fn start(settings: Settings, intake: Intake, registry: &prometheus::Registry) -> Result<Broker, StartError> {
     let metrics = Metrics::new(registry)?;
+    let access = Access::new(&settings)?;
     let mut bound = Vec::with_capacity(settings.listeners.len());
     for (place, settings) in settings.listeners.into_iter().enumerate() {
         let socket = listener::bind(&settings)?;
@@ -90,7 +96,9 @@ pub async fn start(settings: Settings, intake: Intake, registry: &prometheus::Re
     }
     let (publisher, messages) = mpsc::channel(limits::PUBLISHER_QUEUE);
     let fanout = Arc::new(Fanout::new(metrics.drops.clone()));
+    fanout.restrict(access.has_rules());
     let hub = Arc::new(Hub {
+        access,
         sessions: Sessions::new(Arc::clone(&fanout)),
         fanout,
         intake,
@@ -165,6 +173,17 @@ impl Broker {
             // All tasks have ended as they should.
             Ok(None) | Err(_) => std::future::pending().await,
         }
+    }
+
+    /// From now on `access` and the listeners' `anonymous` of these settings hold, for clients that are connected as well.
+    /// Takes a while with many clients. Nothing else of the settings is looked at.
+    pub fn apply_access(&self, settings: &Settings) -> access::Applied {
+        if settings.access.rules.is_some() {
+            self.hub.fanout.restrict(true);
+        }
+        let applied = self.hub.access.apply(settings);
+        self.hub.fanout.restrict(settings.access.rules.is_some());
+        applied
     }
 
     /// Takes no more connections; those that exist go on.
