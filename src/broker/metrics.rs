@@ -8,6 +8,7 @@ use crate::message::QoS;
 #[derive(Debug, Clone)]
 pub(crate) struct Metrics {
     pub(crate) connections: IntGaugeVec,
+    pub(crate) tls_not_after: IntGaugeVec,
     received: [IntCounter; 3],
     sent: [IntCounter; 3],
     refused: IntCounterVec,
@@ -25,6 +26,13 @@ impl Metrics {
             Opts::new("tidegate_broker_connections", "Clients connected, by listener."),
             &["listener"],
         )?;
+        let tls_not_after = IntGaugeVec::new(
+            Opts::new(
+                "tidegate_tls_not_after_seconds",
+                "When the first certificate of a file ends, in seconds since 1970.",
+            ),
+            &["file"],
+        )?;
         let received = counters("tidegate_broker_received_total", "Messages received from clients, by QoS.", "qos")?;
         let sent = counters("tidegate_broker_sent_total", "Messages sent to local subscribers, by QoS.", "qos")?;
         let refused = counters(
@@ -38,12 +46,13 @@ impl Metrics {
             "reason",
         )?;
         registry.register(Box::new(connections.clone()))?;
+        registry.register(Box::new(tls_not_after.clone()))?;
         for counter in [&received, &sent, &refused, &dropped] {
             registry.register(Box::new(counter.clone()))?;
         }
         let by_qos = |counter: &IntCounterVec| ["0", "1", "2"].map(|qos| counter.with_label_values(&[qos]));
         let (received, sent) = (by_qos(&received), by_qos(&sent));
-        Ok(Self { connections, received, sent, refused, drops: Drops(dropped) })
+        Ok(Self { connections, tls_not_after, received, sent, refused, drops: Drops(dropped) })
     }
 
     pub(crate) fn received(&self, qos: QoS) {

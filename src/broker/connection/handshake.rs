@@ -17,12 +17,13 @@ use crate::{
         CONNECT_TIMEOUT,
         hub::{Hub, Who},
         limits::{CLIENT_ID_MAX, LAST_WRITE, READ_MIN, TAKEOVER, TOPIC_ALIAS_MAX},
-        listener::{Listener, Socket},
+        listener::Listener,
         packet::{
             ConnAckProperties, Connect, DecodeError, Decoder, Reason, Version, connack, connack_refusal,
             decode_connect, version_of,
         },
         sessions::{Claim, ClaimError},
+        transport::{self, Accepted, Socket},
     },
     intake::StoreError,
     message::Message,
@@ -45,34 +46,59 @@ struct Door {
     wire: Wire,
 }
 
-/// Serves one connection from its first byte to its last.
+/// Serves one connection from its first byte to its last. `number` and `evicted` are its place among those that wait for
+/// their CONNECT.
 pub(crate) async fn serve(
     hub: Arc<Hub>,
     listener: Arc<Listener>,
-    socket: Socket,
-    number: u64,
-    evicted: CancellationToken,
+    (accepted, address): (Accepted, String),
+    (number, evicted): (u64, CancellationToken),
 ) {
-    let Socket { reader, writer, address, certificate_name } = socket;
-    let mut door = Door { hub, listener, address, certificate_name, wire: Wire::new(reader, writer) };
-    let guard = Panicked { address: door.address.clone() };
+    let guard = Panicked { address: address.clone() };
+    let refused = |word, cause: &str| {
+        hub.refused(Who { listener: &listener.settings.name, address: &address, client_id: "" }, word, cause);
+    };
     let connect = tokio::select! {
         biased;
-        () = door.hub.stopping.clone().cancelled_owned() => None,
+        () = hub.stopping.clone().cancelled_owned() => None,
         () = evicted.cancelled() => {
-            door.refused("", "pending-full", "too many connections without a CONNECT");
+            refused("pending-full", "too many connections without a CONNECT");
             None
         }
-        connect = timeout(CONNECT_TIMEOUT, door.read_connect()) => connect.unwrap_or_else(|_| {
-            door.refused("", "connect-timeout", "no complete CONNECT within 10 s");
+        connect = timeout(CONNECT_TIMEOUT, knock(&hub, &listener, accepted, &address)) => connect.unwrap_or_else(|_| {
+            refused("connect-timeout", "no complete CONNECT within 10 s");
             None
         }),
     };
-    door.listener.pending.leave(number);
-    if let Some(connect) = connect {
+    listener.pending.leave(number);
+    if let Some((door, connect)) = connect {
         Box::pin(door.enter(connect)).await;
     }
     drop(guard);
+}
+
+/// From the accepted connection to its CONNECT; `None` when there is none and nothing is left to do.
+async fn knock(hub: &Arc<Hub>, listener: &Arc<Listener>, accepted: Accepted, address: &str) -> Option<(Door, Connect)> {
+    // In a box of its own, for a handshake needs more memory than the connection after it.
+    let opened = Box::pin(transport::open(accepted, listener.tls.as_deref())).await;
+    let Socket { reader, writer, certificate_name } = match opened {
+        Ok(socket) => socket,
+        Err(refused) => {
+            if let Some(transport::Refused { word, cause }) = refused {
+                hub.refused(Who { listener: &listener.settings.name, address, client_id: "" }, word, cause);
+            }
+            return None;
+        }
+    };
+    let mut door = Door {
+        hub: Arc::clone(hub),
+        listener: Arc::clone(listener),
+        address: address.to_owned(),
+        certificate_name,
+        wire: Wire::new(reader, writer),
+    };
+    let connect = door.read_connect().await?;
+    Some((door, connect))
 }
 
 /// Says so when a connection's task panics: nobody waits for its result.
@@ -98,19 +124,27 @@ impl Door {
     async fn read_connect(&mut self) -> Option<Connect> {
         loop {
             let version = version_of(&self.wire.input);
+            let stranger = transport::stranger(&self.wire.input);
             match decode_connect(&mut self.wire.input, self.listener.settings.max_packet) {
                 Ok(Some(connect)) => return Some(connect),
                 Ok(None) => {}
                 Err(error) => {
-                    self.refused("", error.word(), &error.to_string());
+                    self.refused("", error.word(), stranger.unwrap_or(&error.to_string()));
                     self.answer_error(&error, version).await;
                     return None;
                 }
             }
             self.wire.input.reserve(READ_MIN);
-            // A client that goes without a word is no news: port scans and health checks do that.
-            if !matches!(self.wire.reader.read_buf(&mut self.wire.input).await, Ok(1..)) {
-                return None;
+            match self.wire.reader.read_buf(&mut self.wire.input).await {
+                Ok(1..) => {}
+                // A client that goes without a word is no news: port scans and health checks do that.
+                Ok(0) => return None,
+                Err(error) => {
+                    if let Some(word) = transport::offence(&error) {
+                        self.refused("", word, &error.to_string());
+                    }
+                    return None;
+                }
             }
         }
     }

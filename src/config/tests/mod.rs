@@ -8,6 +8,7 @@ use tempfile::TempDir;
 mod contract;
 mod examples;
 mod layers;
+mod tls;
 mod values;
 
 use super::*;
