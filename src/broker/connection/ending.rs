@@ -14,6 +14,7 @@ use crate::{
         limits::{LAST_VERDICTS, LAST_WRITE},
         packet::{DecodeError, Reason, disconnect},
         sessions::Receipt,
+        transport,
     },
     message::QoS,
 };
@@ -55,8 +56,10 @@ impl Ending {
     fn may_write(&self) -> bool {
         match self {
             Self::Lost(error) => error.is_none(),
-            Self::Stalled | Self::Disconnected { .. } => false,
-            Self::Decode(_)
+            Self::Stalled => false,
+            // It reads no messages any more, but the good-bye of TLS and WebSocket.
+            Self::Disconnected { .. }
+            | Self::Decode(_)
             | Self::Offence(..)
             | Self::Silent
             | Self::TakenOver
@@ -84,6 +87,9 @@ impl Connection {
             }
         }
         self.forget_undecided();
+        if matches!(ending, Ending::Disconnected { .. }) {
+            self.wire.output.clear();
+        }
         if ending.may_write() {
             if let Some(reason) = ending.reason() {
                 disconnect(&mut self.wire.output, self.version, reason);
@@ -183,6 +189,11 @@ impl Connection {
 
     fn log(&self, ending: &Ending) {
         let who = self.who();
+        if let Ending::Lost(Some(error)) = ending
+            && let Some(word) = transport::offence(error)
+        {
+            return self.hub.refused(who, word, error);
+        }
         match ending {
             Ending::Decode(error) => self.hub.refused(who, error.word(), error),
             Ending::Offence(Reason::RECEIVE_MAXIMUM, cause) => self.hub.refused(who, "receive-maximum", cause),
