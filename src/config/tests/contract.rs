@@ -8,6 +8,7 @@ const CONTRACT: &str = include_str!("contract.toml");
 const EXAMPLES: &[(&str, &[&str])] = &[
     ("gateway", &["id", "data_dir"]),
     ("listener", &["name", "bind", "anonymous"]),
+    ("auth", &["password_file", "acl_file"]),
     ("uplink", &["name", "url", "client_id", "username", "password_file", "ca", "cert", "key"]),
     ("stream", &["name", "from", "except", "to", "topic", "ttl"]),
     ("admin", &["token_file"]),
