@@ -17,6 +17,8 @@
 //! Stopping, in the direction of travel: [`Broker::close_listeners`], then [`Broker::drain`], and after it the store.
 
 pub mod access;
+#[doc = include_str!("conformance.md")]
+pub mod conformance {}
 mod connection;
 pub mod fanout;
 mod hub;
@@ -25,6 +27,7 @@ mod listener;
 mod metrics;
 mod noise;
 mod packet;
+mod pending;
 mod publisher;
 mod retained;
 mod sessions;
@@ -39,8 +42,8 @@ pub use metrics::Drops;
 pub use settings::*;
 
 use self::{
-    access::Access, fanout::Fanout, hub::Hub, listener::Listener, metrics::Metrics, retained::Retained,
-    sessions::Sessions,
+    access::Access, fanout::Fanout, hub::Hub, listener::Listener, metrics::Metrics, pending::Pending,
+    retained::Retained, sessions::Sessions,
 };
 use crate::{
     intake::{Intake, StoreError},
@@ -86,10 +89,10 @@ pub async fn start(settings: Settings, intake: Intake, registry: &prometheus::Re
     let metrics = Metrics::new(registry)?;
     let access = Access::new(&settings)?;
     let mut bound = Vec::with_capacity(settings.listeners.len());
-    for settings in settings.listeners {
+    for (place, settings) in settings.listeners.into_iter().enumerate() {
         let socket = listener::bind(&settings)?;
         let connected = metrics.connections.with_label_values(&[&settings.name]);
-        bound.push((Arc::new(Listener::new(settings, &socket, connected)), socket));
+        bound.push((Arc::new(Listener::new(settings, place, &socket, connected)), socket));
     }
     let (publisher, messages) = mpsc::channel(limits::PUBLISHER_QUEUE);
     let fanout = Arc::new(Fanout::new(metrics.drops.clone()));
@@ -102,6 +105,7 @@ pub async fn start(settings: Settings, intake: Intake, registry: &prometheus::Re
         retained: Retained::default(),
         metrics,
         publisher,
+        pending: Pending::default(),
         closed: CancellationToken::new(),
         stopping: CancellationToken::new(),
         aborted: CancellationToken::new(),
@@ -129,10 +133,10 @@ pub async fn start(settings: Settings, intake: Intake, registry: &prometheus::Re
 async fn restore(hub: &Hub) -> Result<(), StoreError> {
     let now = Instant::now();
     for message in hub.intake.retained().await? {
-        hub.retained.set(&message, now);
+        hub.retained.set(&message.message, now);
     }
     for session in hub.intake.sessions().await? {
-        hub.sessions.restore(session, now);
+        hub.sessions.restore(session.record, now);
     }
     Ok(())
 }

@@ -21,6 +21,7 @@
 //! files it names is opened; nothing is written. Names of hosts to listen on are resolved here; those of upstreams are not.
 
 mod access;
+mod client_limits;
 mod cross;
 mod environment;
 mod file;

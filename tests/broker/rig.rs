@@ -31,6 +31,8 @@ pub(crate) struct Options {
     pub(crate) max_messages: Option<u64>,
     /// Users and rules.
     pub(crate) access: AccessSettings,
+    /// Whatever else the listener is to have.
+    pub(crate) tune: fn(&mut ListenerSettings),
 }
 
 impl Default for Options {
@@ -43,6 +45,7 @@ impl Default for Options {
             from: "s/#",
             max_messages: None,
             access: AccessSettings::default(),
+            tune: |_| {},
         }
     }
 }
@@ -80,13 +83,14 @@ async fn open(dir: &TempDir, options: &Options) -> (Store, Handle, Broker, Regis
         except: vec![],
         live_only: None,
     };
-    let listener = ListenerSettings {
+    let mut listener = ListenerSettings {
         anonymous: options.anonymous,
         max_connections: options.max_connections,
         max_packet: options.max_packet,
         max_inflight: options.max_inflight,
         ..ListenerSettings::new("test", Bind::Tcp("127.0.0.1:0".parse().unwrap()))
     };
+    (options.tune)(&mut listener);
     let intake = Intake::new(handle.clone(), vec![rule]);
     let settings = broker::Settings { listeners: vec![listener], access: options.access.clone() };
     let broker = broker::start(settings, intake, &registry).await.unwrap();
@@ -145,13 +149,16 @@ impl Rig {
         self.handle.streams()[0].backlog_messages
     }
 
-    /// A counter or gauge, by name and label value.
+    /// A counter or gauge, by name and label value (empty where it has no labels).
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "counts are small and not negative")]
     pub(crate) fn metric(&self, name: &str, label: &str) -> u64 {
         let families = self.registry.gather();
         let family = families.iter().find(|family| family.name() == name);
         let metric = family.and_then(|family| {
-            family.get_metric().iter().find(|metric| metric.get_label().iter().any(|pair| pair.value() == label))
+            let has = |pairs: &[prometheus::proto::LabelPair]| {
+                if label.is_empty() { pairs.is_empty() } else { pairs.iter().any(|pair| pair.value() == label) }
+            };
+            family.get_metric().iter().find(|metric| has(metric.get_label()))
         });
         metric.map_or(0, |metric| (metric.get_counter().get_value() + metric.get_gauge().get_value()) as u64)
     }
@@ -249,7 +256,8 @@ impl Client {
         timeout(DEADLINE, self.read_packet()).await.expect("a packet comes").expect("the connection is open")
     }
 
-    async fn read_packet(&mut self) -> std::io::Result<Vec<u8>> {
+    /// The next packet, whole, or why there is none.
+    pub(crate) async fn read_packet(&mut self) -> std::io::Result<Vec<u8>> {
         let mut packet = vec![self.stream.read_u8().await?];
         let mut len = 0usize;
         for at in 0..4 {

@@ -65,7 +65,7 @@ impl Connection {
         };
         match self.encode(&delivery, packet_id, false, now) {
             Fate::Encoded => {
-                self.hub.metrics.sent(qos);
+                self.tally.sent(&delivery.publication.message, qos);
                 if packet_id != 0 {
                     self.claim.kept.outgoing.send(delivery);
                 }
@@ -87,7 +87,7 @@ impl Connection {
             }
         };
         match self.encode(&delivery, packet_id, true, now) {
-            Fate::Encoded => self.hub.metrics.sent(delivery.qos),
+            Fate::Encoded => self.tally.sent(&delivery.publication.message, delivery.qos),
             fate @ (Fate::Expired | Fate::TooLarge | Fate::Denied) => {
                 match fate {
                     Fate::Denied => self.hub.metrics.drops.not_authorized(),

@@ -6,6 +6,7 @@ use proptest::prelude::*;
 use tempfile::TempDir;
 
 mod access;
+mod client_limits;
 mod contract;
 mod examples;
 mod layers;
