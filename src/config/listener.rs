@@ -64,11 +64,6 @@ pub(super) fn read_listener(section: &Section<'_>) -> Option<ListenerSettings> {
         Some(Bind::Unix(_)) | None => true,
     };
     let anonymous = section.switch("anonymous", local);
-    if !anonymous {
-        let why = "this version has no password files yet, so this listener will refuse every client; \
-                   `anonymous = true` lets everybody in";
-        section.warn("anonymous", why);
-    }
     let max_packet = section.size("max_packet", DEFAULT_MAX_PACKET.into(), MIN_PACKET..=MAX_PACKET);
     let known = bind.is_some();
     let bare = ListenerSettings::new(name, bind.unwrap_or(Bind::Tcp(DEFAULT_LISTENER_BIND)));

@@ -19,6 +19,7 @@ max_keep_alive = \"0s\"
 const EXAMPLES: &[(&str, &[&str])] = &[
     ("gateway", &["id", "data_dir"]),
     ("listener", &["name", "bind", "anonymous", "tls"]),
+    ("auth", &["password_file", "acl_file"]),
     ("uplink", &["name", "url", "client_id", "username", "password_file", "ca", "cert", "key"]),
     ("stream", &["name", "from", "except", "to", "topic", "ttl"]),
     ("admin", &["token_file"]),
