@@ -25,6 +25,7 @@ mod listener;
 mod metrics;
 mod noise;
 mod packet;
+mod pending;
 mod publisher;
 mod retained;
 mod sessions;
@@ -38,7 +39,10 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 pub use metrics::Drops;
 pub use settings::*;
 
-use self::{fanout::Fanout, hub::Hub, listener::Listener, metrics::Metrics, retained::Retained, sessions::Sessions};
+use self::{
+    fanout::Fanout, hub::Hub, listener::Listener, metrics::Metrics, pending::Pending, retained::Retained,
+    sessions::Sessions,
+};
 use crate::{
     intake::{Intake, StoreError},
     stats::ListenerStats,
@@ -79,10 +83,10 @@ pub struct Broker {
 pub async fn start(settings: Settings, intake: Intake, registry: &prometheus::Registry) -> Result<Broker, StartError> {
     let metrics = Metrics::new(registry)?;
     let mut bound = Vec::with_capacity(settings.listeners.len());
-    for settings in settings.listeners {
+    for (place, settings) in settings.listeners.into_iter().enumerate() {
         let socket = listener::bind(&settings)?;
         let connected = metrics.connections.with_label_values(&[&settings.name]);
-        bound.push((Arc::new(Listener::new(settings, &socket, connected)), socket));
+        bound.push((Arc::new(Listener::new(settings, place, &socket, connected)), socket));
     }
     let (publisher, messages) = mpsc::channel(limits::PUBLISHER_QUEUE);
     let fanout = Arc::new(Fanout::new(metrics.drops.clone()));
@@ -93,6 +97,7 @@ pub async fn start(settings: Settings, intake: Intake, registry: &prometheus::Re
         retained: Retained::default(),
         metrics,
         publisher,
+        pending: Pending::default(),
         closed: CancellationToken::new(),
         stopping: CancellationToken::new(),
         aborted: CancellationToken::new(),
@@ -120,10 +125,10 @@ pub async fn start(settings: Settings, intake: Intake, registry: &prometheus::Re
 async fn restore(hub: &Hub) -> Result<(), StoreError> {
     let now = Instant::now();
     for message in hub.intake.retained().await? {
-        hub.retained.set(&message, now);
+        hub.retained.set(&message.message, now);
     }
     for session in hub.intake.sessions().await? {
-        hub.sessions.restore(session, now);
+        hub.sessions.restore(session.record, now);
     }
     Ok(())
 }

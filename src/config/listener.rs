@@ -5,14 +5,27 @@ use std::{
     path::PathBuf,
 };
 
-use super::{gateway::read_name, named_file::Content, section::Section, show};
+use super::{client_limits::read_client_limits, gateway::read_name, named_file::Content, section::Section, show};
 use crate::{
     admin,
     broker::{Bind, DEFAULT_MAX_CONNECTIONS, DEFAULT_MAX_INFLIGHT, DEFAULT_MAX_PACKET, ListenerSettings},
 };
 
-pub(super) const LISTENER_KEYS: &[&str] =
-    &["name", "bind", "transport", "anonymous", "max_connections", "max_packet", "max_inflight"];
+pub(super) const LISTENER_KEYS: &[&str] = &[
+    "name",
+    "bind",
+    "transport",
+    "anonymous",
+    "max_connections",
+    "max_packet",
+    "max_inflight",
+    "max_subscriptions",
+    "max_queued_messages",
+    "max_queued_bytes",
+    "queue_when_full",
+    "max_publish_rate",
+    "max_keep_alive",
+];
 pub(super) const ADMIN_KEYS: &[&str] = &["bind", "token_file"];
 
 /// Name of the listener that is there when none is configured.
@@ -47,13 +60,16 @@ pub(super) fn read_listener(section: &Section<'_>) -> Option<ListenerSettings> {
         section.warn("anonymous", why);
     }
     let max_packet = section.size("max_packet", DEFAULT_MAX_PACKET.into(), MIN_PACKET..=MAX_PACKET);
-    Some(ListenerSettings {
+    let known = bind.is_some();
+    let bare = ListenerSettings::new(name, bind.unwrap_or(Bind::Tcp(DEFAULT_LISTENER_BIND)));
+    let listener = ListenerSettings {
         anonymous,
         max_connections: section.integer("max_connections", DEFAULT_MAX_CONNECTIONS, 1..=MAX_CONNECTIONS).into(),
         max_packet: u32::try_from(max_packet).ok()?,
         max_inflight: section.integer("max_inflight", DEFAULT_MAX_INFLIGHT, 1..=65_535),
-        ..ListenerSettings::new(name, bind?)
-    })
+        ..read_client_limits(section, bare)
+    };
+    known.then_some(listener)
 }
 
 /// The listener that is there when none is configured.

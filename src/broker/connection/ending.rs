@@ -68,6 +68,7 @@ impl Connection {
             Ending::TakenOver => self.last_words().await,
             other => other,
         };
+        self.tally.enter(&self.hub.metrics);
         self.log(&ending);
         let aborted = self.hub.aborted.clone();
         tokio::select! {
@@ -112,14 +113,18 @@ impl Connection {
                 read = reader.read_buf(input) => read,
                 () = std::future::ready(()) => break,
             };
-            if let Err(ending) = self.wire.was_read(read) {
-                return ending;
+            match self.wire.was_read(read) {
+                Ok(bytes) => self.tally.bytes_in += bytes,
+                Err(ending) => return ending,
             }
         }
         Ending::TakenOver
     }
 
     async fn write_all(&mut self) -> io::Result<()> {
+        self.tally.packets_out += self.wire.new_packets();
+        self.tally.bytes_out += self.wire.output.len() as u64;
+        self.tally.enter(&self.hub.metrics);
         self.wire.writer.write_all_buf(&mut self.wire.output).await?;
         self.wire.writer.shutdown().await
     }
@@ -198,6 +203,7 @@ impl Connection {
         let who = self.who();
         match ending {
             Ending::Decode(error) => self.hub.refused(who, error.word(), error),
+            Ending::Offence(Reason::RECEIVE_MAXIMUM, cause) => self.hub.refused(who, "receive-maximum", cause),
             Ending::Offence(_, cause) => self.hub.refused(who, "protocol", cause),
             Ending::Stalled => self.hub.refused(who, "slow-reader", "reads nothing of what is sent to it"),
             Ending::Silent => self.hub.refused(who, "keep-alive", "not heard within 1.5 times its keep alive"),

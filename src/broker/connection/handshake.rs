@@ -11,17 +11,18 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{Connection, Inbound, Wire, arrivals::Arrivals};
+use super::{Connection, Inbound, PublishRate, Tally, Wire, arrivals::Arrivals};
 use crate::{
     broker::{
         CONNECT_TIMEOUT,
         hub::{Hub, Who},
-        limits::{CLIENT_ID_MAX, LAST_WRITE, READ_MIN, TAKEOVER, TOPIC_ALIAS_MAX},
+        limits::{CLIENT_ID_MAX, CONNECT_MAX, LAST_WRITE, READ_MIN, TAKEOVER, TOPIC_ALIAS_MAX},
         listener::{Listener, Socket},
         packet::{
             ConnAckProperties, Connect, DecodeError, Decoder, Reason, Version, connack, connack_refusal,
             decode_connect, version_of,
         },
+        pending::Place,
         sessions::{Claim, ClaimError},
     },
     intake::StoreError,
@@ -46,29 +47,23 @@ struct Door {
 }
 
 /// Serves one connection from its first byte to its last.
-pub(crate) async fn serve(
-    hub: Arc<Hub>,
-    listener: Arc<Listener>,
-    socket: Socket,
-    number: u64,
-    evicted: CancellationToken,
-) {
+pub(crate) async fn serve(hub: Arc<Hub>, listener: Arc<Listener>, socket: Socket, place: Place) {
     let Socket { reader, writer, address, certificate_name } = socket;
     let mut door = Door { hub, listener, address, certificate_name, wire: Wire::new(reader, writer) };
     let guard = Panicked { address: door.address.clone() };
     let connect = tokio::select! {
         biased;
         () = door.hub.stopping.clone().cancelled_owned() => None,
-        () = evicted.cancelled() => {
-            door.refused("", "pending-full", "too many connections without a CONNECT");
+        () = place.evicted() => {
+            door.refused("", "pending-full", "too many connections without a CONNECT, or too many bytes of them");
             None
         }
-        connect = timeout(CONNECT_TIMEOUT, door.read_connect()) => connect.unwrap_or_else(|_| {
+        connect = timeout(CONNECT_TIMEOUT, door.read_connect(&place)) => connect.unwrap_or_else(|_| {
             door.refused("", "connect-timeout", "no complete CONNECT within 10 s");
             None
         }),
     };
-    door.listener.pending.leave(number);
+    drop(place);
     if let Some(connect) = connect {
         Box::pin(door.enter(connect)).await;
     }
@@ -95,11 +90,16 @@ impl Door {
     }
 
     /// Reads the CONNECT; `None` when there is none and nothing is left to do.
-    async fn read_connect(&mut self) -> Option<Connect> {
+    async fn read_connect(&mut self, place: &Place) -> Option<Connect> {
+        let max = self.listener.settings.max_packet.min(CONNECT_MAX);
         loop {
             let version = version_of(&self.wire.input);
-            match decode_connect(&mut self.wire.input, self.listener.settings.max_packet) {
-                Ok(Some(connect)) => return Some(connect),
+            match decode_connect(&mut self.wire.input, max) {
+                Ok(Some(connect)) => {
+                    self.hub.metrics.connects.inc();
+                    self.hub.metrics.received.packets.inc();
+                    return Some(connect);
+                }
                 Ok(None) => {}
                 Err(error) => {
                     self.refused("", error.word(), &error.to_string());
@@ -108,9 +108,11 @@ impl Door {
                 }
             }
             self.wire.input.reserve(READ_MIN);
+            place.holds(self.wire.input.capacity());
             // A client that goes without a word is no news: port scans and health checks do that.
-            if !matches!(self.wire.reader.read_buf(&mut self.wire.input).await, Ok(1..)) {
-                return None;
+            match self.wire.reader.read_buf(&mut self.wire.input).await {
+                Ok(read @ 1..) => self.hub.metrics.received.bytes.inc_by(read as u64),
+                Ok(0) | Err(_) => return None,
             }
         }
     }
@@ -130,6 +132,8 @@ impl Door {
 
     async fn answer(&mut self, version: Version, reason: Reason) {
         connack_refusal(&mut self.wire.output, version, reason);
+        self.hub.metrics.sent.packets.inc();
+        self.hub.metrics.sent.bytes.inc_by(self.wire.output.len() as u64);
         let Wire { writer, output, .. } = &mut self.wire;
         // Whether the answer arrives or not, the connection ends.
         let _ = timeout(LAST_WRITE, async {
@@ -279,6 +283,8 @@ impl Door {
                 quota_used: 0,
                 persistent: claim.kept.stored.is_some(),
             },
+            publish_rate: PublishRate::new(listener.settings.max_publish_rate),
+            tally: Tally::default(),
             saving: None,
             pause: None,
             inbox: std::collections::VecDeque::new(),
