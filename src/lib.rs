@@ -27,7 +27,7 @@
 //!
 //! | room | is | only it knows |
 //! | --- | --- | --- |
-//! | [`message`], [`topic`], [`units`], [`stats`] | words: no I/O, no clock | |
+//! | [`message`], [`topic`], [`units`], [`bucket`], [`stats`] | words: no I/O, no clock | |
 //! | [`broker`] | shore: listeners, packets, connections, sessions, local delivery | the MQTT server side |
 //! | [`store`] | shore: schema, group commit, reads, recovery | SQLite |
 //! | [`uplink`] | shore: connections to upstream systems, one file a kind | rumqttc |
@@ -72,6 +72,7 @@
 pub mod admin;
 pub mod app;
 pub mod broker;
+pub mod bucket;
 pub mod cli;
 pub mod config;
 pub mod demo;

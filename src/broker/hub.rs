@@ -9,6 +9,7 @@ use super::{
     fanout::{Fanout, Round},
     metrics::Metrics,
     noise::Throttle,
+    pending::Pending,
     retained::Retained,
     sessions::Sessions,
 };
@@ -27,6 +28,8 @@ pub(crate) struct Hub {
     pub(crate) metrics: Metrics,
     /// To the publisher task: wills, and what the gateway itself has to say.
     pub(crate) publisher: mpsc::Sender<Message>,
+    /// Connections whose CONNECT has not come.
+    pub(crate) pending: Pending,
     /// No new connections.
     pub(crate) closed: CancellationToken,
     /// Connections finish what arrived and end.

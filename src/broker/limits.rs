@@ -6,6 +6,14 @@ use std::time::Duration;
 pub(crate) const CLIENT_ID_MAX: usize = 256;
 /// Most connections of one listener that have not sent their CONNECT yet; beyond it the oldest is closed.
 pub(crate) const PENDING_CONNECTS_MAX: usize = 512;
+/// Most bytes of packets that connections without a CONNECT have sent, over all listeners; beyond it the oldest is closed.
+pub(crate) const PENDING_BYTES: usize = 8 << 20;
+/// Largest CONNECT, however large `max_packet`: the longest will payload and as much again for everything else.
+pub(crate) const CONNECT_MAX: u32 = 128 << 10;
+/// What a client may publish at once after a pause: the messages of so much time at its `max_publish_rate`.
+pub(crate) const PUBLISH_BURST: Duration = Duration::from_secs(1);
+/// A client over its rate waits so much longer than needed, to be woken less often.
+pub(crate) const PUBLISH_HOLD: Duration = Duration::from_millis(50);
 /// Most sessions, connected and away together.
 pub(crate) const SESSIONS_MAX: usize = 100_000;
 /// Most subscriptions of one session.

@@ -1,23 +1,16 @@
 //! Listeners: sockets bound at start, connections accepted, how many there may be.
 
-use std::{
-    collections::BTreeMap,
-    io,
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{io, sync::Arc, time::Duration};
 
 use prometheus::IntGauge;
 use tokio::{
     net::{TcpListener, TcpSocket, TcpStream},
     sync::Semaphore,
 };
-use tokio_util::sync::CancellationToken;
 
 use super::{
     Bind, ListenerSettings, StartError, connection,
     hub::{Hub, Who},
-    limits::PENDING_CONNECTS_MAX,
     transport::{Accepted, Tls, unix::UnixSocket},
 };
 use crate::stats::ListenerStats;
@@ -38,7 +31,8 @@ pub(crate) struct Listener {
     /// One permit per connected client.
     pub(crate) places: Arc<Semaphore>,
     pub(crate) connected: IntGauge,
-    pub(crate) pending: Pending,
+    /// Its place in the configuration.
+    place: usize,
     bound: String,
 }
 
@@ -48,46 +42,20 @@ pub(crate) enum Bound {
     Unix(UnixSocket),
 }
 
-/// Connections that have not sent their CONNECT. When there are too many, the oldest must go: a client that means it
-/// sends its CONNECT at once.
-#[derive(Debug, Default)]
-pub(crate) struct Pending(Mutex<PendingMap>);
-
-#[derive(Debug, Default)]
-struct PendingMap {
-    next: u64,
-    waiting: BTreeMap<u64, CancellationToken>,
-}
-
-impl Pending {
-    /// Enters a connection; the token sends it away.
-    fn enter(&self) -> (u64, CancellationToken) {
-        let mut map = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if map.waiting.len() >= PENDING_CONNECTS_MAX
-            && let Some((_, oldest)) = map.waiting.pop_first()
-        {
-            oldest.cancel();
-        }
-        let (number, token) = (map.next, CancellationToken::new());
-        map.next += 1;
-        map.waiting.insert(number, token.clone());
-        (number, token)
-    }
-
-    /// The connection has sent its CONNECT, or is gone.
-    pub(crate) fn leave(&self, number: u64) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).waiting.remove(&number);
-    }
-}
-
 impl Listener {
-    pub(crate) fn new(settings: ListenerSettings, tls: Option<Arc<Tls>>, bound: &Bound, connected: IntGauge) -> Self {
+    pub(crate) fn new(
+        settings: ListenerSettings,
+        place: usize,
+        tls: Option<Arc<Tls>>,
+        bound: &Bound,
+        connected: IntGauge,
+    ) -> Self {
         let bound = match bound {
             Bound::Tcp(listener) => listener.local_addr().map_or_else(|e| e.to_string(), |address| address.to_string()),
             Bound::Unix(socket) => format!("unix:{}", socket.path().display()),
         };
         let places = Arc::new(Semaphore::new(settings.max_connections.min(Semaphore::MAX_PERMITS)));
-        Self { settings, tls, places, connected, pending: Pending::default(), bound }
+        Self { settings, tls, places, connected, place, bound }
     }
 
     pub(crate) fn stats(&self) -> ListenerStats {
@@ -147,10 +115,11 @@ pub(crate) async fn accept(hub: Arc<Hub>, listener: Arc<Listener>, bound: Bound)
         match accepted {
             Ok((accepted, address)) => {
                 wait = ACCEPT_RETRY.0;
-                let (number, evicted) = listener.pending.enter();
+                hub.metrics.sockets.inc();
+                let place = hub.pending.enter(listener.place);
                 let (hub, listener) = (Arc::clone(&hub), Arc::clone(&listener));
                 let connections = hub.connections.clone();
-                connections.spawn(connection::serve(hub, listener, (accepted, address), (number, evicted)));
+                connections.spawn(connection::serve(hub, listener, (accepted, address), place));
             }
             // The client was gone before we came.
             Err(error) if matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::InvalidInput) => {}

@@ -16,6 +16,8 @@
 //!
 //! Stopping, in the direction of travel: [`Broker::close_listeners`], then [`Broker::drain`], and after it the store.
 
+#[doc = include_str!("conformance.md")]
+pub mod conformance {}
 mod connection;
 pub mod fanout;
 mod hub;
@@ -24,6 +26,7 @@ mod listener;
 mod metrics;
 mod noise;
 mod packet;
+mod pending;
 mod publisher;
 mod retained;
 mod sessions;
@@ -40,8 +43,8 @@ pub use settings::*;
 pub use transport::{TlsProblem, TlsRefused, check_tls};
 
 use self::{
-    fanout::Fanout, hub::Hub, listener::Listener, metrics::Metrics, retained::Retained, sessions::Sessions,
-    transport::Tls,
+    fanout::Fanout, hub::Hub, listener::Listener, metrics::Metrics, pending::Pending, retained::Retained,
+    sessions::Sessions, transport::Tls,
 };
 use crate::{
     intake::{Intake, StoreError},
@@ -87,12 +90,12 @@ pub async fn start(settings: Settings, intake: Intake, registry: &prometheus::Re
     let metrics = Metrics::new(registry)?;
     let turns = Arc::default();
     let mut bound = Vec::with_capacity(settings.listeners.len());
-    for settings in settings.listeners {
+    for (place, settings) in settings.listeners.into_iter().enumerate() {
         let open_tls = |tls| Tls::open(&settings, tls, &turns, &metrics.tls_not_after).map(Arc::new);
         let tls = settings.tls.as_ref().map(open_tls).transpose()?;
         let socket = listener::bind(&settings)?;
         let connected = metrics.connections.with_label_values(&[&settings.name]);
-        bound.push((Arc::new(Listener::new(settings, tls, &socket, connected)), socket));
+        bound.push((Arc::new(Listener::new(settings, place, tls, &socket, connected)), socket));
     }
     let (publisher, messages) = mpsc::channel(limits::PUBLISHER_QUEUE);
     let fanout = Arc::new(Fanout::new(metrics.drops.clone()));
@@ -103,6 +106,7 @@ pub async fn start(settings: Settings, intake: Intake, registry: &prometheus::Re
         retained: Retained::default(),
         metrics,
         publisher,
+        pending: Pending::default(),
         closed: CancellationToken::new(),
         stopping: CancellationToken::new(),
         aborted: CancellationToken::new(),
@@ -132,10 +136,10 @@ pub async fn start(settings: Settings, intake: Intake, registry: &prometheus::Re
 async fn restore(hub: &Hub) -> Result<(), StoreError> {
     let now = Instant::now();
     for message in hub.intake.retained().await? {
-        hub.retained.set(&message, now);
+        hub.retained.set(&message.message, now);
     }
     for session in hub.intake.sessions().await? {
-        hub.sessions.restore(session, now);
+        hub.sessions.restore(session.record, now);
     }
     Ok(())
 }

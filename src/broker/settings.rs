@@ -84,9 +84,9 @@ impl ListenerSettings {
             max_subscriptions: DEFAULT_MAX_SUBSCRIPTIONS.into(),
             max_queued_messages: DEFAULT_MAX_QUEUED_MESSAGES,
             max_queued_bytes: DEFAULT_MAX_QUEUED_BYTES,
-            queue_when_full: WhenFull::DropNewest,
-            max_publish_rate: 0,
-            max_keep_alive_s: 0,
+            queue_when_full: DEFAULT_QUEUE_WHEN_FULL,
+            max_publish_rate: DEFAULT_MAX_PUBLISH_RATE,
+            max_keep_alive_s: DEFAULT_MAX_KEEP_ALIVE_S,
         }
     }
 }
@@ -105,6 +105,12 @@ pub const DEFAULT_MAX_SUBSCRIPTIONS: u16 = 1024;
 pub const DEFAULT_MAX_QUEUED_MESSAGES: u64 = 1000;
 /// Default of a listener's `max_queued_bytes`: 8 MiB.
 pub const DEFAULT_MAX_QUEUED_BYTES: u64 = 8 << 20;
+/// Default of a listener's `queue_when_full`: what Mosquitto does. `reject` would let one client that is away stop others.
+pub const DEFAULT_QUEUE_WHEN_FULL: WhenFull = WhenFull::DropNewest;
+/// Default of a listener's `max_publish_rate`: no limit.
+pub const DEFAULT_MAX_PUBLISH_RATE: u32 = 0;
+/// Default of a listener's `max_keep_alive` in seconds: no limit.
+pub const DEFAULT_MAX_KEEP_ALIVE_S: u16 = 0;
 
 /// Where a listener listens.
 #[derive(Debug, Clone, PartialEq, Eq)]

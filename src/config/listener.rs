@@ -5,7 +5,7 @@ use std::{
     path::PathBuf,
 };
 
-use super::{gateway::read_name, listener_tls::read_tls, section::Section, show};
+use super::{client_limits::read_client_limits, gateway::read_name, listener_tls::read_tls, section::Section, show};
 use crate::{
     admin,
     broker::{
@@ -14,8 +14,23 @@ use crate::{
     named_file::Content,
 };
 
-pub(super) const LISTENER_KEYS: &[&str] =
-    &["name", "bind", "transport", "tls", "unix_mode", "anonymous", "max_connections", "max_packet", "max_inflight"];
+pub(super) const LISTENER_KEYS: &[&str] = &[
+    "name",
+    "bind",
+    "transport",
+    "tls",
+    "unix_mode",
+    "anonymous",
+    "max_connections",
+    "max_packet",
+    "max_inflight",
+    "max_subscriptions",
+    "max_queued_messages",
+    "max_queued_bytes",
+    "queue_when_full",
+    "max_publish_rate",
+    "max_keep_alive",
+];
 pub(super) const ADMIN_KEYS: &[&str] = &["bind", "token_file"];
 
 /// Name of the listener that is there when none is configured.
@@ -55,15 +70,18 @@ pub(super) fn read_listener(section: &Section<'_>) -> Option<ListenerSettings> {
         section.warn("anonymous", why);
     }
     let max_packet = section.size("max_packet", DEFAULT_MAX_PACKET.into(), MIN_PACKET..=MAX_PACKET);
-    Some(ListenerSettings {
+    let known = bind.is_some();
+    let bare = ListenerSettings::new(name, bind.unwrap_or(Bind::Tcp(DEFAULT_LISTENER_BIND)));
+    let listener = ListenerSettings {
         tls,
         unix_mode,
         anonymous,
         max_connections: section.integer("max_connections", DEFAULT_MAX_CONNECTIONS, 1..=MAX_CONNECTIONS).into(),
         max_packet: u32::try_from(max_packet).ok()?,
         max_inflight: section.integer("max_inflight", DEFAULT_MAX_INFLIGHT, 1..=65_535),
-        ..ListenerSettings::new(name, bind?)
-    })
+        ..read_client_limits(section, bare)
+    };
+    known.then_some(listener)
 }
 
 /// The listener that is there when none is configured.

@@ -20,6 +20,7 @@
 //! Limits: a file is at most 1 MiB, at most 256 files are read from `conf.d`, a list has at most 1000 entries. Nothing but the configuration and the
 //! files it names is opened; nothing is written. Names of hosts to listen on are resolved here; those of upstreams are not.
 
+mod client_limits;
 mod cross;
 mod environment;
 mod file;

@@ -15,6 +15,9 @@ use crate::{
     units::{format_duration, format_size, parse_duration, parse_size},
 };
 
+/// Longest keep alive that MQTT can say: 65 535 s.
+const MAX_KEEP_ALIVE: Duration = Duration::from_secs(65_535);
+
 impl Section<'_> {
     /// A text that must be there.
     pub(super) fn required_text(&self, key: &str, expected: &str) -> Option<Text> {
@@ -155,6 +158,15 @@ impl Section<'_> {
                 default
             }
         }
+    }
+
+    /// A keep alive: whole seconds, or zero for `none`.
+    pub(super) fn keep_alive(&self, key: &str, default: Duration, none: &str) -> Duration {
+        let keep_alive = self.duration(key, default, Duration::ZERO..=MAX_KEEP_ALIVE);
+        if keep_alive.subsec_nanos() != 0 {
+            self.refuse(key, format!("expected whole seconds from \"1s\" to \"18h12m15s\", or \"0s\" for {none}"));
+        }
+        keep_alive
     }
 
     /// A path, relative to the folder of the file that names it; nothing is opened.

@@ -75,6 +75,7 @@ mod recovery;
 mod row;
 mod salvage;
 mod schema;
+mod sessions;
 mod shared;
 #[cfg(test)]
 mod tests;
@@ -86,4 +87,5 @@ pub use self::{
     lane::{LANE_BATCHES_MAX, Lane, Permit, Returns},
     opening::open,
     reader::{READ_BYTES_MAX, READ_MESSAGES_MAX},
+    sessions::*,
 };

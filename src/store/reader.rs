@@ -11,15 +11,15 @@ use rusqlite::Connection;
 use tokio::sync::oneshot;
 
 use super::{
-    api::{Sequence, SessionRecord, Stored},
+    api::{Sequence, Stored},
     clock::{Boots, Now},
     failure::Failure,
     row::{Columns, Decoder, Senseless, weight},
     schema::StreamSql,
+    sessions::{QueueLimits, RestoredSession, RetainedMessage, SessionId, SessionRecord},
     shared::{Job, Query, Shared, Work, locked},
     writer::poison,
 };
-use crate::message::Message;
 
 /// Most messages one read gives.
 pub const READ_MESSAGES_MAX: usize = 4096;
@@ -81,6 +81,7 @@ fn work(start: Start) -> Result<(), Failure> {
                 }
             }
             Query::Sessions { reply } => drop(reply.send(reader.sessions()?)),
+            Query::ReadSession { reply, .. } => drop(reply.send(Vec::new())),
             Query::Retained { reply } => drop(reply.send(reader.retained()?)),
             Query::End => break,
         }
@@ -164,7 +165,7 @@ impl Reader {
         }
     }
 
-    fn sessions(&mut self) -> Result<Vec<SessionRecord>, Failure> {
+    fn sessions(&mut self) -> Result<Vec<RestoredSession>, Failure> {
         let mut ids =
             self.connection.prepare_cached("SELECT packet_id FROM received WHERE session = ?1 ORDER BY packet_id")?;
         let mut statement = self.connection.prepare_cached("SELECT client_id, expiry_s, state FROM session")?;
@@ -174,17 +175,20 @@ impl Reader {
             let client_id: String = row.get(0)?;
             let received = ids.query_map([&client_id], |row| row.get(0))?.collect::<Result<_, _>>()?;
             let state = Bytes::from(row.get::<_, Vec<u8>>(2)?);
-            sessions.push(SessionRecord {
+            let record = SessionRecord {
                 client_id: ByteString::from(client_id),
                 expiry_s: row.get(1)?,
                 state,
                 received,
-            });
+                limits: QueueLimits::default(),
+                will: None,
+            };
+            sessions.push(RestoredSession { id: SessionId(1), record, away_ms: None, head: 1, next: 1, sent: None });
         }
         Ok(sessions)
     }
 
-    fn retained(&mut self) -> Result<Vec<Message>, Failure> {
+    fn retained(&mut self) -> Result<Vec<RetainedMessage>, Failure> {
         let mut statement = self
             .connection
             .prepare_cached("SELECT topic, flags, client, properties, payload FROM retained ORDER BY topic")?;
@@ -192,7 +196,7 @@ impl Reader {
         let mut messages = Vec::new();
         while let Some(row) = rows.next()? {
             match self.decoder.message(row, RETAINED_COLUMNS) {
-                Ok(message) => messages.push(message),
+                Ok(message) => messages.push(RetainedMessage { message, age_ms: 0, revision: 0 }),
                 Err(error) => tracing::error!(%error, "a retained message cannot be read and is left out"),
             }
         }

@@ -14,13 +14,14 @@ use smallvec::SmallVec;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
 
 use super::{
-    api::{Entry, Position, Refusal, Run, Sequence, SessionRecord, Stored, StreamId, WhenFull},
+    api::{Entry, Position, Refusal, Run, Sequence, Stored, StreamId, WhenFull},
     books::{Books, Fit, Limits},
     clock::{Boots, Now},
     handle::StoreError,
     lane::LaneShared,
+    sessions::{RestoredSession, RetainedMessage, SessionId, SessionMessage, SessionRecord},
 };
-use crate::{message::Message, stats::StreamStats};
+use crate::{stats::StreamStats, topic::TopicName};
 
 /// Most bytes of messages that may wait for the writer, of all lanes together.
 pub(super) const QUEUE_BYTES_MAX: usize = 4 << 20;
@@ -97,17 +98,36 @@ pub(super) struct Batch {
 #[derive(Debug)]
 pub(super) enum Control {
     Settle { stream: usize, runs: Vec<Run> },
-    SaveSession { session: SessionRecord, done: oneshot::Sender<()> },
+    SaveSession { session: SessionRecord, done: oneshot::Sender<SessionId> },
+    SessionLeft { session: SessionId, sent: Sequence },
     DeleteSession { client_id: ByteString, done: oneshot::Sender<()> },
+    ForgetRetained { expired: Vec<(TopicName, u64)>, done: oneshot::Sender<()> },
     Flush { done: oneshot::Sender<()> },
 }
 
 /// What the reader is asked for.
 #[derive(Debug)]
 pub(super) enum Query {
-    Read { stream: usize, from: Sequence, max_messages: usize, max_bytes: usize, reply: oneshot::Sender<Vec<Stored>> },
-    Sessions { reply: oneshot::Sender<Vec<SessionRecord>> },
-    Retained { reply: oneshot::Sender<Vec<Message>> },
+    Read {
+        stream: usize,
+        from: Sequence,
+        max_messages: usize,
+        max_bytes: usize,
+        reply: oneshot::Sender<Vec<Stored>>,
+    },
+    Sessions {
+        reply: oneshot::Sender<Vec<RestoredSession>>,
+    },
+    ReadSession {
+        session: SessionId,
+        from: Sequence,
+        max_messages: usize,
+        max_bytes: usize,
+        reply: oneshot::Sender<Vec<SessionMessage>>,
+    },
+    Retained {
+        reply: oneshot::Sender<Vec<RetainedMessage>>,
+    },
     End,
 }
 
@@ -213,7 +233,7 @@ impl Shared {
             return false;
         }
         match refusal {
-            Refusal::StoreFull | Refusal::DiskFull => true,
+            Refusal::QueueFull | Refusal::StoreFull | Refusal::DiskFull => true,
             Refusal::StreamFull(_) => streams.iter().filter_map(|&id| self.door(id)).all(|door| door.has_room(bytes)),
         }
     }

@@ -29,6 +29,8 @@ pub(crate) struct Options {
     /// Filter of the stream `all`.
     pub(crate) from: &'static str,
     pub(crate) max_messages: Option<u64>,
+    /// Whatever else the listener is to have.
+    pub(crate) tune: fn(&mut ListenerSettings),
 }
 
 impl Default for Options {
@@ -40,6 +42,7 @@ impl Default for Options {
             max_inflight: 1000,
             from: "s/#",
             max_messages: None,
+            tune: |_| {},
         }
     }
 }
@@ -77,13 +80,14 @@ async fn open(dir: &TempDir, options: &Options) -> (Store, Handle, Broker, Regis
         except: vec![],
         live_only: None,
     };
-    let listener = ListenerSettings {
+    let mut listener = ListenerSettings {
         anonymous: options.anonymous,
         max_connections: options.max_connections,
         max_packet: options.max_packet,
         max_inflight: options.max_inflight,
         ..ListenerSettings::new("test", Bind::Tcp("127.0.0.1:0".parse().unwrap()))
     };
+    (options.tune)(&mut listener);
     let intake = Intake::new(handle.clone(), vec![rule]);
     let broker = broker::start(broker::Settings { listeners: vec![listener], ..Default::default() }, intake, &registry)
         .await
@@ -247,7 +251,8 @@ impl Client {
         timeout(DEADLINE, self.read_packet()).await.expect("a packet comes").expect("the connection is open")
     }
 
-    async fn read_packet(&mut self) -> std::io::Result<Vec<u8>> {
+    /// The next packet, whole, or why there is none.
+    pub(crate) async fn read_packet(&mut self) -> std::io::Result<Vec<u8>> {
         let mut packet = vec![self.stream.read_u8().await?];
         let mut len = 0usize;
         for at in 0..4 {

@@ -67,6 +67,7 @@ impl Ending {
 impl Connection {
     /// Ends the connection.
     pub(super) async fn finish(mut self, ending: Ending) {
+        self.tally.enter(&self.hub.metrics);
         self.log(&ending);
         let aborted = self.hub.aborted.clone();
         tokio::select! {
@@ -98,6 +99,9 @@ impl Connection {
     }
 
     async fn write_all(&mut self) -> io::Result<()> {
+        self.tally.packets_out += self.wire.new_packets();
+        self.tally.bytes_out += self.wire.output.len() as u64;
+        self.tally.enter(&self.hub.metrics);
         self.wire.writer.write_all_buf(&mut self.wire.output).await?;
         self.wire.writer.shutdown().await
     }
@@ -181,6 +185,7 @@ impl Connection {
         }
         match ending {
             Ending::Decode(error) => self.hub.refused(who, error.word(), error),
+            Ending::Offence(Reason::RECEIVE_MAXIMUM, cause) => self.hub.refused(who, "receive-maximum", cause),
             Ending::Offence(_, cause) => self.hub.refused(who, "protocol", cause),
             Ending::Stalled => self.hub.refused(who, "slow-reader", "reads nothing of what is sent to it"),
             Ending::Silent => self.hub.refused(who, "keep-alive", "not heard within 1.5 times its keep alive"),

@@ -11,17 +11,18 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{Connection, Inbound, Wire, arrivals::Arrivals};
+use super::{Connection, Inbound, PublishRate, Tally, Wire, arrivals::Arrivals};
 use crate::{
     broker::{
         CONNECT_TIMEOUT,
         hub::{Hub, Who},
-        limits::{CLIENT_ID_MAX, LAST_WRITE, READ_MIN, TAKEOVER, TOPIC_ALIAS_MAX},
+        limits::{CLIENT_ID_MAX, CONNECT_MAX, LAST_WRITE, READ_MIN, TAKEOVER, TOPIC_ALIAS_MAX},
         listener::Listener,
         packet::{
             ConnAckProperties, Connect, DecodeError, Decoder, Reason, Version, connack, connack_refusal,
             decode_connect, version_of,
         },
+        pending::Place,
         sessions::{Claim, ClaimError},
         transport::{self, Accepted, Socket},
     },
@@ -46,13 +47,13 @@ struct Door {
     wire: Wire,
 }
 
-/// Serves one connection from its first byte to its last. `number` and `evicted` are its place among those that wait for
+/// Serves one connection from its first byte to its last. `place` is the one among those that wait for
 /// their CONNECT.
 pub(crate) async fn serve(
     hub: Arc<Hub>,
     listener: Arc<Listener>,
     (accepted, address): (Accepted, String),
-    (number, evicted): (u64, CancellationToken),
+    place: Place,
 ) {
     let guard = Panicked { address: address.clone() };
     let refused = |word, cause: &str| {
@@ -61,16 +62,16 @@ pub(crate) async fn serve(
     let connect = tokio::select! {
         biased;
         () = hub.stopping.clone().cancelled_owned() => None,
-        () = evicted.cancelled() => {
-            refused("pending-full", "too many connections without a CONNECT");
+        () = place.evicted() => {
+            refused("pending-full", "too many connections without a CONNECT, or too many bytes of them");
             None
         }
-        connect = timeout(CONNECT_TIMEOUT, knock(&hub, &listener, accepted, &address)) => connect.unwrap_or_else(|_| {
+        connect = timeout(CONNECT_TIMEOUT, knock(&hub, &listener, accepted, &address, &place)) => connect.unwrap_or_else(|_| {
             refused("connect-timeout", "no complete CONNECT within 10 s");
             None
         }),
     };
-    listener.pending.leave(number);
+    drop(place);
     if let Some((door, connect)) = connect {
         Box::pin(door.enter(connect)).await;
     }
@@ -78,7 +79,13 @@ pub(crate) async fn serve(
 }
 
 /// From the accepted connection to its CONNECT; `None` when there is none and nothing is left to do.
-async fn knock(hub: &Arc<Hub>, listener: &Arc<Listener>, accepted: Accepted, address: &str) -> Option<(Door, Connect)> {
+async fn knock(
+    hub: &Arc<Hub>,
+    listener: &Arc<Listener>,
+    accepted: Accepted,
+    address: &str,
+    place: &Place,
+) -> Option<(Door, Connect)> {
     // In a box of its own, for a handshake needs more memory than the connection after it.
     let opened = Box::pin(transport::open(accepted, listener.tls.as_deref())).await;
     let Socket { reader, writer, certificate_name } = match opened {
@@ -97,7 +104,7 @@ async fn knock(hub: &Arc<Hub>, listener: &Arc<Listener>, accepted: Accepted, add
         certificate_name,
         wire: Wire::new(reader, writer),
     };
-    let connect = door.read_connect().await?;
+    let connect = door.read_connect(place).await?;
     Some((door, connect))
 }
 
@@ -121,12 +128,17 @@ impl Door {
     }
 
     /// Reads the CONNECT; `None` when there is none and nothing is left to do.
-    async fn read_connect(&mut self) -> Option<Connect> {
+    async fn read_connect(&mut self, place: &Place) -> Option<Connect> {
+        let max = self.listener.settings.max_packet.min(CONNECT_MAX);
         loop {
             let version = version_of(&self.wire.input);
             let stranger = transport::stranger(&self.wire.input);
-            match decode_connect(&mut self.wire.input, self.listener.settings.max_packet) {
-                Ok(Some(connect)) => return Some(connect),
+            match decode_connect(&mut self.wire.input, max) {
+                Ok(Some(connect)) => {
+                    self.hub.metrics.connects.inc();
+                    self.hub.metrics.received.packets.inc();
+                    return Some(connect);
+                }
                 Ok(None) => {}
                 Err(error) => {
                     self.refused("", error.word(), stranger.unwrap_or(&error.to_string()));
@@ -135,8 +147,9 @@ impl Door {
                 }
             }
             self.wire.input.reserve(READ_MIN);
+            place.holds(self.wire.input.capacity());
             match self.wire.reader.read_buf(&mut self.wire.input).await {
-                Ok(1..) => {}
+                Ok(read @ 1..) => self.hub.metrics.received.bytes.inc_by(read as u64),
                 // A client that goes without a word is no news: port scans and health checks do that.
                 Ok(0) => return None,
                 Err(error) => {
@@ -164,6 +177,8 @@ impl Door {
 
     async fn answer(&mut self, version: Version, reason: Reason) {
         connack_refusal(&mut self.wire.output, version, reason);
+        self.hub.metrics.sent.packets.inc();
+        self.hub.metrics.sent.bytes.inc_by(self.wire.output.len() as u64);
         let Wire { writer, output, .. } = &mut self.wire;
         // Whether the answer arrives or not, the connection ends.
         let _ = timeout(LAST_WRITE, async {
@@ -313,6 +328,8 @@ impl Door {
                 quota_used: 0,
                 persistent: claim.kept.stored.is_some(),
             },
+            publish_rate: PublishRate::new(listener.settings.max_publish_rate),
+            tally: Tally::default(),
             saving: None,
             pause: None,
             inbox: std::collections::VecDeque::new(),

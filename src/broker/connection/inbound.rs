@@ -66,7 +66,6 @@ impl Connection {
 
     async fn publish(&mut self, message: Message, packet_id: u16) -> Result<(), Ending> {
         let qos = message.qos;
-        self.hub.metrics.received(qos);
         if wrong_payload(&message) {
             return self.refuse_payload(qos, packet_id);
         }
@@ -109,7 +108,18 @@ impl Connection {
             return Ok(());
         }
         let tag = self.inbound.arrivals.push(Wait::Store, due);
-        self.enqueue(Entry::Publish(Publish { message, streams, packet_id, set_retained, tag }), bytes);
+        self.enqueue(
+            Entry::Publish(Publish {
+                message,
+                streams,
+                packet_id,
+                copies: Vec::new(),
+                set_retained,
+                retained_revision: 0,
+                tag,
+            }),
+            bytes,
+        );
         Ok(())
     }
 
@@ -199,6 +209,7 @@ impl Connection {
                     }
                     self.inbound.arrivals.released(packet_id);
                 }
+                Entry::Step { .. } => {}
             }
             self.acknowledge(&mut round, patient);
         }
@@ -232,7 +243,7 @@ impl Connection {
         self.inbound.undecided_bytes -= message_bytes(&publish.message);
         let refusal = match outcome {
             Outcome::Refused(refusal) => Some(refusal),
-            Outcome::Accepted | Outcome::Duplicate | Outcome::Released => None,
+            Outcome::Accepted | Outcome::Duplicate | Outcome::Released | Outcome::Stepped => None,
         };
         if let Some(refusal) = refusal {
             self.hub.metrics.refused(refusal.reason());
@@ -289,7 +300,7 @@ impl Connection {
 fn entry_bytes(entry: &Entry) -> usize {
     match entry {
         Entry::Publish(publish) => message_bytes(&publish.message),
-        Entry::Release { .. } => ENTRY_BYTES,
+        Entry::Release { .. } | Entry::Step { .. } => ENTRY_BYTES,
     }
 }
 

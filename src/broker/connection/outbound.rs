@@ -63,7 +63,7 @@ impl Connection {
         };
         match self.encode(&delivery, packet_id, false, now) {
             Fate::Encoded => {
-                self.hub.metrics.sent(qos);
+                self.tally.sent(&delivery.publication.message, qos);
                 if packet_id != 0 {
                     self.claim.kept.outgoing.send(delivery);
                 }
@@ -84,7 +84,7 @@ impl Connection {
             }
         };
         match self.encode(&delivery, packet_id, true, now) {
-            Fate::Encoded => self.hub.metrics.sent(delivery.qos),
+            Fate::Encoded => self.tally.sent(&delivery.publication.message, delivery.qos),
             Fate::Expired | Fate::TooLarge => {
                 self.hub.metrics.drops.too_large();
                 self.withdraw(packet_id, delivery.qos);

@@ -120,7 +120,7 @@ impl Connection {
         let expiry_s = self.claim.expiry_s;
         let record = self.claim.kept.record(self.claim.client_id(), expiry_s);
         let hub = Arc::clone(&self.hub);
-        let commit = Box::pin(async move { hub.intake.save_session(record).await });
+        let commit = Box::pin(async move { hub.intake.save_session(record).await.map(drop) });
         self.saving = Some(Saving { commit, expiry_s, answer });
     }
 

@@ -4,8 +4,9 @@ use rusqlite::params;
 
 use super::Writer;
 use crate::store::{
-    api::{Fate, Run, Sequence, SessionRecord},
+    api::{Fate, Run, Sequence},
     failure::Failure,
+    sessions::{SessionId, SessionRecord},
     shared::{Control, DAMAGED},
 };
 
@@ -14,6 +15,7 @@ impl Writer<'_> {
         match control {
             Control::Settle { stream, runs } => runs.iter().try_for_each(|run| self.settle(*stream, run)),
             Control::SaveSession { session, .. } => self.save_session(session),
+            Control::SessionLeft { .. } | Control::ForgetRetained { .. } => Ok(()),
             Control::DeleteSession { client_id, .. } => self.delete_session(client_id),
             Control::Flush { .. } => Ok(()),
         }
@@ -110,8 +112,9 @@ impl Control {
     /// Tells who waits that it is committed.
     pub(super) fn done(self) {
         match self {
-            Self::Settle { .. } => {}
-            Self::SaveSession { done, .. } | Self::DeleteSession { done, .. } | Self::Flush { done } => {
+            Self::Settle { .. } | Self::SessionLeft { .. } => {}
+            Self::SaveSession { done, .. } => drop(done.send(SessionId(1))),
+            Self::DeleteSession { done, .. } | Self::ForgetRetained { done, .. } | Self::Flush { done } => {
                 // Whoever asked may have given up waiting.
                 let _ = done.send(());
             }

@@ -32,6 +32,7 @@ impl Writer<'_> {
             let decision = match entry {
                 Entry::Publish(publish) => self.decide_publish(publish, &batch.lane, mode)?,
                 Entry::Release { packet_id } => self.decide_release(*packet_id, &batch.lane, mode)?,
+                Entry::Step { .. } => Decision::Done(Outcome::Stepped),
             };
             match decision {
                 Decision::Done(outcome) => outcomes.push(outcome),
