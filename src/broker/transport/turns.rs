@@ -102,6 +102,8 @@ mod tests {
         const CROWD: usize = 100;
         let turns = Arc::new(Turns::default());
         let (begun, most_begun) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+        // While somebody computes, the crowd comes.
+        let computing = turns.compute.acquire().await.unwrap();
         let crowd: Vec<_> = (0..CROWD)
             .map(|_| {
                 let (turns, begun, most_begun) = (Arc::clone(&turns), Arc::clone(&begun), Arc::clone(&most_begun));
@@ -115,6 +117,10 @@ mod tests {
                 })
             })
             .collect();
+        for _ in 0..3 {
+            tokio::task::yield_now().await;
+        }
+        drop(computing);
         for one in crowd {
             timeout(Duration::from_secs(20), one).await.unwrap().unwrap();
         }
