@@ -22,6 +22,9 @@ const CRATES: &[(&str, &[&str])] = &[
     ("clap", &["src/cli"]),
     ("sd_notify", &["src/systemd.rs"]),
     ("config", &["src/config"]),
+    ("tokio_rustls", &["src/broker/transport", "src/uplink"]),
+    ("tungstenite", &["src/broker/transport"]),
+    ("x509_parser", &["src/broker/transport"]),
 ];
 
 /// Rooms that never import each other; what joins them are the stations.
