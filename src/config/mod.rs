@@ -28,7 +28,7 @@ mod file;
 mod gateway;
 mod layers;
 mod listener;
-mod named_file;
+mod listener_tls;
 mod nearest;
 mod origin;
 mod problem;
@@ -68,6 +68,7 @@ const SECTIONS: &[(&str, &[&str])] = &[
     ("[gateway]", GATEWAY_KEYS),
     ("[store]", STORE_KEYS),
     ("[[listener]]", LISTENER_KEYS),
+    ("tls", listener_tls::TLS_KEYS),
     ("[auth]", access::AUTH_KEYS),
     ("[[uplink]]", uplink::KEYS),
     ("backoff", uplink::BACKOFF_KEYS),
@@ -78,7 +79,7 @@ const SECTIONS: &[(&str, &[&str])] = &[
 ];
 
 /// Keys of the contract that this version does not have yet.
-const LATER_KEYS: &[(&str, &str)] = &[("", "downlink"), ("listener", "tls"), ("stream", "envelope")];
+const LATER_KEYS: &[(&str, &str)] = &[("", "downlink"), ("stream", "envelope")];
 
 /// A configuration that the program may use.
 #[derive(Debug, Clone)]

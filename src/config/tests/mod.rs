@@ -10,6 +10,7 @@ mod client_limits;
 mod contract;
 mod examples;
 mod layers;
+mod tls;
 mod values;
 
 use super::*;

@@ -24,7 +24,10 @@ fn wrong_values_are_told_with_what_would_be_right() {
             "listener[0].anonymous (l): \"true\": expected true or false; without quotes",
         ),
         (in_listener("transport = \"ws\""), "listener[0].transport (l): \"ws\": expected \"tcp\""),
-        (in_listener("tls = { cert = \"a\" }"), "listener[0].tls (l): not supported by this version"),
+        (
+            in_listener("unix_mode = \"0660\""),
+            "listener[0].unix_mode (l): \"0660\": is of no use without a unix socket in `bind`",
+        ),
         (in_uplink("qos = 3"), "uplink[0].qos (cloud): 3: expected a whole number from 0 to 2"),
         (
             in_uplink("keep_alive = \"19h\""),
