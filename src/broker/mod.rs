@@ -34,6 +34,8 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub use metrics::Drops;
+#[cfg(any(test, feature = "fuzzing"))]
+pub use packet::fuzz;
 pub use settings::*;
 
 use self::{fanout::Fanout, hub::Hub, listener::Listener, metrics::Metrics, retained::Retained, sessions::Sessions};
