@@ -9,11 +9,12 @@ use bytestring::ByteString;
 use smallvec::SmallVec;
 
 pub use crate::store::{
-    Entry, Lane, OnRefusal, Outcome, Permit, Publish, Refusal, Returned, Returns, SessionRecord, StoreError, StreamId,
-    WhenFull,
+    Entry, Lane, OnRefusal, Outcome, Permit, Publish, QueueLimits, QueueStats, Refusal, RestoredSession,
+    RetainedMessage, Returned, Returns, Sequence, SessionCopy, SessionId, SessionMessage, SessionRecord, SessionWill,
+    Stage, Step, StoreError, StreamId, WhenFull,
 };
 use crate::{
-    message::{Message, QoS},
+    message::QoS,
     store,
     topic::{TopicFilter, TopicName},
 };
@@ -72,13 +73,49 @@ impl Intake {
     }
 
     /// All remembered sessions; see [`store::Handle::sessions`].
-    pub async fn sessions(&self) -> Result<Vec<SessionRecord>, StoreError> {
+    pub async fn sessions(&self) -> Result<Vec<RestoredSession>, StoreError> {
         self.store.sessions().await
     }
 
     /// Remembers a session; see [`store::Handle::save_session`].
-    pub async fn save_session(&self, session: SessionRecord) -> Result<(), StoreError> {
+    pub async fn save_session(&self, session: SessionRecord) -> Result<SessionId, StoreError> {
         self.store.save_session(session).await
+    }
+
+    /// The client of a session is away from now on; see [`store::Handle::session_left`].
+    pub async fn session_left(&self, session: SessionId, sent: Sequence) -> Result<(), StoreError> {
+        self.store.session_left(session, sent).await
+    }
+
+    /// The will of a session was published; see [`store::Handle::forget_will`].
+    pub async fn forget_will(&self, session: SessionId) -> Result<(), StoreError> {
+        self.store.forget_will(session).await
+    }
+
+    /// A page of the queue of a session; see [`store::Handle::read_session`].
+    pub async fn read_session(
+        &self,
+        session: SessionId,
+        from: Sequence,
+        max_messages: usize,
+        max_bytes: usize,
+    ) -> Result<Vec<SessionMessage>, StoreError> {
+        self.store.read_session(session, from, max_messages, max_bytes).await
+    }
+
+    /// Everything up to `seq` of this queue has been sent; see [`store::Handle::sent`].
+    pub fn sent(&self, session: SessionId, seq: Sequence) {
+        self.store.sent(session, seq);
+    }
+
+    /// The books of all queues together; see [`store::Handle::queues`].
+    pub fn queues(&self) -> QueueStats {
+        self.store.queues()
+    }
+
+    /// The books of one queue; see [`store::Handle::queue`].
+    pub fn queue(&self, session: SessionId) -> Option<QueueStats> {
+        self.store.queue(session)
     }
 
     /// Forgets a session; see [`store::Handle::delete_session`].
@@ -87,7 +124,12 @@ impl Intake {
     }
 
     /// All retained messages; see [`store::Handle::retained`].
-    pub async fn retained(&self) -> Result<Vec<Message>, StoreError> {
+    pub async fn retained(&self) -> Result<Vec<RetainedMessage>, StoreError> {
         self.store.retained().await
+    }
+
+    /// Deletes retained messages that expired; see [`store::Handle::forget_retained`].
+    pub async fn forget_retained(&self, expired: Vec<(TopicName, u64)>) -> Result<(), StoreError> {
+        self.store.forget_retained(expired).await
     }
 }

@@ -34,7 +34,8 @@ pub(crate) async fn run(hub: Arc<Hub>, mut messages: mpsc::Receiver<Message>) {
 async fn publish(hub: &Hub, lane: &mut Lane, returns: &mut Returns, message: Message) -> Result<(), StoreError> {
     let set_retained = hub.retains(&message);
     let streams = hub.intake.streams_for(&message.topic, message.qos).await?;
-    let publish = Publish { message, streams, packet_id: None, set_retained, tag: 0 };
+    let publish =
+        Publish { message, streams, packet_id: None, copies: Vec::new(), set_retained, retained_revision: 0, tag: 0 };
     if publish.streams.is_empty() && !set_retained {
         let now = Instant::now();
         hub.accepted(publish, &mut hub.fanout.round(now), now);
@@ -51,7 +52,8 @@ async fn publish(hub: &Hub, lane: &mut Lane, returns: &mut Returns, message: Mes
                 hub.metrics.refused(refusal.reason());
                 tracing::debug!(topic = %publish.message.topic, reason = refusal.reason(), "will refused");
             }
-            (Entry::Publish(_), Outcome::Duplicate | Outcome::Released) | (Entry::Release { .. }, _) => {}
+            (Entry::Publish(_), Outcome::Duplicate | Outcome::Released | Outcome::Stepped)
+            | (Entry::Release { .. } | Entry::Step { .. }, _) => {}
         }
     }
     Ok(())

@@ -27,7 +27,7 @@ use super::{
     packet::SubscribeOptions,
 };
 use crate::{
-    intake::{Intake, SessionRecord, StoreError},
+    intake::{Intake, QueueLimits, SessionRecord, StoreError},
     message::Message,
     topic::TopicFilter,
 };
@@ -145,7 +145,14 @@ impl Kept {
             state.put_u16(u16::try_from(filter.as_str().len()).expect("a filter has at most 65 535 bytes"));
             state.put_slice(filter.as_str().as_bytes());
         }
-        SessionRecord { client_id: client_id.clone(), expiry_s, state: state.freeze(), received: Vec::new() }
+        SessionRecord {
+            client_id: client_id.clone(),
+            expiry_s,
+            state: state.freeze(),
+            received: Vec::new(),
+            limits: QueueLimits::default(),
+            will: None,
+        }
     }
 }
 
@@ -191,7 +198,7 @@ impl Sessions {
 
     /// Brings back a session that the store remembered.
     pub(crate) fn restore(&self, record: SessionRecord, now: Instant) {
-        let SessionRecord { client_id, expiry_s, state, received } = record;
+        let SessionRecord { client_id, expiry_s, state, received, limits: _, will: _ } = record;
         let subscriptions = decode_state(state).unwrap_or_else(|| {
             tracing::warn!(%client_id, "the subscriptions of a session could not be read back; it starts without");
             HashMap::new()
@@ -399,6 +406,7 @@ pub(crate) async fn sweep(hub: Arc<Hub>) {
                 tracing::debug!(client_id = %claim.client_id, %error, "expired session not deleted");
                 break;
             }
+            hub.metrics.sessions_expired.inc();
             tracing::debug!(client_id = %claim.client_id, "session expired");
         }
     }

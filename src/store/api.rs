@@ -2,10 +2,9 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use bytes::Bytes;
-use bytestring::ByteString;
 use smallvec::SmallVec;
 
+use super::sessions::{SessionCopy, SessionId, Step};
 use crate::message::Message;
 
 /// Settings of the store, checked.
@@ -75,6 +74,16 @@ pub enum Entry {
         /// The packet identifier that the client released.
         packet_id: u16,
     },
+    /// A step of the delivery to a session. All but [`Step::Received`] may be committed later than others, within a second, for
+    /// nobody waits for their outcome; but in order.
+    Step {
+        /// Whose queue.
+        session: SessionId,
+        /// Which message.
+        seq: Sequence,
+        /// What happened.
+        step: Step,
+    },
 }
 
 /// A message on its way into the store.
@@ -86,8 +95,13 @@ pub struct Publish {
     pub streams: SmallVec<[StreamId; 2]>,
     /// For QoS 2 in a session that outlives its connection: remembered in the same transaction, until [`Entry::Release`].
     pub packet_id: Option<u16>,
+    /// The sessions that outlive their connections and are to get it, each once: a copy is queued for each, in the same transaction.
+    pub copies: Vec<SessionCopy>,
     /// Whether it is also to be kept as (or, with an empty payload, to delete) the retained message of its topic.
     pub set_retained: bool,
+    /// Set by the store where `set_retained` was accepted: grows strictly, in the order of the commits, so that of two messages
+    /// retained on one topic everybody keeps the same one.
+    pub retained_revision: u64,
     /// Free for the caller: comes back with the verdict untouched (packet id, whose acknowledgement this becomes, ...).
     pub tag: u32,
 }
@@ -100,10 +114,13 @@ pub enum Outcome {
     /// A QoS 2 packet id that is already remembered: nothing was stored again, the acknowledgement is due again.
     Duplicate,
     /// Not stored anywhere. For [`Entry::Release`] only ever [`Refusal::DiskFull`]: the packet id is still remembered, so
-    /// PUBCOMP must not be sent; the client releases it again after it reconnects.
+    /// PUBCOMP must not be sent; the client releases it again after it reconnects. For [`Entry::Step`] too, and only for
+    /// [`Step::Received`]: PUBREL must not be sent.
     Refused(Refusal),
     /// The packet id is free again.
     Released,
+    /// The step is taken; [`Step::Received`] only now allows PUBREL.
+    Stepped,
 }
 
 /// Why a message was refused.
@@ -111,6 +128,8 @@ pub enum Outcome {
 pub enum Refusal {
     /// A stream with `when_full = "reject"` is at its limit.
     StreamFull(StreamId),
+    /// The queue of a session with `when_full = "reject"` is at its limit.
+    QueueFull,
     /// The whole store is at `max_bytes`.
     StoreFull,
     /// The disk is full, or less than `min_free` is left.
@@ -122,6 +141,7 @@ impl Refusal {
     pub const fn reason(self) -> &'static str {
         match self {
             Self::StreamFull(_) => "stream-full",
+            Self::QueueFull => "queue-full",
             Self::StoreFull => "store-full",
             Self::DiskFull => "disk-full",
         }
@@ -131,6 +151,7 @@ impl Refusal {
     pub const fn sentence(self) -> &'static str {
         match self {
             Self::StreamFull(_) => "stream full",
+            Self::QueueFull => "session queue full",
             Self::StoreFull => "max_bytes reached",
             Self::DiskFull => "disk full",
         }
@@ -207,17 +228,4 @@ pub struct Run {
     pub last: Sequence,
     /// What became of them. `Dead` runs are one message long.
     pub fate: Fate,
-}
-
-/// What is remembered of a session that outlives its connection.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SessionRecord {
-    /// The client id.
-    pub client_id: ByteString,
-    /// Session Expiry Interval in seconds; `u32::MAX` = never (MQTT 5, section 3.1.2.11.2).
-    pub expiry_s: u32,
-    /// Whatever else the broker wants to remember (subscriptions), in its own encoding.
-    pub state: Bytes,
-    /// QoS 2 packet ids received and not yet released.
-    pub received: Vec<u16>,
 }

@@ -14,15 +14,16 @@ use bytestring::ByteString;
 use tokio::sync::{OwnedSemaphorePermit, oneshot, watch};
 
 use super::{
-    api::{OnRefusal, Position, Run, Sequence, SessionRecord, Stored, StreamId},
+    api::{OnRefusal, Position, Run, Sequence, Stored, StreamId},
     clock::Now,
     lane::{self, Lane, Returns},
     lock::DirectoryLock,
+    sessions::{QueueStats, RestoredSession, RetainedMessage, SessionId, SessionMessage, SessionRecord},
     shared::{Control, Job, Query, Shared, State, Work, locked},
 };
 use crate::{
-    message::Message,
     stats::{StoreStats, StreamStats},
+    topic::TopicName,
 };
 
 /// Why the store could not be opened.
@@ -229,15 +230,60 @@ impl Handle {
     }
 
     /// All remembered sessions.
-    pub async fn sessions(&self) -> Result<Vec<SessionRecord>, StoreError> {
+    pub async fn sessions(&self) -> Result<Vec<RestoredSession>, StoreError> {
         self.ask(|reply| Query::Sessions { reply }).await
     }
 
-    /// Remembers a session (all but its `received`, which lanes keep); returns when it is committed.
-    pub async fn save_session(&self, session: SessionRecord) -> Result<(), StoreError> {
+    /// Remembers a session (all but its `received`, which lanes keep), as one whose client is connected; returns when it is committed.
+    ///
+    /// The id stays the same until the session is deleted.
+    pub async fn save_session(&self, session: SessionRecord) -> Result<SessionId, StoreError> {
         let (done, answer) = oneshot::channel();
-        self.control(Control::SaveSession { session, done }).await?;
+        self.control(Control::SaveSession { session, id: None, done }).await?;
         self.answered(answer).await
+    }
+
+    /// The client of a session is away from now on, and `sent` is the last message of its queue that was ever sent to it (0: none).
+    /// Returns when queued, not when committed: that takes up to a second.
+    pub async fn session_left(&self, session: SessionId, sent: Sequence) -> Result<(), StoreError> {
+        let at = Now::read().mono_ms;
+        self.control(Control::SessionLeft { session, sent, at }).await
+    }
+
+    /// The will of a session was published, or is no longer due; changes nothing else of it. Returns when that is committed.
+    pub async fn forget_will(&self, session: SessionId) -> Result<(), StoreError> {
+        let (done, answer) = oneshot::channel();
+        self.control(Control::ForgetWill { session, done }).await?;
+        self.answered(answer).await
+    }
+
+    /// Up to `max_messages` messages and about `max_bytes` of the queue of one session, from `from` on, oldest first. At least one if
+    /// there is one. Only committed messages; bounded as [`Handle::read`].
+    pub async fn read_session(
+        &self,
+        session: SessionId,
+        from: Sequence,
+        max_messages: usize,
+        max_bytes: usize,
+    ) -> Result<Vec<SessionMessage>, StoreError> {
+        self.ask(|reply| Query::ReadSession { session, from, max_messages, max_bytes, reply }).await
+    }
+
+    /// Everything up to `seq` of this queue has been sent: `when_full = "drop-oldest"` spares it. In memory only.
+    pub fn sent(&self, session: SessionId, seq: Sequence) {
+        if let Some(door) = self.shared.queue(session) {
+            door.sent.fetch_max(seq, Ordering::Relaxed);
+        }
+    }
+
+    /// The books of all queues together, of ended sessions too.
+    pub fn queues(&self) -> QueueStats {
+        locked(&self.shared.queue_totals).stats()
+    }
+
+    /// The books of the queue of one session, `None` where there is no such session.
+    pub fn queue(&self, session: SessionId) -> Option<QueueStats> {
+        self.shared.queue(session).map(|door| door.books().counts.stats())
     }
 
     /// Forgets a session and its packet ids; returns when that is committed.
@@ -248,8 +294,15 @@ impl Handle {
     }
 
     /// All retained messages.
-    pub async fn retained(&self) -> Result<Vec<Message>, StoreError> {
+    pub async fn retained(&self) -> Result<Vec<RetainedMessage>, StoreError> {
         self.ask(|reply| Query::Retained { reply }).await
+    }
+
+    /// Deletes the retained messages of these topics, where they still are of these revisions; returns when that is committed.
+    pub async fn forget_retained(&self, expired: Vec<(TopicName, u64)>) -> Result<(), StoreError> {
+        let (done, answer) = oneshot::channel();
+        self.control(Control::ForgetRetained { expired, done }).await?;
+        self.answered(answer).await
     }
 
     /// Whether the system's clock has been set since this boot, as far as can be told.

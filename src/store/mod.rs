@@ -70,11 +70,13 @@ mod lane;
 mod lock;
 mod metrics;
 mod opening;
+mod queue;
 mod reader;
 mod recovery;
 mod row;
 mod salvage;
 mod schema;
+mod sessions;
 mod shared;
 #[cfg(test)]
 mod tests;
@@ -86,4 +88,5 @@ pub use self::{
     lane::{LANE_BATCHES_MAX, Lane, Permit, Returns},
     opening::open,
     reader::{READ_BYTES_MAX, READ_MESSAGES_MAX},
+    sessions::*,
 };

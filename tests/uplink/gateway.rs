@@ -126,7 +126,15 @@ impl Gateway {
     pub(crate) async fn publish(&mut self, stream: u32, messages: Vec<Message>) {
         let entry = |message: Message| {
             let streams = smallvec![StreamId(stream)];
-            Entry::Publish(Publish { message, streams, packet_id: None, set_retained: false, tag: 0 })
+            Entry::Publish(Publish {
+                message,
+                streams,
+                packet_id: None,
+                copies: Vec::new(),
+                set_retained: false,
+                retained_revision: 0,
+                tag: 0,
+            })
         };
         let bytes = messages.iter().map(|message| message.payload.len() + message.topic.as_str().len()).sum();
         let batch: Vec<_> = messages.into_iter().map(entry).collect();

@@ -66,9 +66,8 @@ impl Connection {
 
     async fn publish(&mut self, message: Message, packet_id: u16) -> Result<(), Ending> {
         let qos = message.qos;
-        self.hub.metrics.received(qos);
         if wrong_payload(&message) {
-            return self.refuse_payload(qos, packet_id);
+            return self.refuse_publish(qos, packet_id, Reason::PAYLOAD_FORMAT, "payload-format");
         }
         let mut seen = None;
         if qos == QoS::ExactlyOnce {
@@ -79,6 +78,11 @@ impl Connection {
                     "packet identifier of a message still in flight",
                 ));
             }
+        }
+        // What was taken in before is only acknowledged again.
+        if seen.is_none() && !self.badge.may_publish(&message.topic) {
+            self.denied("publish to", message.topic.as_str());
+            return self.refuse_publish(qos, packet_id, Reason::NOT_AUTHORIZED, "acl-publish");
         }
         let counts = qos != QoS::AtMostOnce && !seen.is_some_and(|receipt| receipt.counted);
         if counts {
@@ -109,7 +113,18 @@ impl Connection {
             return Ok(());
         }
         let tag = self.inbound.arrivals.push(Wait::Store, due);
-        self.enqueue(Entry::Publish(Publish { message, streams, packet_id, set_retained, tag }), bytes);
+        self.enqueue(
+            Entry::Publish(Publish {
+                message,
+                streams,
+                packet_id,
+                copies: Vec::new(),
+                set_retained,
+                retained_revision: 0,
+                tag,
+            }),
+            bytes,
+        );
         Ok(())
     }
 
@@ -127,13 +142,14 @@ impl Connection {
         self.inbound.batch_bytes += bytes;
     }
 
-    /// A payload that is not what its Payload Format Indicator says (MQTT 5, section 3.3.2.3.2).
-    fn refuse_payload(&mut self, qos: QoS, packet_id: u16) -> Result<(), Ending> {
-        self.hub.metrics.refused("payload-format");
+    /// Drops a message; the client is told why where its version of the protocol has words for it. An MQTT 3.1.1 client gets
+    /// the acknowledgement that it waits for: cut off, it would only bring the same message again.
+    fn refuse_publish(&mut self, qos: QoS, packet_id: u16, reason: Reason, word: &'static str) -> Result<(), Ending> {
+        self.hub.metrics.refused(word);
         let Some(kind) = publish_ack(qos) else { return Ok(()) };
         self.count()?;
         self.inbound.unacknowledged += 1;
-        let due = Due { kind: Some(kind), packet_id, reason: Reason::PAYLOAD_FORMAT, counts: true };
+        let due = Due { kind: Some(kind), packet_id, reason, counts: true };
         self.inbound.arrivals.push(Wait::Turn(None), due);
         Ok(())
     }
@@ -199,6 +215,7 @@ impl Connection {
                     }
                     self.inbound.arrivals.released(packet_id);
                 }
+                Entry::Step { .. } => {}
             }
             self.acknowledge(&mut round, patient);
         }
@@ -232,7 +249,7 @@ impl Connection {
         self.inbound.undecided_bytes -= message_bytes(&publish.message);
         let refusal = match outcome {
             Outcome::Refused(refusal) => Some(refusal),
-            Outcome::Accepted | Outcome::Duplicate | Outcome::Released => None,
+            Outcome::Accepted | Outcome::Duplicate | Outcome::Released | Outcome::Stepped => None,
         };
         if let Some(refusal) = refusal {
             self.hub.metrics.refused(refusal.reason());
@@ -289,7 +306,7 @@ impl Connection {
 fn entry_bytes(entry: &Entry) -> usize {
     match entry {
         Entry::Publish(publish) => message_bytes(&publish.message),
-        Entry::Release { .. } => ENTRY_BYTES,
+        Entry::Release { .. } | Entry::Step { .. } => ENTRY_BYTES,
     }
 }
 
@@ -305,7 +322,7 @@ fn publish_ack(qos: QoS) -> Option<AckKind> {
     }
 }
 
-/// Whether the payload is something else than its Payload Format Indicator says.
+/// Whether the payload is something else than its Payload Format Indicator says (MQTT 5, section 3.3.2.3.2).
 fn wrong_payload(message: &Message) -> bool {
     message.properties.as_ref().is_some_and(|properties| properties.payload_format == Some(1))
         && std::str::from_utf8(&message.payload).is_err()

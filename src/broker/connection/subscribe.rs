@@ -43,6 +43,11 @@ impl Connection {
         for (filter, options) in subscribe.filters {
             let subscription = Subscription { options, id: subscribe.subscription_id };
             codes.push(match check_filter(filter)? {
+                Ok(filter) if !self.badge.may_subscribe(&filter) => {
+                    self.denied("subscribe to", filter.as_str());
+                    self.hub.metrics.refused("acl-subscribe");
+                    Reason::NOT_AUTHORIZED.0
+                }
                 Ok(filter) => self.enter(&filter, subscription, &mut replay),
                 Err(reason) => {
                     self.hub.metrics.refused("subscribe");
@@ -88,6 +93,9 @@ impl Connection {
             if no_local && publication.message.client == *self.claim.client_id() {
                 continue;
             }
+            if !self.badge.may_receive(&publication.message.topic) {
+                continue;
+            }
             if self.replay.len() + replay.len() >= REPLAY_MESSAGES {
                 dropped += 1;
                 continue;
@@ -120,7 +128,7 @@ impl Connection {
         let expiry_s = self.claim.expiry_s;
         let record = self.claim.kept.record(self.claim.client_id(), expiry_s);
         let hub = Arc::clone(&self.hub);
-        let commit = Box::pin(async move { hub.intake.save_session(record).await });
+        let commit = Box::pin(async move { hub.intake.save_session(record).await.map(drop) });
         self.saving = Some(Saving { commit, expiry_s, answer });
     }
 

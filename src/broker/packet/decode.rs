@@ -353,6 +353,11 @@ const PUBLISH_REASONS: &[u8] = &[0x00, 0x10, 0x80, 0x83, 0x87, 0x90, 0x91, 0x97,
 const RELEASE_REASONS: &[u8] = &[0x00, 0x92];
 const DISCONNECT_REASONS: &[u8] = &[0x00, 0x04, 0x80, 0x81, 0x82, 0x83, 0x90, 0x93, 0x94, 0x95, 0x96, 0x97, 0x98, 0x99];
 
+/// Whether the buffer begins with a PUBLISH, complete or not.
+pub(crate) fn is_publish(buffer: &[u8]) -> bool {
+    buffer.first().is_some_and(|first| first >> 4 == PUBLISH)
+}
+
 /// Reserved flags of the fixed header (section 2.1.3), seen before a byte of the body is waited for.
 fn check_flags(first: u8) -> Result<(), DecodeError> {
     let right = match first >> 4 {

@@ -23,12 +23,13 @@ mod tests;
 mod wire;
 
 pub(crate) use connect::{Connect, Will, decode_connect, version_of};
-pub(crate) use decode::{Decoder, Packet, RetainHandling, Subscribe, SubscribeOptions, Unsubscribe};
+pub(crate) use decode::{Decoder, Packet, RetainHandling, Subscribe, SubscribeOptions, Unsubscribe, is_publish};
 pub(crate) use encode::{
     AckKind, ConnAckProperties, PublishOut, ack, connack, connack_refusal, disconnect, pingresp, suback, unsuback,
 };
 pub(crate) use error::DecodeError;
 pub(crate) use reason::Reason;
+pub(crate) use wire::peek;
 
 /// The protocol versions that we speak.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -7,6 +7,7 @@ mod full;
 mod limits;
 mod model;
 mod opening;
+mod queues;
 
 use std::{path::Path, time::Duration};
 
@@ -133,7 +134,7 @@ impl Bench {
 pub(super) fn entry_bytes(entry: &Entry) -> usize {
     match entry {
         Entry::Publish(publish) => publish.message.payload.len() + publish.message.topic.as_str().len(),
-        Entry::Release { .. } => 0,
+        Entry::Release { .. } | Entry::Step { .. } => 0,
     }
 }
 
@@ -160,7 +161,9 @@ pub(super) fn publish(streams: &[StreamId], number: u64) -> Entry {
         message: message(number),
         streams: SmallVec::from_slice(streams),
         packet_id: None,
+        copies: Vec::new(),
         set_retained: false,
+        retained_revision: 0,
         tag: u32::try_from(number).unwrap_or(0),
     })
 }
@@ -172,6 +175,6 @@ pub(super) fn publish_with(streams: &[StreamId], number: u64, f: impl FnOnce(&mu
             f(&mut publish);
             Entry::Publish(publish)
         }
-        release @ Entry::Release { .. } => release,
+        other @ (Entry::Release { .. } | Entry::Step { .. }) => other,
     }
 }

@@ -1,19 +1,28 @@
-//! What the writer does besides storing: settlements, sessions, damaged rows.
+//! What the writer does besides storing: settlements, damaged rows.
 
 use rusqlite::params;
 
 use super::Writer;
 use crate::store::{
-    api::{Fate, Run, Sequence, SessionRecord},
+    api::{Fate, Run, Sequence},
     failure::Failure,
     shared::{Control, DAMAGED},
 };
 
 impl Writer<'_> {
-    pub(super) fn control(&mut self, control: &Control) -> Result<(), Failure> {
+    pub(super) fn control(&mut self, control: &mut Control) -> Result<(), Failure> {
         match control {
             Control::Settle { stream, runs } => runs.iter().try_for_each(|run| self.settle(*stream, run)),
-            Control::SaveSession { session, .. } => self.save_session(session),
+            Control::SaveSession { session, id, .. } => {
+                *id = Some(self.save_session(session)?);
+                Ok(())
+            }
+            Control::SessionLeft { session, sent, at } => {
+                self.session_left(*session, *sent, *at);
+                Ok(())
+            }
+            Control::ForgetWill { session, .. } => self.forget_will(*session),
+            Control::ForgetRetained { expired, .. } => self.forget_retained(expired),
             Control::DeleteSession { client_id, .. } => self.delete_session(client_id),
             Control::Flush { .. } => Ok(()),
         }
@@ -88,30 +97,21 @@ impl Writer<'_> {
         }
         Ok(())
     }
-
-    fn save_session(&mut self, session: &SessionRecord) -> Result<(), Failure> {
-        self.transaction.begin()?;
-        let mut replace =
-            self.transaction.connection.prepare_cached("INSERT OR REPLACE INTO session VALUES(?1, ?2, ?3)")?;
-        replace.execute(params![&*session.client_id, session.expiry_s, &*session.state])?;
-        Ok(())
-    }
-
-    fn delete_session(&mut self, client_id: &str) -> Result<(), Failure> {
-        self.transaction.begin()?;
-        let connection = self.transaction.connection;
-        connection.prepare_cached("DELETE FROM session WHERE client_id = ?1")?.execute([client_id])?;
-        connection.prepare_cached("DELETE FROM received WHERE session = ?1")?.execute([client_id])?;
-        Ok(())
-    }
 }
 
 impl Control {
     /// Tells who waits that it is committed.
     pub(super) fn done(self) {
         match self {
-            Self::Settle { .. } => {}
-            Self::SaveSession { done, .. } | Self::DeleteSession { done, .. } | Self::Flush { done } => {
+            Self::Settle { .. } | Self::SessionLeft { .. } => {}
+            Self::SaveSession { id, done, .. } => {
+                let id = id.expect("a session that was saved has a number");
+                let _ = done.send(id);
+            }
+            Self::DeleteSession { done, .. }
+            | Self::ForgetWill { done, .. }
+            | Self::ForgetRetained { done, .. }
+            | Self::Flush { done } => {
                 // Whoever asked may have given up waiting.
                 let _ = done.send(());
             }
