@@ -13,6 +13,7 @@
 mod assembly;
 mod facts;
 mod scratch;
+mod sys;
 
 use std::{sync::Arc, time::Duration};
 

@@ -1,5 +1,10 @@
 //! What the broker counts.
 
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
+
 use prometheus::{IntCounter, IntCounterVec, IntGaugeVec, Opts, Registry};
 
 /// The words of `tidegate_broker_refused_total{reason}`, a closed set: what happened, and what the client is told
@@ -47,6 +52,8 @@ pub(crate) const REFUSED: &[(&str, &str)] = &[
 #[derive(Debug, Clone)]
 pub(crate) struct Metrics {
     pub(crate) connections: IntGaugeVec,
+    /// Clients connected, over all listeners.
+    pub(crate) clients: Arc<Peak>,
     /// From clients.
     pub(crate) received: Traffic,
     /// To clients.
@@ -72,6 +79,31 @@ pub(crate) struct Traffic {
     /// Bytes of packets, without what transports add.
     pub(crate) bytes: IntCounter,
 }
+
+/// How many there are, and how many there were at most.
+#[derive(Debug, Default)]
+pub(crate) struct Peak {
+    now: AtomicU64,
+    most: AtomicU64,
+}
+
+impl Peak {
+    pub(crate) fn enter(&self) {
+        let now = self.now.fetch_add(1, Ordering::Relaxed) + 1;
+        self.most.fetch_max(now, Ordering::Relaxed);
+    }
+
+    pub(crate) fn leave(&self) {
+        self.now.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn most(&self) -> u64 {
+        self.most.load(Ordering::Relaxed)
+    }
+}
+
+/// Why a message that was accepted did not reach a local subscriber: the words of `tidegate_broker_dropped_total{reason}`.
+const DROPPED: [&str; 6] = ["queue-full", "memory-full", "away", "expired", "too-large", "replay-full"];
 
 /// Messages that a local subscriber did not get.
 #[derive(Debug, Clone)]
@@ -103,6 +135,7 @@ impl Metrics {
         }
         Ok(Self {
             connections,
+            clients: Arc::default(),
             received: Traffic::new(registry, "received", "received from clients")?,
             sent: Traffic::new(registry, "sent", "sent to clients")?,
             sockets: counter(registry, "tidegate_broker_sockets_total", "Sockets accepted.")?,
@@ -120,6 +153,11 @@ impl Metrics {
     /// `reason` is a word of [`REFUSED`].
     pub(crate) fn refused(&self, reason: &'static str) {
         self.refused.with_label_values(&[reason]).inc();
+    }
+
+    /// The counts of all words.
+    pub(crate) fn refusals(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        REFUSED.iter().map(|(word, _)| (*word, self.refused.with_label_values(&[word]).get()))
     }
 }
 
@@ -154,10 +192,12 @@ impl Drops {
 
     /// All of them.
     pub fn total(&self) -> u64 {
-        ["queue-full", "memory-full", "away", "expired", "too-large", "replay-full"]
-            .map(|reason| self.0.with_label_values(&[reason]).get())
-            .iter()
-            .sum()
+        self.by_reason().map(|(_, count)| count).sum()
+    }
+
+    /// Each of them.
+    pub(crate) fn by_reason(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        DROPPED.into_iter().map(|reason| (reason, self.0.with_label_values(&[reason]).get()))
     }
 
     /// The session's queue was full.

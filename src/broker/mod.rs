@@ -12,6 +12,8 @@
 //! | `sessions` | who owns a client id; what outlives a connection; expiry and delayed wills |
 //! | [`fanout`] | subscriptions and the queues of subscribers |
 //! | `retained`, `publisher` | retained messages; wills |
+//! | `pending` | connections that have not sent their CONNECT, and the bounds on them |
+//! | `metrics`, `gauges`, `sys` | what is counted, for Prometheus and as `$SYS` |
 //!
 //! Stopping, in the direction of travel: [`Broker::close_listeners`], then [`Broker::drain`], and after it the store.
 
@@ -19,6 +21,7 @@
 pub mod conformance {}
 mod connection;
 pub mod fanout;
+mod gauges;
 mod hub;
 mod limits;
 mod listener;
@@ -30,6 +33,7 @@ mod publisher;
 mod retained;
 mod sessions;
 mod settings;
+mod sys;
 
 use std::{future::Future, io, sync::Arc, time::Duration, time::Instant};
 
@@ -38,10 +42,11 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub use metrics::Drops;
 pub use settings::*;
+pub use sys::SysFacts;
 
 use self::{
     fanout::Fanout, hub::Hub, listener::Listener, metrics::Metrics, pending::Pending, retained::Retained,
-    sessions::Sessions,
+    sessions::Sessions, sys::Sys,
 };
 use crate::{
     intake::{Intake, StoreError},
@@ -103,12 +108,15 @@ pub async fn start(settings: Settings, intake: Intake, registry: &prometheus::Re
         aborted: CancellationToken::new(),
         connections: TaskTracker::new(),
         noise: noise::Throttle::default(),
+        sys: Sys::new(Instant::now()),
     });
+    registry.register(Box::new(gauges::Gauges::new(&hub)?))?;
     restore(&hub).await?;
 
     let (failing, failed) = watch::channel(None);
     spawn(&failing, &hub.aborted, "the publisher of wills", publisher::run(Arc::clone(&hub), messages));
     spawn(&failing, &hub.stopping, "the sweeper of sessions", sessions::sweep(Arc::clone(&hub)));
+    spawn(&failing, &hub.stopping, "the keeper of $SYS", sys::run(Arc::clone(&hub)));
     let accepting = TaskTracker::new();
     accepting.close();
     let mut listeners = Vec::with_capacity(bound.len());
@@ -155,6 +163,11 @@ impl Broker {
     /// The listeners as they are now, in configuration order.
     pub fn listeners(&self) -> Vec<ListenerStats> {
         self.listeners.iter().map(|listener| listener.stats()).collect()
+    }
+
+    /// What the other rooms have to say below `$SYS/`, from now on.
+    pub fn tell_sys(&self, facts: SysFacts) {
+        self.hub.sys.add(facts);
     }
 
     /// Waits for the unexpected end of one of the broker's own tasks; then the process must end.

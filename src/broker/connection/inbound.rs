@@ -11,6 +11,7 @@ use crate::{
         fanout::{Round, wait_for},
         packet::{AckKind, Packet, Reason, Version, ack, pingresp},
         sessions::Receipt,
+        sys::is_reserved,
     },
     intake::{Entry, OnRefusal, Outcome, Publish, Refusal, Returned},
     message::{Message, QoS},
@@ -66,8 +67,11 @@ impl Connection {
 
     async fn publish(&mut self, message: Message, packet_id: u16) -> Result<(), Ending> {
         let qos = message.qos;
+        if is_reserved(&message.topic) {
+            return self.refuse_publish(qos, packet_id, Reason::NOT_AUTHORIZED, "sys-topic");
+        }
         if wrong_payload(&message) {
-            return self.refuse_payload(qos, packet_id);
+            return self.refuse_publish(qos, packet_id, Reason::PAYLOAD_FORMAT, "payload-format");
         }
         let mut seen = None;
         if qos == QoS::ExactlyOnce {
@@ -137,13 +141,13 @@ impl Connection {
         self.inbound.batch_bytes += bytes;
     }
 
-    /// A payload that is not what its Payload Format Indicator says (MQTT 5, section 3.3.2.3.2).
-    fn refuse_payload(&mut self, qos: QoS, packet_id: u16) -> Result<(), Ending> {
-        self.hub.metrics.refused("payload-format");
+    /// Says so to an MQTT 5 client; MQTT 3.1.1 has no negative acknowledgement, and drops it (section 3.3.5).
+    fn refuse_publish(&mut self, qos: QoS, packet_id: u16, reason: Reason, word: &'static str) -> Result<(), Ending> {
+        self.hub.refused(self.who(), word, reason);
         let Some(kind) = publish_ack(qos) else { return Ok(()) };
         self.count()?;
         self.inbound.unacknowledged += 1;
-        let due = Due { kind: Some(kind), packet_id, reason: Reason::PAYLOAD_FORMAT, counts: true };
+        let due = Due { kind: Some(kind), packet_id, reason, counts: true };
         self.inbound.arrivals.push(Wait::Turn(None), due);
         Ok(())
     }
