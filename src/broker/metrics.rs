@@ -18,7 +18,12 @@ pub(crate) const REFUSED: &[(&str, &str)] = &[
     ("sessions-full", "no room for another session: CONNACK 0x97 / CONNACK 3"),
     ("busy", "the previous connection of the client id does not let go: CONNACK 0x89 / CONNACK 3"),
     ("client-id", "a client id that is too long, or empty where it must not be: CONNACK 0x85 / CONNACK 2"),
-    ("not-authorized", "no such user, or anonymous where that is not allowed: CONNACK 0x86, 0x87 / CONNACK 4, 5"),
+    ("not-authorized", "an anonymous client where there are none: CONNACK 0x87 / CONNACK 5"),
+    ("bad-credentials", "no user of this name and password: CONNACK 0x86 / CONNACK 4"),
+    ("guessing", "too many wrong passwords: CONNACK 0x9F / CONNACK 3"),
+    ("acl-will", "a will to a topic that the client may not publish to: CONNACK 0x87 / CONNACK 5; later, dropped"),
+    ("access-revoked", "the user is gone or has another password: DISCONNECT 0x87 / closed"),
+    ("stopping", "the gateway stops: CONNACK 0x8B / CONNACK 3"),
     ("auth-method", "enhanced authentication: CONNACK 0x8C"),
     ("version", "a protocol level that is not spoken: CONNACK 0x84 / CONNACK 1"),
     ("store", "the store could not open the session: CONNACK 0x88 / CONNACK 3"),
@@ -29,6 +34,8 @@ pub(crate) const REFUSED: &[(&str, &str)] = &[
         "more in flight than max_inflight: DISCONNECT 0x93 / (3.1.1: not read for a while, not counted)",
     ),
     ("publish-rate", "max_publish_rate: PUBLISHes wait in the socket; counted once for each wait"),
+    ("acl-publish", "a topic that the client may not publish to: PUBACK or PUBREC 0x87 / acknowledged, dropped"),
+    ("acl-subscribe", "a filter that the client may not subscribe to: SUBACK 0x87 / SUBACK 0x80"),
     ("sys-topic", "a publish or will to $SYS, which is the gateway's: PUBACK or PUBREC 0x87 / acknowledged, dropped"),
     ("payload-format", "a payload that is not what its format indicator says: PUBACK or PUBREC 0x99"),
     ("retained-full", "no room for another retained message: published, not retained"),
@@ -103,7 +110,8 @@ impl Peak {
 }
 
 /// Why a message that was accepted did not reach a local subscriber: the words of `tidegate_broker_dropped_total{reason}`.
-const DROPPED: [&str; 6] = ["queue-full", "memory-full", "away", "expired", "too-large", "replay-full"];
+const DROPPED: [&str; 7] =
+    ["queue-full", "memory-full", "away", "expired", "too-large", "replay-full", "not-authorized"];
 
 /// Messages that a local subscriber did not get.
 #[derive(Debug, Clone)]
@@ -228,6 +236,11 @@ impl Drops {
     /// Too many retained messages for one subscriber.
     pub(crate) fn replay_full(&self, count: usize) {
         self.add("replay-full", count);
+    }
+
+    /// The receiver may not have it any more.
+    pub(crate) fn not_authorized(&self) {
+        self.add("not-authorized", 1);
     }
 
     fn add(&self, reason: &'static str, count: usize) {

@@ -10,6 +10,7 @@
 //! | `listener` | sockets, accepting, how many |
 //! | `connection` | one client: handshake, arrivals, acknowledgements, deliveries, the end |
 //! | `sessions` | who owns a client id; what outlives a connection; expiry and delayed wills |
+//! | [`access`] | who may connect, publish and subscribe; reload of that |
 //! | [`fanout`] | subscriptions and the queues of subscribers |
 //! | `retained`, `publisher` | retained messages; wills |
 //! | `pending` | connections that have not sent their CONNECT, and the bounds on them |
@@ -17,6 +18,7 @@
 //!
 //! Stopping, in the direction of travel: [`Broker::close_listeners`], then [`Broker::drain`], and after it the store.
 
+pub mod access;
 #[doc = include_str!("conformance.md")]
 pub mod conformance {}
 mod connection;
@@ -45,8 +47,8 @@ pub use settings::*;
 pub use sys::SysFacts;
 
 use self::{
-    fanout::Fanout, hub::Hub, listener::Listener, metrics::Metrics, pending::Pending, retained::Retained,
-    sessions::Sessions, sys::Sys,
+    access::Access, fanout::Fanout, hub::Hub, listener::Listener, metrics::Metrics, pending::Pending,
+    retained::Retained, sessions::Sessions, sys::Sys,
 };
 use crate::{
     intake::{Intake, StoreError},
@@ -69,6 +71,9 @@ pub enum StartError {
     /// Sessions or retained messages could not be read.
     #[error("sessions and retained messages cannot be read from the store: {0}")]
     Store(#[from] StoreError),
+    /// Passwords cannot be checked.
+    #[error("access control cannot work: {0}")]
+    Access(#[from] access::NoHash),
     /// The metrics exist already.
     #[error("the broker's metrics cannot be registered: {0}")]
     Metrics(#[from] prometheus::Error),
@@ -87,6 +92,7 @@ pub struct Broker {
 /// Binds all listeners, restores what the store remembers, and begins to accept.
 pub async fn start(settings: Settings, intake: Intake, registry: &prometheus::Registry) -> Result<Broker, StartError> {
     let metrics = Metrics::new(registry)?;
+    let access = Access::new(&settings)?;
     let mut bound = Vec::with_capacity(settings.listeners.len());
     for (place, settings) in settings.listeners.into_iter().enumerate() {
         let socket = listener::bind(&settings)?;
@@ -95,7 +101,9 @@ pub async fn start(settings: Settings, intake: Intake, registry: &prometheus::Re
     }
     let (publisher, messages) = mpsc::channel(limits::PUBLISHER_QUEUE);
     let fanout = Arc::new(Fanout::new(metrics.drops.clone()));
+    fanout.restrict(access.has_rules());
     let hub = Arc::new(Hub {
+        access,
         sessions: Sessions::new(Arc::clone(&fanout)),
         fanout,
         intake,
@@ -178,6 +186,17 @@ impl Broker {
             // All tasks have ended as they should.
             Ok(None) | Err(_) => std::future::pending().await,
         }
+    }
+
+    /// From now on `access` and the listeners' `anonymous` of these settings hold, for clients that are connected as well.
+    /// Takes a while with many clients. Nothing else of the settings is looked at.
+    pub fn apply_access(&self, settings: &Settings) -> access::Applied {
+        if settings.access.rules.is_some() {
+            self.hub.fanout.restrict(true);
+        }
+        let applied = self.hub.access.apply(settings);
+        self.hub.fanout.restrict(settings.access.rules.is_some());
+        applied
     }
 
     /// Takes no more connections; those that exist go on.

@@ -3,8 +3,11 @@
 use std::{
     net::{IpAddr, SocketAddr},
     path::PathBuf,
+    sync::Arc,
     time::Duration,
 };
+
+use super::access::{Rules, Users};
 
 pub use crate::intake::WhenFull;
 
@@ -22,8 +25,12 @@ pub struct Settings {
 pub struct AccessSettings {
     /// Users and their passwords, made by `tidegate passwd`.
     pub password_file: Option<PathBuf>,
+    /// What was in it.
+    pub users: Option<Arc<Users>>,
     /// Rules of who may publish and subscribe what; without it everybody may everything.
     pub acl_file: Option<PathBuf>,
+    /// What was in it.
+    pub rules: Option<Arc<Rules>>,
 }
 
 /// One listener.

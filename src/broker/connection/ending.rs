@@ -30,6 +30,7 @@ impl Ending {
             Self::Offence(reason, _) => Some(*reason),
             Self::Silent => Some(Reason::KEEP_ALIVE_TIMEOUT),
             Self::TakenOver => Some(Reason::TAKEN_OVER),
+            Self::Revoked => Some(Reason::NOT_AUTHORIZED),
             Self::Stopping => Some(Reason::SHUTTING_DOWN),
             Self::StoreGone => Some(Reason::IMPLEMENTATION),
         }
@@ -40,9 +41,13 @@ impl Ending {
         match self {
             Self::Disconnected { with_will } => *with_will,
             Self::Stopping | Self::StoreGone => false,
-            Self::Lost(_) | Self::Decode(_) | Self::Offence(..) | Self::Silent | Self::Stalled | Self::TakenOver => {
-                true
-            }
+            Self::Lost(_)
+            | Self::Decode(_)
+            | Self::Offence(..)
+            | Self::Silent
+            | Self::Stalled
+            | Self::TakenOver
+            | Self::Revoked => true,
         }
     }
 
@@ -51,9 +56,13 @@ impl Ending {
         match self {
             Self::Lost(error) => error.is_none(),
             Self::Stalled | Self::Disconnected { .. } => false,
-            Self::Decode(_) | Self::Offence(..) | Self::Silent | Self::TakenOver | Self::Stopping | Self::StoreGone => {
-                true
-            }
+            Self::Decode(_)
+            | Self::Offence(..)
+            | Self::Silent
+            | Self::TakenOver
+            | Self::Revoked
+            | Self::Stopping
+            | Self::StoreGone => true,
         }
     }
 }
@@ -62,6 +71,7 @@ impl Connection {
     /// Ends the connection.
     pub(super) async fn finish(mut self, ending: Ending) {
         self.tally.enter(&self.hub.metrics);
+        self.badge.leave();
         self.log(&ending);
         let aborted = self.hub.aborted.clone();
         tokio::select! {
@@ -157,6 +167,10 @@ impl Connection {
 
     async fn last_will(&mut self, ending: &Ending) {
         let Some(will) = self.will.take().filter(|_| ending.wants_will()) else { return };
+        // It was allowed when the client came, but rules may have changed since.
+        if !self.badge.may_publish(&will.message.topic) {
+            return self.hub.metrics.refused("acl-will");
+        }
         let delay = will.delay.min(Duration::from_secs(u64::from(self.claim.expiry_s)));
         if delay.is_zero() {
             // The publisher ends only when the gateway stops, and then there are no wills.
@@ -174,6 +188,7 @@ impl Connection {
             Ending::Offence(Reason::RECEIVE_MAXIMUM, cause) => self.hub.refused(who, "receive-maximum", cause),
             Ending::Offence(_, cause) => self.hub.refused(who, "protocol", cause),
             Ending::Stalled => self.hub.refused(who, "slow-reader", "reads nothing of what is sent to it"),
+            Ending::Revoked => self.hub.refused(who, "access-revoked", "its user is gone or has another password"),
             Ending::Silent => self.hub.refused(who, "keep-alive", "not heard within 1.5 times its keep alive"),
             Ending::Disconnected { .. }
             | Ending::Lost(_)

@@ -1,6 +1,9 @@
 //! The beginning of a connection: CONNECT within its time, who may come in, the session, CONNACK.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use bytestring::ByteString;
 use prometheus::IntGauge;
@@ -15,6 +18,7 @@ use super::{Connection, Inbound, PublishRate, Tally, Wire, arrivals::Arrivals};
 use crate::{
     broker::{
         CONNECT_TIMEOUT,
+        access::Badge,
         hub::{Hub, Who},
         limits::{CLIENT_ID_MAX, CONNECT_MAX, LAST_WRITE, READ_MIN, TAKEOVER, TOPIC_ALIAS_MAX},
         listener::{Listener, Socket},
@@ -31,7 +35,7 @@ use crate::{
 };
 
 /// Why a client may not come in.
-struct Refusal {
+pub(super) struct Refusal {
     reason: Reason,
     /// The word for the metric.
     word: &'static str,
@@ -39,18 +43,23 @@ struct Refusal {
 }
 
 /// A connection whose client has not been let in yet.
-struct Door {
-    hub: Arc<Hub>,
-    listener: Arc<Listener>,
-    address: String,
-    certificate_name: Option<ByteString>,
+pub(super) struct Door {
+    pub(super) hub: Arc<Hub>,
+    pub(super) listener: Arc<Listener>,
+    pub(super) address: String,
+    pub(super) certificate_name: Option<ByteString>,
+    /// When it was accepted.
+    pub(super) began: Instant,
     wire: Wire,
+    /// Made when the client is let in.
+    badge: Option<Arc<Badge>>,
 }
 
 /// Serves one connection from its first byte to its last.
 pub(crate) async fn serve(hub: Arc<Hub>, listener: Arc<Listener>, socket: Socket, place: Place) {
     let Socket { reader, writer, address, certificate_name } = socket;
-    let mut door = Door { hub, listener, address, certificate_name, wire: Wire::new(reader, writer) };
+    let (began, wire) = (Instant::now(), Wire::new(reader, writer));
+    let mut door = Door { hub, listener, address, certificate_name, began, wire, badge: None };
     let guard = Panicked { address: door.address.clone() };
     let connect = tokio::select! {
         biased;
@@ -85,9 +94,12 @@ impl Drop for Panicked {
 }
 
 impl Door {
+    pub(super) fn who<'a>(&'a self, client_id: &'a str) -> Who<'a> {
+        Who { listener: &self.listener.settings.name, address: &self.address, client_id }
+    }
+
     fn refused(&self, client_id: &str, word: &'static str, cause: &str) {
-        let who = Who { listener: &self.listener.settings.name, address: &self.address, client_id };
-        self.hub.refused(who, word, cause);
+        self.hub.refused(self.who(client_id), word, cause);
     }
 
     /// Reads the CONNECT; `None` when there is none and nothing is left to do.
@@ -172,7 +184,8 @@ impl Door {
         connect: &mut Connect,
         assigned: bool,
     ) -> Result<Option<(Claim, OwnedSemaphorePermit, CancellationToken, Option<Message>)>, Refusal> {
-        check(connect, self.listener.settings.anonymous)?;
+        check(connect)?;
+        let admission = self.authenticate(connect).await?;
         if assigned {
             connect.client_id = assign_client_id();
         }
@@ -184,6 +197,7 @@ impl Door {
             return Err(full());
         }
         let kick = self.hub.stopping.child_token();
+        self.badge = Some(self.make_badge(admission, connect, &kick)?);
         let claimed = self.hub.sessions.claim(&connect.client_id, connect.clean_start, &kick).await;
         let (mut claim, due_will) = match claimed {
             Ok(claimed) => claimed,
@@ -256,7 +270,9 @@ impl Door {
     }
 
     fn connection(self, connect: Connect, mut claim: Claim, kick: CancellationToken) -> Connection {
-        let Self { hub, listener, address, wire, .. } = self;
+        let Self { hub, listener, address, wire, badge, .. } = self;
+        let badge = badge.expect("who was admitted has a badge");
+        claim.subscriber().set_badge(&badge);
         claim.kept.outgoing.connect(connect.receive_maximum);
         hub.fanout.connect(claim.subscriber());
         let client_id = connect.client_id;
@@ -293,11 +309,13 @@ impl Door {
             client_max_packet: usize::try_from(connect.maximum_packet_size).unwrap_or(usize::MAX),
             silence_max,
             will,
+            told_denial: false,
             timer: Box::pin(sleep(silence_max.map_or(super::IDLE, |max| max.min(super::IDLE)))),
             kicked: Box::pin(kick.cancelled_owned()),
             hub,
             listener,
             address,
+            badge,
             wire,
             claim,
         }
@@ -329,23 +347,15 @@ impl Drop for Connected {
 }
 
 impl Refusal {
-    fn new(reason: Reason, word: &'static str, cause: &str) -> Self {
+    pub(super) fn new(reason: Reason, word: &'static str, cause: &str) -> Self {
         Self { reason, word, cause: cause.to_owned() }
     }
 }
 
-/// What can be refused without looking further than the CONNECT and the listener.
-fn check(connect: &Connect, anonymous: bool) -> Result<(), Refusal> {
+/// What can be refused without looking further than the CONNECT.
+fn check(connect: &Connect) -> Result<(), Refusal> {
     if connect.enhanced_auth {
         return Err(Refusal::new(Reason::BAD_AUTH_METHOD, "auth-method", "asks for enhanced authentication"));
-    }
-    if !anonymous {
-        let (reason, cause) = if connect.username.is_some() || connect.has_password {
-            (Reason::BAD_CREDENTIALS, "the listener knows no user of this name and password")
-        } else {
-            (Reason::NOT_AUTHORIZED, "the listener takes no anonymous clients")
-        };
-        return Err(Refusal::new(reason, "not-authorized", cause));
     }
     let client_id = &connect.client_id;
     if client_id.is_empty() && connect.version == Version::V311 && !connect.clean_start {
