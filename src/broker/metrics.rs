@@ -25,6 +25,7 @@ pub(crate) const REFUSED: &[(&str, &str)] = &[
     ("access-revoked", "the user is gone or has another password: DISCONNECT 0x87 / closed"),
     ("stopping", "the gateway stops: CONNACK 0x8B / CONNACK 3"),
     ("auth-method", "enhanced authentication: CONNACK 0x8C"),
+    ("tls", "a TLS handshake or record that fails: closed"),
     ("version", "a protocol level that is not spoken: CONNACK 0x84 / CONNACK 1"),
     ("store", "the store could not open the session: CONNACK 0x88 / CONNACK 3"),
     // What may be sent.
@@ -61,6 +62,7 @@ pub(crate) struct Metrics {
     pub(crate) connections: IntGaugeVec,
     /// Clients connected, over all listeners.
     pub(crate) clients: Arc<Peak>,
+    pub(crate) tls_not_after: IntGaugeVec,
     /// From clients.
     pub(crate) received: Traffic,
     /// To clients.
@@ -124,6 +126,14 @@ impl Metrics {
             Opts::new("tidegate_broker_connections", "Clients connected, by listener."),
             &["listener"],
         )?;
+        let tls_not_after = IntGaugeVec::new(
+            Opts::new(
+                "tidegate_tls_not_after_seconds",
+                "When the first certificate of a file ends, in seconds since 1970.",
+            ),
+            &["file"],
+        )?;
+        registry.register(Box::new(tls_not_after.clone()))?;
         registry.register(Box::new(connections.clone()))?;
         let by_reason = |name: &str, help: &str| {
             let vec = counters(name, help, "reason")?;
@@ -144,6 +154,7 @@ impl Metrics {
         Ok(Self {
             connections,
             clients: Arc::default(),
+            tls_not_after,
             received: Traffic::new(registry, "received", "received from clients")?,
             sent: Traffic::new(registry, "sent", "sent to clients")?,
             sockets: counter(registry, "tidegate_broker_sockets_total", "Sockets accepted.")?,
