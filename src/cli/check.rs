@@ -72,6 +72,8 @@ fn summary(config: &Config) -> String {
     let mut out = facts.join("\n");
     out.push_str("\n\n");
     out.push_str(&listeners(config));
+    out.push('\n');
+    out.push_str(&client_limits(config));
     if !config.uplinks.is_empty() {
         out.push('\n');
         out.push_str(&uplinks(config));
@@ -98,6 +100,28 @@ fn listeners(config: &Config) -> String {
     };
     let rows: Vec<_> = config.broker.listeners.iter().map(row).collect();
     layout(["LISTENER", "ADDRESS", "OPEN TO", "CONNECTIONS", "PACKET", "IN FLIGHT"], &rows)
+}
+
+fn client_limits(config: &Config) -> String {
+    let count = |number: u64| if number == 0 { "no limit".to_owned() } else { number.to_string() };
+    let row = |listener: &crate::broker::ListenerSettings| {
+        let keep_alive = Duration::from_secs(listener.max_keep_alive_s.into());
+        [
+            listener.name.clone(),
+            listener.max_subscriptions.to_string(),
+            count(listener.max_queued_messages),
+            limit(listener.max_queued_bytes),
+            when_full_word(listener.queue_when_full).to_owned(),
+            match listener.max_publish_rate {
+                0 => "no limit".to_owned(),
+                rate => format!("{rate} a second"),
+            },
+            if keep_alive.is_zero() { "no limit".to_owned() } else { format_duration(keep_alive) },
+        ]
+    };
+    let rows: Vec<_> = config.broker.listeners.iter().map(row).collect();
+    let head = ["EACH CLIENT OF", "SUBSCRIPTIONS", "QUEUED", "BYTES", "WHEN FULL", "PUBLISHES", "KEEP ALIVE"];
+    layout(head, &rows)
 }
 
 fn uplinks(config: &Config) -> String {
@@ -137,7 +161,10 @@ fn summary_json(config: &Config) -> Value {
         json!({
             "name": listener.name, "bind": bind_text(&listener.bind), "anonymous": listener.anonymous,
             "max_connections": listener.max_connections, "max_packet": listener.max_packet,
-            "max_inflight": listener.max_inflight,
+            "max_inflight": listener.max_inflight, "max_subscriptions": listener.max_subscriptions,
+            "max_queued_messages": listener.max_queued_messages, "max_queued_bytes": listener.max_queued_bytes,
+            "queue_when_full": when_full_word(listener.queue_when_full),
+            "max_publish_rate": listener.max_publish_rate, "max_keep_alive_seconds": listener.max_keep_alive_s,
         })
     });
     let uplinks = config.uplinks.iter().map(|uplink| {

@@ -39,6 +39,9 @@ pub const DEFAULT_MAX_MESSAGES: u64 = 0;
 pub const DEFAULT_STREAM_MAX_BYTES: u64 = 1 << 30;
 /// Default of `when_full`.
 pub const DEFAULT_WHEN_FULL: WhenFull = WhenFull::Reject;
+/// What may happen when something is full.
+pub(super) const WHEN_FULL: &[(&str, WhenFull)] =
+    &[("reject", WhenFull::Reject), ("drop-oldest", WhenFull::DropOldest), ("drop-newest", WhenFull::DropNewest)];
 /// Default of `qos0`.
 pub const DEFAULT_QOS0: Qos0 = Qos0::Store;
 
@@ -46,7 +49,7 @@ pub const DEFAULT_QOS0: Qos0 = Qos0::Store;
 const MIN_TTL: Duration = Duration::from_secs(1);
 
 /// One stream, checked.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Stream {
     /// Its name, `[A-Za-z0-9_.-]{1,64}`.
     pub name: String,
@@ -133,8 +136,6 @@ pub(super) fn read(section: &Section<'_>, gateway_id: &str, uplinks: &[String]) 
     if !retain_sent.is_zero() {
         section.refuse("retain_sent", "not supported by this version; expected \"0s\"");
     }
-    let words =
-        [("reject", WhenFull::Reject), ("drop-oldest", WhenFull::DropOldest), ("drop-newest", WhenFull::DropNewest)];
     let limit = |number: u64| (number > 0).then_some(number);
     Stream {
         name,
@@ -146,7 +147,7 @@ pub(super) fn read(section: &Section<'_>, gateway_id: &str, uplinks: &[String]) 
         ttl: section.has("ttl").then(|| section.duration("ttl", MAX_DURATION, MIN_TTL..=MAX_DURATION)),
         max_messages: limit(section.integer("max_messages", DEFAULT_MAX_MESSAGES, 0..=i64::MAX)),
         max_bytes: limit(section.size("max_bytes", DEFAULT_STREAM_MAX_BYTES, 0..=i64::MAX.unsigned_abs())),
-        when_full: section.choice("when_full", DEFAULT_WHEN_FULL, &words),
+        when_full: section.choice("when_full", DEFAULT_WHEN_FULL, WHEN_FULL),
         qos0,
     }
 }

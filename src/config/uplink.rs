@@ -2,9 +2,10 @@
 
 use std::{ops::RangeInclusive, time::Duration};
 
-use super::{gateway::read_name, named_file::Content, section::Section, url};
+use super::{gateway::read_name, section::Section, url};
 use crate::{
     message::QoS,
+    named_file::Content,
     uplink::{Backoff, Settings, Url, Version},
 };
 
@@ -49,8 +50,6 @@ pub const DEFAULT_MESSAGES_PER_S: u64 = 0;
 /// Default of `rate.bytes_per_s`: no limit.
 pub const DEFAULT_BYTES_PER_S: u64 = 0;
 
-/// Longest keep alive that MQTT can say: 65 535 s.
-const MAX_KEEP_ALIVE: Duration = Duration::from_secs(65_535);
 const SHORT_TO_LONG: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(3600);
 const BACKOFF_BOUNDS: RangeInclusive<Duration> = Duration::from_millis(10)..=Duration::from_secs(24 * 3600);
 /// Longest client id and user name (MQTT 5, section 1.5.4).
@@ -94,7 +93,7 @@ pub(super) fn read(section: &Section<'_>, gateway_id: &str) -> Option<Settings> 
         identity: identity.0.zip(identity.1),
         qos: read_qos(section),
         max_inflight: section.integer("max_inflight", DEFAULT_UPLINK_MAX_INFLIGHT, 1..=65_535),
-        keep_alive: read_keep_alive(section),
+        keep_alive: section.keep_alive("keep_alive", DEFAULT_KEEP_ALIVE, "none"),
         connect_timeout: section.duration("connect_timeout", DEFAULT_CONNECT_TIMEOUT, SHORT_TO_LONG),
         progress_timeout: section.duration("progress_timeout", DEFAULT_PROGRESS_TIMEOUT, SHORT_TO_LONG),
         backoff: read_backoff(&section.section("backoff", BACKOFF_KEYS)),
@@ -143,14 +142,6 @@ fn read_string(section: &Section<'_>, key: &str) -> Option<String> {
 
 fn read_qos(section: &Section<'_>) -> QoS {
     QoS::from_number(section.integer("qos", DEFAULT_QOS.number(), 0..=2)).unwrap_or(DEFAULT_QOS)
-}
-
-fn read_keep_alive(section: &Section<'_>) -> Duration {
-    let keep_alive = section.duration("keep_alive", DEFAULT_KEEP_ALIVE, Duration::ZERO..=MAX_KEEP_ALIVE);
-    if keep_alive.subsec_nanos() != 0 {
-        section.refuse("keep_alive", "expected whole seconds from \"1s\" to \"18h12m15s\", or \"0s\" for none");
-    }
-    keep_alive
 }
 
 fn read_backoff(section: &Section<'_>) -> Backoff {

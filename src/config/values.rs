@@ -5,13 +5,18 @@ use std::{ops::RangeInclusive, path::PathBuf, time::Duration};
 use ::config::Value;
 
 use super::{
-    named_file::{self, Content},
     nearest::nearest,
     problem::Severity,
     section::{Section, Text},
     show::{self, as_list, as_number, as_switch, as_text},
 };
-use crate::units::{format_duration, format_size, parse_duration, parse_size};
+use crate::{
+    named_file::{self, Content},
+    units::{format_duration, format_size, parse_duration, parse_size},
+};
+
+/// Longest keep alive that MQTT can say: 65 535 s.
+const MAX_KEEP_ALIVE: Duration = Duration::from_secs(65_535);
 
 impl Section<'_> {
     /// A text that must be there.
@@ -153,6 +158,15 @@ impl Section<'_> {
                 default
             }
         }
+    }
+
+    /// A keep alive: whole seconds, or zero for `none`.
+    pub(super) fn keep_alive(&self, key: &str, default: Duration, none: &str) -> Duration {
+        let keep_alive = self.duration(key, default, Duration::ZERO..=MAX_KEEP_ALIVE);
+        if keep_alive.subsec_nanos() != 0 {
+            self.refuse(key, format!("expected whole seconds from \"1s\" to \"18h12m15s\", or \"0s\" for {none}"));
+        }
+        keep_alive
     }
 
     /// A path, relative to the folder of the file that names it; nothing is opened.

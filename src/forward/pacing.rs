@@ -1,10 +1,11 @@
 //! Pacing: at most so many messages and bytes a second; pure, so `now` is an argument.
 //!
-//! Both limits are token buckets in their "theoretical arrival time" form: one number says up to when the allowance is spent. The bucket
-//! holds [`BURST`] worth of allowance, so a quiet second is not followed by a loud one. A message larger than the
-//! bucket is not refused; it spends the future, and the next one waits.
+//! Both limits are token buckets that hold [`BURST`] worth of allowance, so a quiet second is not followed by a loud one.
+//! A message larger than the bucket is not refused; it spends the future, and the next one waits.
 
 use std::time::{Duration, Instant};
+
+use crate::bucket::Bucket;
 
 /// Allowance that can be saved up.
 const BURST: Duration = Duration::from_millis(100);
@@ -16,21 +17,10 @@ pub(super) struct Pacing {
     bytes: Bucket,
 }
 
-#[derive(Debug, Clone)]
-struct Bucket {
-    /// Units a second; 0 = no limit.
-    rate: u64,
-    /// Up to when the allowance is spent; `None` before the first use.
-    spent_until: Option<Instant>,
-}
-
 impl Pacing {
     /// Limits in messages and bytes a second; 0 = no limit.
     pub(super) const fn new(messages_per_s: u64, bytes_per_s: u64) -> Self {
-        Self {
-            messages: Bucket { rate: messages_per_s, spent_until: None },
-            bytes: Bucket { rate: bytes_per_s, spent_until: None },
-        }
+        Self { messages: Bucket::new(messages_per_s, BURST), bytes: Bucket::new(bytes_per_s, BURST) }
     }
 
     /// Takes the allowance for one message of this many bytes, or says when to ask again.
@@ -42,23 +32,6 @@ impl Pacing {
         self.messages.spend(now, 1);
         self.bytes.spend(now, bytes);
         Ok(())
-    }
-}
-
-impl Bucket {
-    /// `None` when there is allowance now.
-    fn free_at(&self, now: Instant) -> Option<Instant> {
-        let at = self.spent_until?;
-        (at > now + BURST).then(|| at.checked_sub(BURST).unwrap_or(now))
-    }
-
-    fn spend(&mut self, now: Instant, units: u64) {
-        if self.rate > 0 {
-            let nanos = u128::from(units) * 1_000_000_000 / u128::from(self.rate);
-            let cost = Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX));
-            let from = self.spent_until.map_or(now, |until| until.max(now));
-            self.spent_until = from.checked_add(cost).or(self.spent_until);
-        }
     }
 }
 

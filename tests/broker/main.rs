@@ -5,8 +5,10 @@
 mod clients;
 mod delivery;
 mod durable;
+mod limits;
 #[cfg(feature = "interop")]
 mod mosquitto;
 mod protocol;
 mod rig;
 mod sessions;
+mod sys;

@@ -5,7 +5,7 @@ use std::{net::SocketAddr, os::unix::fs::DirBuilderExt, time::Duration};
 use prometheus::Registry;
 use tempfile::TempDir;
 use tidegate::{
-    broker::{self, Bind, Broker, ListenerSettings},
+    broker::{self, AccessSettings, Bind, Broker, ListenerSettings},
     intake::{Intake, Rule},
     store::{self, Durability, Handle, Store, StreamId, StreamSettings, WhenFull},
     topic::TopicFilter,
@@ -29,6 +29,10 @@ pub(crate) struct Options {
     /// Filter of the stream `all`.
     pub(crate) from: &'static str,
     pub(crate) max_messages: Option<u64>,
+    /// Users and rules.
+    pub(crate) access: AccessSettings,
+    /// Whatever else the listener is to have.
+    pub(crate) tune: fn(&mut ListenerSettings),
 }
 
 impl Default for Options {
@@ -40,6 +44,8 @@ impl Default for Options {
             max_inflight: 1000,
             from: "s/#",
             max_messages: None,
+            access: AccessSettings::default(),
+            tune: |_| {},
         }
     }
 }
@@ -77,17 +83,17 @@ async fn open(dir: &TempDir, options: &Options) -> (Store, Handle, Broker, Regis
         except: vec![],
         live_only: None,
     };
-    let listener = ListenerSettings {
+    let mut listener = ListenerSettings {
         anonymous: options.anonymous,
         max_connections: options.max_connections,
         max_packet: options.max_packet,
         max_inflight: options.max_inflight,
         ..ListenerSettings::new("test", Bind::Tcp("127.0.0.1:0".parse().unwrap()))
     };
+    (options.tune)(&mut listener);
     let intake = Intake::new(handle.clone(), vec![rule]);
-    let broker = broker::start(broker::Settings { listeners: vec![listener], ..Default::default() }, intake, &registry)
-        .await
-        .unwrap();
+    let settings = broker::Settings { listeners: vec![listener], access: options.access.clone() };
+    let broker = broker::start(settings, intake, &registry).await.unwrap();
     let address = broker.listeners()[0].bind.parse().unwrap();
     (store, handle, broker, registry, address)
 }
@@ -143,13 +149,16 @@ impl Rig {
         self.handle.streams()[0].backlog_messages
     }
 
-    /// A counter or gauge, by name and label value.
+    /// A counter or gauge, by name and label value (empty where it has no labels).
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "counts are small and not negative")]
     pub(crate) fn metric(&self, name: &str, label: &str) -> u64 {
         let families = self.registry.gather();
         let family = families.iter().find(|family| family.name() == name);
         let metric = family.and_then(|family| {
-            family.get_metric().iter().find(|metric| metric.get_label().iter().any(|pair| pair.value() == label))
+            let has = |pairs: &[prometheus::proto::LabelPair]| {
+                if label.is_empty() { pairs.is_empty() } else { pairs.iter().any(|pair| pair.value() == label) }
+            };
+            family.get_metric().iter().find(|metric| has(metric.get_label()))
         });
         metric.map_or(0, |metric| (metric.get_counter().get_value() + metric.get_gauge().get_value()) as u64)
     }
@@ -247,7 +256,8 @@ impl Client {
         timeout(DEADLINE, self.read_packet()).await.expect("a packet comes").expect("the connection is open")
     }
 
-    async fn read_packet(&mut self) -> std::io::Result<Vec<u8>> {
+    /// The next packet, whole, or why there is none.
+    pub(crate) async fn read_packet(&mut self) -> std::io::Result<Vec<u8>> {
         let mut packet = vec![self.stream.read_u8().await?];
         let mut len = 0usize;
         for at in 0..4 {

@@ -14,20 +14,26 @@
 //! 3. While the store takes no more (or holds back what a 3.1.1 client must not lose), nothing is decoded; the socket is
 //!    read a little further, to notice its end, and then left alone: TCP slows the client down.
 //! 4. While a local subscriber is given a moment to catch up (see `fanout`), the same holds, and verdicts wait too.
-//! 5. While the client takes no more, nothing is decoded and nothing pumped; after
+//! 5. While the client has published more than its rate allows, PUBLISHes wait at the front of the input (see
+//!    `publish_rate`); PINGREQs behind them are answered, here and while the store holds back.
+//! 6. While the client takes no more, nothing is decoded and nothing pumped; after
 //!    [`WRITE_STALL`](super::limits::WRITE_STALL) it is disconnected.
 //!
 //! Bounds: input one packet and one read; output 64 KiB and one packet; arrivals `max_inflight` and QoS 0 up to 2048, 4 MiB
 //! and what one read brought.
 //! A crash loses the buffers; whatever was acknowledged is in the store, whatever was not the client sends again.
 
+mod admission;
 mod arrivals;
 mod ending;
 mod handshake;
 mod inbound;
 mod outbound;
 mod outgoing;
+mod publish_rate;
 mod subscribe;
+mod tally;
+mod wire;
 
 use std::{
     collections::VecDeque,
@@ -40,7 +46,7 @@ use std::{
 
 use bytes::BytesMut;
 use tokio::{
-    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
+    io::{AsyncReadExt, AsyncWriteExt},
     time::Sleep,
 };
 use tokio_util::sync::WaitForCancellationFutureOwned;
@@ -48,14 +54,18 @@ use tokio_util::sync::WaitForCancellationFutureOwned;
 use arrivals::Arrivals;
 pub(crate) use handshake::serve;
 pub(crate) use outgoing::Outgoing;
+use publish_rate::PublishRate;
 use subscribe::Saving;
+use tally::Tally;
+use wire::Wire;
 
 use super::{
+    access::Badge,
     fanout::Delivery,
     hub::{Hub, Who},
     limits::{IDLE, READ_MAX, READ_MIN, UNDECIDED_BYTES, UNDECIDED_MAX, WRITE_HIGH, WRITE_STALL},
     listener::Listener,
-    packet::{DecodeError, Decoder, Reason, Version, Will},
+    packet::{DecodeError, Decoder, Packet, Reason, Version, Will},
     sessions::Claim,
 };
 use crate::intake::{Entry, Lane, Outcome, Returned, Returns, StoreError};
@@ -65,11 +75,16 @@ struct Connection {
     hub: Arc<Hub>,
     listener: Arc<Listener>,
     address: String,
+    /// Who it is and what it may.
+    badge: Arc<Badge>,
     version: Version,
     claim: Claim,
     kicked: Pin<Box<WaitForCancellationFutureOwned>>,
     wire: Wire,
+    tally: Tally,
     decoder: Decoder,
+    /// `None` where the listener sets no limit.
+    publish_rate: Option<Box<PublishRate>>,
     inbound: Inbound,
     saving: Option<Saving>,
     /// Subscribers are given a moment to catch up with this publisher.
@@ -83,23 +98,9 @@ struct Connection {
     /// 1.5 times the keep alive interval.
     silence_max: Option<Duration>,
     will: Option<Will>,
+    /// The log has it that access rules stop this client.
+    told_denial: bool,
     timer: Pin<Box<Sleep>>,
-}
-
-/// The socket and its buffers.
-struct Wire {
-    reader: Box<dyn AsyncRead + Send + Unpin>,
-    writer: Box<dyn AsyncWrite + Send + Unpin>,
-    input: BytesMut,
-    output: BytesMut,
-    /// Size of the next read; follows what the client sends.
-    read_size: usize,
-    /// The client will send no more.
-    ended: bool,
-    /// When the client was last heard.
-    heard: Instant,
-    /// Since when the client has taken nothing of what waits for it, as far as the timer has seen.
-    stalled: Option<Instant>,
 }
 
 /// What came from the client and is on its way through the store.
@@ -146,6 +147,7 @@ enum Event {
     Returned(Option<Returned>),
     Saved(Result<(), StoreError>),
     Resumed,
+    MayPublish,
     Written(io::Result<usize>),
     Read(io::Result<usize>),
     Mail,
@@ -167,6 +169,8 @@ enum Ending {
     Silent,
     /// It does not read what is sent to it.
     Stalled,
+    /// A reload took its access away.
+    Revoked,
     /// Another connection took the session.
     TakenOver,
     /// The gateway stops.
@@ -205,8 +209,8 @@ impl Connection {
     /// Does everything that can be done without waiting.
     async fn work(&mut self) -> Result<(), Ending> {
         if self.is_listening() {
-            while self.may_decode() {
-                match self.decoder.decode(&mut self.wire.input)? {
+            while self.may_decode() && !self.must_wait_to_publish() {
+                match self.next_packet()? {
                     Some(packet) => self.packet(packet).await?,
                     None if self.wire.ended => return Err(Ending::Lost(None)),
                     None => break,
@@ -218,8 +222,24 @@ impl Connection {
             // Nobody is left who could be acknowledged, and the client keeps what was not.
             return Err(Ending::Lost(None));
         }
+        self.answer_early_pings();
         self.pump();
+        self.tally.packets_out += self.wire.new_packets();
+        self.tally.enter(&self.hub.metrics);
         Ok(())
+    }
+
+    /// Takes the next packet off the input; `None` while it is not complete.
+    fn next_packet(&mut self) -> Result<Option<Packet>, DecodeError> {
+        let before = self.wire.input.len();
+        let packet = self.decoder.decode(&mut self.wire.input);
+        self.wire.was_decoded(before);
+        self.tally.packets_in += u64::from(matches!(packet, Ok(Some(_))));
+        if let Ok(Some(Packet::Publish(publish))) = &packet {
+            self.tally.received(&publish.message);
+            self.spend_publish();
+        }
+        packet
     }
 
     /// Whether the client is listened to: what it said before has gone to the store.
@@ -242,9 +262,9 @@ impl Connection {
 
     async fn next_event(&mut self) -> Event {
         self.inbound.begin_submit();
-        let may_decode = self.is_listening();
+        let may_decode = self.is_listening() && !self.is_made_to_wait();
         let want_mail = self.wants_mail();
-        let Self { kicked, wire, inbound, saving, pause, claim, timer, .. } = self;
+        let Self { kicked, wire, inbound, saving, pause, publish_rate, claim, timer, .. } = self;
         let Inbound { lane, returns, submitting, held, submitted, .. } = inbound;
         let wants_room = !held.is_empty() && submitting.is_none() && *submitted == 0;
         let want_read = !wire.ended && (may_decode || wire.input.len() < READ_MAX);
@@ -260,6 +280,7 @@ impl Connection {
             returned = returned(returns), if *submitted > 0 && pause.is_none() => Event::Returned(returned),
             saved = saved(saving), if saving.is_some() => Event::Saved(saved),
             () = paused(pause), if pause.is_some() => Event::Resumed,
+            () = publish_rate::allowed(publish_rate), if publish_rate.is_some() => Event::MayPublish,
             written = writer.write_buf(output), if !output.is_empty() => Event::Written(written),
             read = reader.read_buf(input), if want_read => Event::Read(read),
             () = claim.subscriber().woken(), if want_mail => Event::Mail,
@@ -270,6 +291,7 @@ impl Connection {
     fn handle(&mut self, event: Event) -> Result<(), Ending> {
         match event {
             Event::Kicked if self.hub.stopping.is_cancelled() => Err(Ending::Stopping),
+            Event::Kicked if self.badge.is_revoked() => Err(Ending::Revoked),
             Event::Kicked => Err(Ending::TakenOver),
             Event::Submitted(lane) => {
                 self.inbound.submitted(lane?);
@@ -293,15 +315,18 @@ impl Connection {
                 self.pause = None;
                 self.proceed(true)
             }
-            Event::Written(written) => match written {
-                Ok(0) => Err(Ending::Lost(None)),
-                Ok(_) => {
-                    self.wire.stalled = None;
-                    Ok(())
-                }
-                Err(error) => Err(Ending::Lost(Some(error))),
-            },
-            Event::Read(read) => self.wire.was_read(read),
+            Event::MayPublish => {
+                self.may_publish_again();
+                Ok(())
+            }
+            Event::Written(written) => {
+                self.tally.bytes_out += self.wire.was_written(written)?;
+                Ok(())
+            }
+            Event::Read(read) => {
+                self.tally.bytes_in += self.wire.was_read(read)?;
+                Ok(())
+            }
             Event::Mail => {
                 self.fetch_mail();
                 Ok(())
@@ -316,7 +341,7 @@ impl Connection {
             return Err(Ending::Stalled);
         }
         // A client that we do not listen to is not silent.
-        if !self.is_listening() {
+        if !self.is_listening() || self.is_made_to_wait() {
             self.wire.heard = now;
         }
         let silent = now.duration_since(self.wire.heard);
@@ -352,56 +377,15 @@ impl Connection {
         self.hub.fanout.shrink(self.claim.subscriber());
     }
 
-    fn who(&self) -> Who<'_> {
+    /// Says once for a connection that access rules stop something; the others are only counted.
+    fn denied(&mut self, action: &'static str, topic: &str) {
+        if !std::mem::replace(&mut self.told_denial, true) {
+            self.hub.denied(self.who(), action, topic);
+        }
+    }
+
+    pub(super) fn who(&self) -> Who<'_> {
         Who { listener: &self.listener.settings.name, address: &self.address, client_id: self.claim.client_id() }
-    }
-}
-
-impl Wire {
-    fn new(reader: Box<dyn AsyncRead + Send + Unpin>, writer: Box<dyn AsyncWrite + Send + Unpin>) -> Self {
-        let now = Instant::now();
-        Self {
-            reader,
-            writer,
-            input: BytesMut::new(),
-            output: BytesMut::new(),
-            read_size: READ_MIN,
-            ended: false,
-            heard: now,
-            stalled: None,
-        }
-    }
-
-    /// Whether something waits to be written and nothing of it was taken for [`WRITE_STALL`]. The time before it waited
-    /// does not count.
-    fn is_stalled(&mut self, now: Instant) -> bool {
-        if self.output.is_empty() {
-            self.stalled = None;
-            return false;
-        }
-        now.duration_since(*self.stalled.get_or_insert(now)) >= WRITE_STALL
-    }
-
-    fn make_room(&mut self) {
-        if self.input.capacity() - self.input.len() < self.read_size / 2 {
-            self.input.reserve(self.read_size);
-        }
-    }
-
-    fn was_read(&mut self, read: io::Result<usize>) -> Result<(), Ending> {
-        match read {
-            Ok(0) => self.ended = true,
-            Ok(count) => {
-                self.heard = Instant::now();
-                if self.input.len() == self.input.capacity() {
-                    self.read_size = (self.read_size * 2).min(READ_MAX);
-                } else if count < self.read_size / 8 {
-                    self.read_size = (self.read_size / 2).max(READ_MIN);
-                }
-            }
-            Err(error) => return Err(Ending::Lost(Some(error))),
-        }
-        Ok(())
     }
 }
 
@@ -479,22 +463,3 @@ type Pause = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// A future that is kept across events.
 type Commit = Pin<Box<dyn Future<Output = Result<(), StoreError>> + Send>>;
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_the_time_in_which_something_waits_to_be_written_counts_as_a_stall() {
-        let mut wire = Wire::new(Box::new(tokio::io::empty()), Box::new(tokio::io::sink()));
-        let start = Instant::now();
-        assert!(!wire.is_stalled(start));
-        wire.output.extend_from_slice(b"x");
-        let later = start + 10 * WRITE_STALL;
-        assert!(!wire.is_stalled(later), "it has waited for a moment only");
-        assert!(!wire.is_stalled(later + WRITE_STALL / 2));
-        assert!(wire.is_stalled(later + WRITE_STALL));
-        wire.output.clear();
-        assert!(!wire.is_stalled(later + WRITE_STALL));
-    }
-}

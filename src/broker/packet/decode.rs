@@ -95,6 +95,11 @@ impl Decoder {
         Self { version, max_packet, client, last_topic: None, aliases: Vec::new(), alias_max }
     }
 
+    #[cfg(any(test, feature = "fuzzing"))]
+    pub(crate) const fn version(&self) -> Version {
+        self.version
+    }
+
     /// Takes the next packet off the buffer; `None` while it is not complete. After an error the stream is lost.
     pub(crate) fn decode(&mut self, buffer: &mut BytesMut) -> Result<Option<Packet>, DecodeError> {
         let Some(&first) = buffer.first() else { return Ok(None) };
@@ -347,6 +352,11 @@ const AUTH: u8 = 15;
 const PUBLISH_REASONS: &[u8] = &[0x00, 0x10, 0x80, 0x83, 0x87, 0x90, 0x91, 0x97, 0x99];
 const RELEASE_REASONS: &[u8] = &[0x00, 0x92];
 const DISCONNECT_REASONS: &[u8] = &[0x00, 0x04, 0x80, 0x81, 0x82, 0x83, 0x90, 0x93, 0x94, 0x95, 0x96, 0x97, 0x98, 0x99];
+
+/// Whether the buffer begins with a PUBLISH, complete or not.
+pub(crate) fn is_publish(buffer: &[u8]) -> bool {
+    buffer.first().is_some_and(|first| first >> 4 == PUBLISH)
+}
 
 /// Reserved flags of the fixed header (section 2.1.3), seen before a byte of the body is waited for.
 fn check_flags(first: u8) -> Result<(), DecodeError> {

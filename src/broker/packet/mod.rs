@@ -8,12 +8,14 @@
 //! - The length of a packet is checked from its fixed header, before a byte of its body is waited for.
 //! - Packets below 4 KiB are copied out of the read buffer, longer PUBLISH payloads share it: a queued message never pins
 //!   more than a few times its own size.
-//! - No bytes make it panic: property tests feed it random bytes and mutated packets.
+//! - No bytes make it panic: property tests feed it random bytes and mutated packets, and a fuzzer (`fuzz`) everything else.
 
 mod connect;
 mod decode;
 mod encode;
 mod error;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzz;
 mod properties;
 mod reason;
 #[cfg(test)]
@@ -21,12 +23,13 @@ mod tests;
 mod wire;
 
 pub(crate) use connect::{Connect, Will, decode_connect, version_of};
-pub(crate) use decode::{Decoder, Packet, RetainHandling, Subscribe, SubscribeOptions, Unsubscribe};
+pub(crate) use decode::{Decoder, Packet, RetainHandling, Subscribe, SubscribeOptions, Unsubscribe, is_publish};
 pub(crate) use encode::{
     AckKind, ConnAckProperties, PublishOut, ack, connack, connack_refusal, disconnect, pingresp, suback, unsuback,
 };
 pub(crate) use error::DecodeError;
 pub(crate) use reason::Reason;
+pub(crate) use wire::peek;
 
 /// The protocol versions that we speak.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

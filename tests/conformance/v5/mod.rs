@@ -1,0 +1,3 @@
+//! MQTT 5.0, by sections of the specification.
+
+mod data;
