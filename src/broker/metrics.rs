@@ -15,6 +15,7 @@ pub(crate) const REFUSED: &[(&str, &str)] = &[
     ("client-id", "a client id that is too long, or empty where it must not be: CONNACK 0x85 / CONNACK 2"),
     ("not-authorized", "no such user, or anonymous where that is not allowed: CONNACK 0x86, 0x87 / CONNACK 4, 5"),
     ("auth-method", "enhanced authentication: CONNACK 0x8C"),
+    ("tls", "a TLS handshake or record that fails: closed"),
     ("version", "a protocol level that is not spoken: CONNACK 0x84 / CONNACK 1"),
     ("store", "the store could not open the session: CONNACK 0x88 / CONNACK 3"),
     // What may be sent.
@@ -47,6 +48,7 @@ pub(crate) const REFUSED: &[(&str, &str)] = &[
 #[derive(Debug, Clone)]
 pub(crate) struct Metrics {
     pub(crate) connections: IntGaugeVec,
+    pub(crate) tls_not_after: IntGaugeVec,
     /// From clients.
     pub(crate) received: Traffic,
     /// To clients.
@@ -85,6 +87,14 @@ impl Metrics {
             Opts::new("tidegate_broker_connections", "Clients connected, by listener."),
             &["listener"],
         )?;
+        let tls_not_after = IntGaugeVec::new(
+            Opts::new(
+                "tidegate_tls_not_after_seconds",
+                "When the first certificate of a file ends, in seconds since 1970.",
+            ),
+            &["file"],
+        )?;
+        registry.register(Box::new(tls_not_after.clone()))?;
         registry.register(Box::new(connections.clone()))?;
         let by_reason = |name: &str, help: &str| {
             let vec = counters(name, help, "reason")?;
@@ -104,6 +114,7 @@ impl Metrics {
         }
         Ok(Self {
             connections,
+            tls_not_after,
             received: Traffic::new(registry, "received", "received from clients")?,
             sent: Traffic::new(registry, "sent", "sent to clients")?,
             sockets: counter(registry, "tidegate_broker_sockets_total", "Sockets accepted.")?,

@@ -8,6 +8,7 @@
 //! | --- | --- |
 //! | `packet` | the wire format, pure |
 //! | `listener` | sockets, accepting, how many |
+//! | `transport` | what carries MQTT: TLS, WebSocket, unix sockets |
 //! | `connection` | one client: handshake, arrivals, acknowledgements, deliveries, the end |
 //! | `sessions` | who owns a client id; what outlives a connection; expiry and delayed wills |
 //! | [`access`] | who may connect, publish and subscribe; reload of that |
@@ -32,6 +33,7 @@ mod publisher;
 mod retained;
 mod sessions;
 mod settings;
+mod transport;
 
 use std::{future::Future, io, sync::Arc, time::Duration, time::Instant};
 
@@ -40,10 +42,11 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub use metrics::Drops;
 pub use settings::*;
+pub use transport::{TlsProblem, TlsRefused, check_tls};
 
 use self::{
     access::Access, fanout::Fanout, hub::Hub, listener::Listener, metrics::Metrics, pending::Pending,
-    retained::Retained, sessions::Sessions,
+    retained::Retained, sessions::Sessions, transport::Tls,
 };
 use crate::{
     intake::{Intake, StoreError},
@@ -63,6 +66,9 @@ pub enum StartError {
         /// What the system says.
         cause: io::Error,
     },
+    /// A listener's certificate, key or authorities cannot be used.
+    #[error(transparent)]
+    Tls(#[from] TlsRefused),
     /// Sessions or retained messages could not be read.
     #[error("sessions and retained messages cannot be read from the store: {0}")]
     Store(#[from] StoreError),
@@ -90,11 +96,14 @@ pub struct Broker {
 pub async fn start(settings: Settings, intake: Intake, registry: &prometheus::Registry) -> Result<Broker, StartError> {
     let metrics = Metrics::new(registry)?;
     let access = Access::new(&settings)?;
+    let turns = Arc::default();
     let mut bound = Vec::with_capacity(settings.listeners.len());
     for (place, settings) in settings.listeners.into_iter().enumerate() {
+        let open_tls = |tls| Tls::open(&settings, tls, &turns, &metrics.tls_not_after).map(Arc::new);
+        let tls = settings.tls.as_ref().map(open_tls).transpose()?;
         let socket = listener::bind(&settings)?;
         let connected = metrics.connections.with_label_values(&[&settings.name]);
-        bound.push((Arc::new(Listener::new(settings, place, &socket, connected)), socket));
+        bound.push((Arc::new(Listener::new(settings, place, tls, &socket, connected)), socket));
     }
     let (publisher, messages) = mpsc::channel(limits::PUBLISHER_QUEUE);
     let fanout = Arc::new(Fanout::new(metrics.drops.clone()));
@@ -123,6 +132,8 @@ pub async fn start(settings: Settings, intake: Intake, registry: &prometheus::Re
     let publisher = publishing.track_future(publisher::run(Arc::clone(&hub), messages));
     spawn(&failing, &hub.last_call, "the publisher of wills", publisher);
     spawn(&failing, &hub.stopping, "the sweeper of sessions", sessions::sweep(Arc::clone(&hub)));
+    let tls = bound.iter().filter_map(|(listener, _)| listener.tls.clone()).collect();
+    spawn(&failing, &hub.stopping, "the watch over TLS files", transport::watch(tls, hub.stopping.clone()));
     let accepting = TaskTracker::new();
     accepting.close();
     let mut listeners = Vec::with_capacity(bound.len());
@@ -169,6 +180,16 @@ impl Broker {
     /// The listeners as they are now, in configuration order.
     pub fn listeners(&self) -> Vec<ListenerStats> {
         self.listeners.iter().map(|listener| listener.stats()).collect()
+    }
+
+    /// Reads the certificates, keys and authorities of all listeners again. Connections live on; where files cannot be used
+    /// those before stay in use, and the log and the result say so.
+    pub async fn reload_tls(&self) -> Result<(), Vec<TlsRefused>> {
+        let listeners: Vec<Arc<Tls>> = self.listeners.iter().filter_map(|listener| listener.tls.clone()).collect();
+        let reload = move || listeners.iter().filter_map(|tls| tls.reload().err()).collect::<Vec<_>>();
+        // The task fails only when the runtime ends.
+        let refused = tokio::task::spawn_blocking(reload).await.unwrap_or_default();
+        if refused.is_empty() { Ok(()) } else { Err(refused) }
     }
 
     /// Waits for the unexpected end of one of the broker's own tasks; then the process must end.

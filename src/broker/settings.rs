@@ -45,6 +45,8 @@ pub struct ListenerSettings {
     pub transport: Transport,
     /// TLS on its sockets.
     pub tls: Option<TlsSettings>,
+    /// Mode of the socket file, where it is a unix socket.
+    pub unix_mode: u32,
     /// Whether clients may connect without a name and password.
     pub anonymous: bool,
     /// Most clients at the same time.
@@ -91,6 +93,7 @@ impl ListenerSettings {
             bind,
             transport: Transport::Tcp,
             tls: None,
+            unix_mode: DEFAULT_UNIX_MODE,
             anonymous,
             max_connections: DEFAULT_MAX_CONNECTIONS.into(),
             max_packet: DEFAULT_MAX_PACKET,
@@ -105,6 +108,8 @@ impl ListenerSettings {
     }
 }
 
+/// Default of a listener's `unix_mode`: the user and the group of the gateway.
+pub const DEFAULT_UNIX_MODE: u32 = 0o660;
 /// Default of a listener's `max_connections`.
 pub const DEFAULT_MAX_CONNECTIONS: u16 = 1000;
 /// Default of a listener's `max_packet`: 256 KiB.

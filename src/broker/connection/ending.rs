@@ -7,16 +7,21 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::{io::AsyncWriteExt, sync::oneshot, time::timeout};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    sync::oneshot,
+    time::timeout,
+};
 
-use super::{Connection, Ending, submission};
+use super::{Connection, Ending, Wire, submission};
 use crate::{
     broker::{
         fanout::{Delivery, Orphan},
-        limits::{LAST_SAVE, LAST_VERDICTS, LAST_WRITE},
+        limits::{LAST_READS, LAST_SAVE, LAST_VERDICTS, LAST_WRITE},
         packet::{DecodeError, Reason, disconnect},
         publisher::Errand,
         sessions::Receipt,
+        transport,
     },
     intake::StoreError,
     message::QoS,
@@ -61,8 +66,10 @@ impl Ending {
     fn may_write(&self) -> bool {
         match self {
             Self::Lost(error) => error.is_none(),
-            Self::Stalled | Self::Disconnected { .. } => false,
-            Self::Decode(_)
+            Self::Stalled => false,
+            // It reads no messages any more, but the good-bye of TLS and WebSocket.
+            Self::Disconnected { .. }
+            | Self::Decode(_)
             | Self::Offence(..)
             | Self::Silent
             | Self::TakenOver
@@ -76,6 +83,10 @@ impl Ending {
 impl Connection {
     /// Ends the connection.
     pub(super) async fn finish(mut self, ending: Ending) {
+        let ending = match ending {
+            Ending::TakenOver => self.last_words().await,
+            other => other,
+        };
         self.tally.enter(&self.hub.metrics);
         self.badge.leave();
         self.log(&ending);
@@ -90,6 +101,9 @@ impl Connection {
             }
         }
         self.forget_undecided();
+        if matches!(ending, Ending::Disconnected { .. }) {
+            self.wire.output.clear();
+        }
         if ending.may_write() {
             if let Some(reason) = ending.reason() {
                 disconnect(&mut self.wire.output, self.version, reason);
@@ -103,6 +117,31 @@ impl Connection {
             }
         }
         self.put_away(&ending).await;
+    }
+
+    /// The client came back on another connection. What it had said on this one before still counts, above all a
+    /// DISCONNECT: without it the will would be sent of a client that took its leave and was quick to return.
+    async fn last_words(&mut self) -> Ending {
+        for _ in 0..LAST_READS {
+            if let Err(ending) = self.work().await {
+                return ending;
+            }
+            if self.wire.ended || !self.is_listening() {
+                break;
+            }
+            self.wire.make_room();
+            let Wire { reader, input, .. } = &mut self.wire;
+            let read = tokio::select! {
+                biased;
+                read = reader.read_buf(input) => read,
+                () = std::future::ready(()) => break,
+            };
+            match self.wire.was_read(read) {
+                Ok(bytes) => self.tally.bytes_in += bytes,
+                Err(ending) => return ending,
+            }
+        }
+        Ending::TakenOver
     }
 
     async fn write_all(&mut self) -> io::Result<()> {
@@ -238,6 +277,11 @@ impl Connection {
 
     fn log(&self, ending: &Ending) {
         let who = self.who();
+        if let Ending::Lost(Some(error)) = ending
+            && let Some(word) = transport::offence(error)
+        {
+            return self.hub.refused(who, word, error);
+        }
         match ending {
             Ending::Decode(error) => self.hub.refused(who, error.word(), error),
             Ending::Offence(Reason::RECEIVE_MAXIMUM, cause) => self.hub.refused(who, "receive-maximum", cause),

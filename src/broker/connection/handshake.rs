@@ -23,13 +23,14 @@ use crate::{
         limits::{
             CLIENT_ID_MAX, CONNECT_MAX, LAST_SAVE, LAST_WRITE, OUTGOING_WINDOW, READ_MIN, TAKEOVER, TOPIC_ALIAS_MAX,
         },
-        listener::{Listener, Socket},
+        listener::Listener,
         packet::{
             ConnAckProperties, Connect, DecodeError, Decoder, Reason, Version, connack, connack_refusal,
             decode_connect, version_of,
         },
         pending::Place,
         sessions::{Claim, ClaimError},
+        transport::{self, Accepted, Socket},
     },
     intake::{SessionWill, StoreError},
     message::Message,
@@ -56,29 +57,68 @@ pub(super) struct Door {
     badge: Option<Arc<Badge>>,
 }
 
-/// Serves one connection from its first byte to its last.
-pub(crate) async fn serve(hub: Arc<Hub>, listener: Arc<Listener>, socket: Socket, place: Place) {
-    let Socket { reader, writer, address, certificate_name } = socket;
-    let (began, wire) = (Instant::now(), Wire::new(reader, writer));
-    let mut door = Door { hub, listener, address, certificate_name, began, wire, badge: None };
-    let guard = Panicked { address: door.address.clone() };
+/// Serves one connection from its first byte to its last. `place` is its place among those that wait for their CONNECT.
+pub(crate) async fn serve(
+    hub: Arc<Hub>,
+    listener: Arc<Listener>,
+    (accepted, address): (Accepted, String),
+    place: Place,
+) {
+    let guard = Panicked { address: address.clone() };
+    let refused = |word, cause: &str| {
+        hub.refused(Who { listener: &listener.settings.name, address: &address, client_id: "" }, word, cause);
+    };
+    let knocking = timeout(CONNECT_TIMEOUT, knock(&hub, &listener, accepted, &address, &place));
     let connect = tokio::select! {
         biased;
-        () = door.hub.stopping.clone().cancelled_owned() => None,
+        () = hub.stopping.clone().cancelled_owned() => None,
         () = place.evicted() => {
-            door.refused("", "pending-full", "too many connections without a CONNECT, or too many bytes of them");
+            refused("pending-full", "too many connections without a CONNECT, or too many bytes of them");
             None
         }
-        connect = timeout(CONNECT_TIMEOUT, door.read_connect(&place)) => connect.unwrap_or_else(|_| {
-            door.refused("", "connect-timeout", "no complete CONNECT within 10 s");
+        connect = knocking => connect.unwrap_or_else(|_| {
+            refused("connect-timeout", "no complete CONNECT within 10 s");
             None
         }),
     };
     drop(place);
-    if let Some(connect) = connect {
+    if let Some((door, connect)) = connect {
         Box::pin(door.enter(connect)).await;
     }
     drop(guard);
+}
+
+/// From the accepted connection to its CONNECT; `None` when there is none and nothing is left to do.
+async fn knock(
+    hub: &Arc<Hub>,
+    listener: &Arc<Listener>,
+    accepted: Accepted,
+    address: &str,
+    place: &Place,
+) -> Option<(Door, Connect)> {
+    let began = Instant::now();
+    // In a box of its own, for a handshake needs more memory than the connection after it.
+    let opened = Box::pin(transport::open(accepted, listener.tls.as_deref())).await;
+    let Socket { reader, writer, certificate_name } = match opened {
+        Ok(socket) => socket,
+        Err(refused) => {
+            if let Some(transport::Refused { word, cause }) = refused {
+                hub.refused(Who { listener: &listener.settings.name, address, client_id: "" }, word, cause);
+            }
+            return None;
+        }
+    };
+    let mut door = Door {
+        hub: Arc::clone(hub),
+        listener: Arc::clone(listener),
+        address: address.to_owned(),
+        certificate_name,
+        began,
+        wire: Wire::new(reader, writer),
+        badge: None,
+    };
+    let connect = door.read_connect(place).await?;
+    Some((door, connect))
 }
 
 /// Says so when a connection's task panics: nobody waits for its result.
@@ -108,6 +148,7 @@ impl Door {
         let max = self.listener.settings.max_packet.min(CONNECT_MAX);
         loop {
             let version = version_of(&self.wire.input);
+            let stranger = transport::stranger(&self.wire.input);
             match decode_connect(&mut self.wire.input, max) {
                 Ok(Some(connect)) => {
                     self.hub.metrics.connects.inc();
@@ -116,17 +157,23 @@ impl Door {
                 }
                 Ok(None) => {}
                 Err(error) => {
-                    self.refused("", error.word(), &error.to_string());
+                    self.refused("", error.word(), stranger.unwrap_or(&error.to_string()));
                     self.answer_error(&error, version).await;
                     return None;
                 }
             }
             self.wire.input.reserve(READ_MIN);
             place.holds(self.wire.input.capacity());
-            // A client that goes without a word is no news: port scans and health checks do that.
             match self.wire.reader.read_buf(&mut self.wire.input).await {
                 Ok(read @ 1..) => self.hub.metrics.received.bytes.inc_by(read as u64),
-                Ok(0) | Err(_) => return None,
+                // A client that goes without a word is no news: port scans and health checks do that.
+                Ok(0) => return None,
+                Err(error) => {
+                    if let Some(word) = transport::offence(&error) {
+                        self.refused("", word, &error.to_string());
+                    }
+                    return None;
+                }
             }
         }
     }
