@@ -14,6 +14,7 @@ mod assembly;
 mod facts;
 mod reload;
 mod scratch;
+mod sys;
 
 use std::{path::Path, sync::Arc, time::Duration};
 
