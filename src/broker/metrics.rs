@@ -14,6 +14,8 @@ pub(crate) const REFUSED: &[(&str, &str)] = &[
     ("accept", "the system gave no connection (file descriptors, mostly): the client waits in its queue"),
     ("pending-full", "too many connections without a CONNECT, or too many bytes of them: the oldest is closed"),
     ("connect-timeout", "no CONNECT in its time: closed"),
+    ("tls", "no TLS handshake, a certificate that is not accepted, or TLS broken later: alert, closed"),
+    ("websocket", "no upgrade to WebSocket with `mqtt`, or frames that must not be: HTTP 4xx, or a close frame"),
     ("connections-full", "max_connections: CONNACK 0x97 / CONNACK 3"),
     ("sessions-full", "no room for another session: CONNACK 0x97 / CONNACK 3"),
     ("busy", "the previous connection of the client id does not let go: CONNACK 0x89 / CONNACK 3"),

@@ -45,6 +45,8 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub use metrics::Drops;
+#[cfg(any(test, feature = "fuzzing"))]
+pub use packet::fuzz;
 pub use settings::*;
 pub use sys::SysFacts;
 pub use transport::{TlsProblem, TlsRefused, check_tls};

@@ -97,7 +97,7 @@ async fn knock(
 ) -> Option<(Door, Connect)> {
     let began = Instant::now();
     // In a box of its own, for a handshake needs more memory than the connection after it.
-    let opened = Box::pin(transport::open(accepted, listener.tls.as_deref())).await;
+    let opened = Box::pin(transport::open(accepted, listener.tls.as_deref(), &listener.settings)).await;
     let Socket { reader, writer, certificate_name } = match opened {
         Ok(socket) => socket,
         Err(refused) => {
