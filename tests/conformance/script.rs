@@ -34,6 +34,11 @@ pub(crate) fn v5(script: &str) {
     with(5, Options::default(), script);
 }
 
+/// Plays a script in MQTT 3.1.1 against a gateway of its own.
+pub(crate) fn v3(script: &str) {
+    with(4, Options::default(), script);
+}
+
 /// Plays a script: `version` 4 or 5, and a gateway with these options.
 pub(crate) fn with(version: u8, options: Options, script: &str) {
     stage(version, options, async |stage| stage.play(script).await);
@@ -146,7 +151,7 @@ impl Stage {
         if version == 5 {
             bytes += if flags == "02" { "()" } else { "(11 FFFFFFFF)" };
         }
-        write!(bytes, "={who})").unwrap();
+        write!(bytes, " ={who})").unwrap();
         self.clients.remove(who);
         self.line(&bytes).await;
         self.actor(who).await.version = version;

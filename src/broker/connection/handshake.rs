@@ -286,6 +286,7 @@ impl Door {
             publish_rate: PublishRate::new(listener.settings.max_publish_rate),
             tally: Tally::default(),
             saving: None,
+            request: None,
             pause: None,
             inbox: std::collections::VecDeque::new(),
             replay: std::collections::VecDeque::new(),

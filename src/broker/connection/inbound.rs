@@ -5,6 +5,7 @@ use std::{sync::Arc, time::Instant};
 use super::{
     Connection, Ending,
     arrivals::{Due, Wait},
+    subscribe::Request,
 };
 use crate::{
     broker::{
@@ -40,8 +41,8 @@ impl Connection {
                 self.claim.kept.outgoing.completed(packet_id);
             }
             Packet::PubRel { packet_id } => return self.release(packet_id),
-            Packet::Subscribe(subscribe) => return self.subscribe(subscribe),
-            Packet::Unsubscribe(unsubscribe) => self.unsubscribe(unsubscribe),
+            Packet::Subscribe(subscribe) => return self.request(Request::Subscribe(subscribe)),
+            Packet::Unsubscribe(unsubscribe) => return self.request(Request::Unsubscribe(unsubscribe)),
             Packet::PingReq => pingresp(&mut self.wire.output),
             Packet::Disconnect { reason, session_expiry_s } => return self.disconnect(reason, session_expiry_s),
             Packet::Auth => {

@@ -54,7 +54,7 @@ use arrivals::Arrivals;
 pub(crate) use handshake::serve;
 pub(crate) use outgoing::Outgoing;
 use publish_rate::PublishRate;
-use subscribe::Saving;
+use subscribe::{Request, Saving};
 use tally::Tally;
 use wire::Wire;
 
@@ -83,6 +83,8 @@ struct Connection {
     publish_rate: Option<Box<PublishRate>>,
     inbound: Inbound,
     saving: Option<Saving>,
+    /// A SUBSCRIBE or UNSUBSCRIBE that waits for what the client published before it.
+    request: Option<Request>,
     /// Subscribers are given a moment to catch up with this publisher.
     pause: Option<Pause>,
     /// Taken from the mailbox and not sent yet.
@@ -200,6 +202,7 @@ impl Connection {
 
     /// Does everything that can be done without waiting.
     async fn work(&mut self) -> Result<(), Ending> {
+        self.take_up_request()?;
         if self.is_listening() {
             while self.may_decode() && !self.must_wait_to_publish() {
                 match self.next_packet()? {
@@ -244,6 +247,7 @@ impl Connection {
         let inbound = &self.inbound;
         let max_inflight = usize::from(self.listener.settings.max_inflight);
         self.saving.is_none()
+            && self.request.is_none()
             && self.pause.is_none()
             && inbound.held.is_empty()
             && inbound.arrivals.len() < UNDECIDED_MAX.max(max_inflight)
