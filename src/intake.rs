@@ -87,6 +87,11 @@ impl Intake {
         self.store.session_left(session, sent).await
     }
 
+    /// The will of a session was published; see [`store::Handle::forget_will`].
+    pub async fn forget_will(&self, session: SessionId) -> Result<(), StoreError> {
+        self.store.forget_will(session).await
+    }
+
     /// A page of the queue of a session; see [`store::Handle::read_session`].
     pub async fn read_session(
         &self,

@@ -48,6 +48,18 @@ pub(super) enum Fit {
     Never,
 }
 
+impl Limits {
+    /// Whether `bytes` more have room beside so many messages of so many bytes.
+    pub(super) fn fit(self, held_messages: u64, held_bytes: u64, bytes: u64) -> Fit {
+        if self.max_messages == Some(0) || self.max_bytes.is_some_and(|max| bytes > max) {
+            return Fit::Never;
+        }
+        let too_many = self.max_messages.is_some_and(|max| held_messages >= max);
+        let too_large = self.max_bytes.is_some_and(|max| held_bytes + bytes > max);
+        if too_many || too_large { Fit::Full } else { Fit::Fits }
+    }
+}
+
 impl Default for Books {
     fn default() -> Self {
         Self {
@@ -123,12 +135,7 @@ impl Books {
 
     /// Whether a message of this many bytes has room.
     pub(super) fn fit(&self, limits: Limits, bytes: u64) -> Fit {
-        if limits.max_messages == Some(0) || limits.max_bytes.is_some_and(|max| bytes > max) {
-            return Fit::Never;
-        }
-        let too_many = limits.max_messages.is_some_and(|max| self.backlog_messages() >= max);
-        let too_large = limits.max_bytes.is_some_and(|max| self.backlog_bytes() + bytes > max);
-        if too_many || too_large { Fit::Full } else { Fit::Fits }
+        limits.fit(self.backlog_messages(), self.backlog_bytes(), bytes)
     }
 
     /// Enters a message; its number is the returned one, its row ends at the new `end_offset`.

@@ -239,14 +239,22 @@ impl Handle {
     /// The id stays the same until the session is deleted.
     pub async fn save_session(&self, session: SessionRecord) -> Result<SessionId, StoreError> {
         let (done, answer) = oneshot::channel();
-        self.control(Control::SaveSession { session, done }).await?;
+        self.control(Control::SaveSession { session, id: None, done }).await?;
         self.answered(answer).await
     }
 
     /// The client of a session is away from now on, and `sent` is the last message of its queue that was ever sent to it (0: none).
     /// Returns when queued, not when committed: that takes up to a second.
     pub async fn session_left(&self, session: SessionId, sent: Sequence) -> Result<(), StoreError> {
-        self.control(Control::SessionLeft { session, sent }).await
+        let at = Now::read().mono_ms;
+        self.control(Control::SessionLeft { session, sent, at }).await
+    }
+
+    /// The will of a session was published, or is no longer due; changes nothing else of it. Returns when that is committed.
+    pub async fn forget_will(&self, session: SessionId) -> Result<(), StoreError> {
+        let (done, answer) = oneshot::channel();
+        self.control(Control::ForgetWill { session, done }).await?;
+        self.answered(answer).await
     }
 
     /// Up to `max_messages` messages and about `max_bytes` of the queue of one session, from `from` on, oldest first. At least one if
@@ -262,16 +270,20 @@ impl Handle {
     }
 
     /// Everything up to `seq` of this queue has been sent: `when_full = "drop-oldest"` spares it. In memory only.
-    pub fn sent(&self, _session: SessionId, _seq: Sequence) {}
+    pub fn sent(&self, session: SessionId, seq: Sequence) {
+        if let Some(door) = self.shared.queue(session) {
+            door.sent.fetch_max(seq, Ordering::Relaxed);
+        }
+    }
 
     /// The books of all queues together, of ended sessions too.
     pub fn queues(&self) -> QueueStats {
-        QueueStats::default()
+        locked(&self.shared.queue_totals).stats()
     }
 
     /// The books of the queue of one session, `None` where there is no such session.
-    pub fn queue(&self, _session: SessionId) -> Option<QueueStats> {
-        None
+    pub fn queue(&self, session: SessionId) -> Option<QueueStats> {
+        self.shared.queue(session).map(|door| door.books().counts.stats())
     }
 
     /// Forgets a session and its packet ids; returns when that is committed.

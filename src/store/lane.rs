@@ -118,7 +118,7 @@ impl Lane {
                 return Err(self.shared.ended());
             }
             let blocked = locked(&self.ours.blocked).clone();
-            if blocked.is_none_or(|b| self.shared.has_room(b.refusal, b.bytes, &b.streams)) {
+            if blocked.is_none_or(|blocked| self.shared.has_room(&blocked)) {
                 *locked(&self.ours.blocked) = None;
                 self.ours.held.store(false, Ordering::Release);
                 return Ok(());

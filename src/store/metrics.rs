@@ -1,6 +1,8 @@
 //! The store's own metrics; those of the streams are rendered from [`Handle::streams`](super::Handle::streams).
 
-use prometheus::{Histogram, HistogramOpts, IntGauge, Registry, exponential_buckets};
+use prometheus::{Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, Registry, exponential_buckets};
+
+use super::queue::{Counts, Drop};
 
 /// Handles of the metrics; cheap to clone.
 #[derive(Debug, Clone)]
@@ -9,6 +11,18 @@ pub(super) struct Metrics {
     pub(super) commit_messages: Histogram,
     pub(super) bytes: IntGauge,
     pub(super) free_bytes: IntGauge,
+    pub(super) queues: QueueMetrics,
+}
+
+/// All session queues together.
+#[derive(Debug, Clone)]
+pub(super) struct QueueMetrics {
+    messages: IntGauge,
+    bytes: IntGauge,
+    delivered: IntCounter,
+    expired: IntCounter,
+    purged: IntCounter,
+    dropped: IntCounterVec,
 }
 
 impl Metrics {
@@ -36,11 +50,53 @@ impl Metrics {
             )?,
             bytes: IntGauge::new("tidegate_store_bytes", "Bytes of live data in the database.")?,
             free_bytes: IntGauge::new("tidegate_store_free_bytes", "Bytes free on the file system of the database.")?,
+            queues: QueueMetrics::register(registry)?,
         };
         registry.register(Box::new(metrics.commit_seconds.clone()))?;
         registry.register(Box::new(metrics.commit_messages.clone()))?;
         registry.register(Box::new(metrics.bytes.clone()))?;
         registry.register(Box::new(metrics.free_bytes.clone()))?;
         Ok(metrics)
+    }
+}
+
+impl QueueMetrics {
+    fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
+        let gauge = |name: &str, help: &str| IntGauge::new(format!("tidegate_session_queue_{name}"), help);
+        let counter = |name: &str, help: &str| IntCounter::new(format!("tidegate_session_queue_{name}_total"), help);
+        let dropped = Opts::new("tidegate_session_queue_dropped_total", "Messages dropped from session queues.");
+        let metrics = Self {
+            messages: gauge("messages", "Messages queued for sessions that outlive their connections.")?,
+            bytes: gauge("bytes", "Bytes of the messages queued for sessions.")?,
+            delivered: counter("delivered", "Queued messages that clients acknowledged.")?,
+            expired: counter("expired", "Queued messages whose message expiry interval passed.")?,
+            purged: counter("purged", "Queued messages whose session ended.")?,
+            dropped: IntCounterVec::new(dropped, &["reason"])?,
+        };
+        registry.register(Box::new(metrics.messages.clone()))?;
+        registry.register(Box::new(metrics.bytes.clone()))?;
+        registry.register(Box::new(metrics.delivered.clone()))?;
+        registry.register(Box::new(metrics.expired.clone()))?;
+        registry.register(Box::new(metrics.purged.clone()))?;
+        registry.register(Box::new(metrics.dropped.clone()))?;
+        for (_, word) in Drop::ALL {
+            // A series that is there from the beginning can be alarmed on.
+            metrics.dropped.with_label_values(&[word]);
+        }
+        Ok(metrics)
+    }
+
+    /// Shows these figures, which go on from those of the last start.
+    pub(super) fn show(&self, counts: &Counts) {
+        let gauge = |gauge: &IntGauge, value: u64| gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
+        let counter = |counter: &IntCounter, value: u64| counter.inc_by(value.saturating_sub(counter.get()));
+        gauge(&self.messages, counts.messages);
+        gauge(&self.bytes, counts.bytes);
+        counter(&self.delivered, counts.delivered);
+        counter(&self.expired, counts.expired);
+        counter(&self.purged, counts.purged);
+        for (reason, word) in Drop::ALL {
+            counter(&self.dropped.with_label_values(&[word]), counts.dropped[reason as usize]);
+        }
     }
 }

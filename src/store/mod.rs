@@ -70,6 +70,7 @@ mod lane;
 mod lock;
 mod metrics;
 mod opening;
+mod queue;
 mod reader;
 mod recovery;
 mod row;

@@ -1,6 +1,7 @@
 //! Opening: lock the directory, recover and migrate the database, load the books, start the threads.
 
 use std::{
+    collections::HashMap,
     fs::{self, DirBuilder, OpenOptions},
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::{Path, PathBuf},
@@ -8,6 +9,7 @@ use std::{
     thread,
 };
 
+use bytestring::ByteString;
 use rusqlite::{Connection, OptionalExtension};
 use tokio::sync::{Semaphore, watch};
 
@@ -19,9 +21,13 @@ use super::{
     handle::{Handle, OpenError, Store},
     lock::DirectoryLock,
     metrics::Metrics,
+    queue::{self, Counts, QueueBooks},
     reader, recovery,
     schema::{self, Role, StreamSql},
-    shared::{CONTROLS_MAX, Door, Glance, Published, QUEUE_BYTES_MAX, QUEUE_PLACES, READS_MAX, Shared, State},
+    sessions::{QueueLimits, SessionId},
+    shared::{
+        CONTROLS_MAX, Door, Glance, Published, QUEUE_BYTES_MAX, QUEUE_PLACES, QueueDoor, READS_MAX, Shared, State,
+    },
     writer,
 };
 
@@ -38,6 +44,25 @@ struct Loaded {
     boot_unsaved: bool,
     /// Durable id and books of each configured stream, in configuration order.
     streams: Vec<(i64, Books)>,
+    sessions: LoadedSessions,
+}
+
+/// What was found of sessions, their queues and retained messages.
+pub(super) struct LoadedSessions {
+    /// All queues; without a session where that has ended and rows are left to be deleted.
+    pub(super) queues: Vec<(SessionId, QueueBooks, Option<LoadedSession>)>,
+    /// The next session id.
+    pub(super) next_session: u32,
+    /// Sums of the sessions that are no more.
+    pub(super) ended: Counts,
+    /// The highest revision of a retained message.
+    pub(super) revision: u64,
+}
+
+/// What the writer needs of a session.
+pub(super) struct LoadedSession {
+    pub(super) client_id: ByteString,
+    pub(super) limits: QueueLimits,
 }
 
 /// Opens the store: locks the directory, opens or makes the database, migrates, recovers, starts the threads.
@@ -109,8 +134,40 @@ fn load(path: &Path, settings: &Settings, streams: &[StreamSettings]) -> Result<
             found.push((id, books.unwrap_or_default()));
         }
     }
+    let sessions = load_sessions(&transaction).map_err(LoadError::from_failure("read the sessions of"))?;
     transaction.commit().map_err(at("commit to"))?;
-    Ok(Loaded { connection, boots: known_boots, boot_unsaved, streams: found })
+    Ok(Loaded { connection, boots: known_boots, boot_unsaved, streams: found, sessions })
+}
+
+/// Reads the books of all queues and the first and last row of each.
+fn load_sessions(connection: &Connection) -> Result<LoadedSessions, Failure> {
+    let mut sessions = HashMap::new();
+    let mut statement = connection.prepare("SELECT id, client_id, max_messages, max_bytes, when_full FROM session")?;
+    let mut rows = statement.query([])?;
+    while let Some(row) = rows.next()? {
+        let client_id = ByteString::from(row.get::<_, String>(1)?);
+        sessions.insert(SessionId(row.get(0)?), LoadedSession { client_id, limits: queue::limits_of(row, 2) });
+    }
+    let (next_session, ended) = queue::load_ledger(connection)?;
+    let mut queues = Vec::with_capacity(sessions.len());
+    for (id, mut books) in queue::load_queues(connection)? {
+        let session = sessions.remove(&id);
+        if session.is_some() {
+            queue::catch_up(connection, id, &mut books)?;
+            if books.counts.force_balance() {
+                tracing::error!(session = id.0, ?books, "the books of a queue did not balance; `queued` was set anew");
+            }
+        } else if books.counts != Counts::default() {
+            return Err(Failure::Damaged(format!("the session of the queue {} is missing", id.0)));
+        }
+        queues.push((id, books, session));
+    }
+    if let Some(id) = sessions.keys().next() {
+        return Err(Failure::Damaged(format!("the queue of the session {} is missing", id.0)));
+    }
+    let revision: Option<i64> = connection.query_row("SELECT max(revision) FROM retained", [], |row| row.get(0))?;
+    let revision = revision.map_or(0, |revision| u64::try_from(revision).unwrap_or(0));
+    Ok(LoadedSessions { queues, next_session, ended, revision })
 }
 
 /// What is not ours, or newer than us, is left as it is.
@@ -171,7 +228,7 @@ fn start(
     metrics: Metrics,
 ) -> Result<(Store, Handle), OpenError> {
     let path = settings.data_dir.join(DATABASE);
-    let Loaded { connection, boots, boot_unsaved, streams: found } = loaded;
+    let Loaded { connection, boots, boot_unsaved, streams: found, sessions } = loaded;
     let boot = boots.current().id;
     let reading = schema::connect(&path, Role::Reader, settings.durability).map_err(|error| OpenError::Database {
         step: "open for reading",
@@ -181,6 +238,15 @@ fn start(
     let (queue, works) = sync_channel(QUEUE_PLACES);
     let (queries, questions) = sync_channel(READS_MAX + 1);
     let doors = found.iter().zip(streams).map(|((_, books), settings)| door(books, settings));
+    let mut totals = sessions.ended;
+    let mut queues = HashMap::with_capacity(sessions.queues.len());
+    for (id, books, session) in &sessions.queues {
+        totals.add(books.counts);
+        if let Some(session) = session {
+            queues.insert(*id, Arc::new(QueueDoor::new(*books, session.limits)));
+        }
+    }
+    metrics.queues.show(&totals);
     let shared = Arc::new(Shared {
         queue,
         queries,
@@ -188,6 +254,8 @@ fn start(
         controls: Arc::new(Semaphore::new(CONTROLS_MAX)),
         reads: Arc::new(Semaphore::new(READS_MAX)),
         doors: doors.collect(),
+        queues: RwLock::new(queues),
+        queue_totals: Mutex::new(totals),
         boots: RwLock::new(boots),
         glance: Mutex::new(Glance::default()),
         state: watch::Sender::new(State::Open),
@@ -209,6 +277,7 @@ fn start(
         metrics,
         settings: settings.clone(),
         streams,
+        sessions,
         boot,
         boot_unsaved,
     };

@@ -1,12 +1,12 @@
 //! The reader thread: answers reads from its own connection, while the writer writes.
 
+mod sessions;
+
 use std::{
     path::PathBuf,
     sync::{Arc, PoisonError, mpsc::Receiver},
 };
 
-use bytes::Bytes;
-use bytestring::ByteString;
 use rusqlite::Connection;
 use tokio::sync::oneshot;
 
@@ -16,8 +16,7 @@ use super::{
     failure::Failure,
     row::{Columns, Decoder, Senseless, weight},
     schema::StreamSql,
-    sessions::{QueueLimits, RestoredSession, RetainedMessage, SessionId, SessionRecord},
-    shared::{Job, Query, Shared, Work, locked},
+    shared::{Job, Place, Query, Shared, Work, locked},
     writer::poison,
 };
 
@@ -28,7 +27,6 @@ pub const READ_MESSAGES_MAX: usize = 4096;
 pub const READ_BYTES_MAX: usize = 1 << 20;
 
 const STREAM_COLUMNS: Columns = Columns { flags: 4, client: 5, topic: 6, properties: 7, payload: 8 };
-const RETAINED_COLUMNS: Columns = Columns { topic: 0, flags: 1, client: 2, properties: 3, payload: 4 };
 
 /// What the reader needs to begin.
 pub(super) struct Start {
@@ -81,7 +79,11 @@ fn work(start: Start) -> Result<(), Failure> {
                 }
             }
             Query::Sessions { reply } => drop(reply.send(reader.sessions()?)),
-            Query::ReadSession { reply, .. } => drop(reply.send(Vec::new())),
+            Query::ReadSession { session, from, max_messages, max_bytes, reply } => {
+                if !reply.is_closed() {
+                    let _ = reply.send(reader.read_session(session, from, max_messages, max_bytes)?);
+                }
+            }
             Query::Retained { reply } => drop(reply.send(reader.retained()?)),
             Query::End => break,
         }
@@ -124,7 +126,7 @@ impl Reader {
         drop(rows);
         drop(statement);
         if !damaged.is_empty() {
-            self.report(span.stream, damaged);
+            self.report(Place::Stream(span.stream), damaged);
         }
         self.must_be_holes(span.stream, &gaps)?;
         Ok(messages)
@@ -140,7 +142,7 @@ impl Reader {
         if unknown().is_none() {
             return Ok(());
         }
-        self.report(stream, Vec::new());
+        self.report(Place::Stream(stream), Vec::new());
         unknown().map_or(Ok(()), |(first, end)| {
             let name = &self.shared.doors[stream].name;
             let cause = format!("messages {first} to {} of the stream {name} are missing or out of order", end - 1);
@@ -157,50 +159,12 @@ impl Reader {
 
     /// Has the writer bury rows (or just go round, where there are none), and waits until that is committed: so no settlement of what follows comes first, and at most
     /// one such job takes a place in the queue, whose other places belong to those who hold permits.
-    fn report(&self, stream: usize, rows: Vec<(Sequence, String)>) {
+    fn report(&self, place: Place, rows: Vec<(Sequence, String)>) {
         let (done, buried) = oneshot::channel();
-        if self.shared.queue.send(Work::Job(Job::Damaged { stream, rows, done })).is_ok() {
+        if self.shared.queue.send(Work::Job(Job::Damaged { place, rows, done })).is_ok() {
             // Dropped unanswered where it could not be written: then the next read meets the rows again.
             let _ = buried.blocking_recv();
         }
-    }
-
-    fn sessions(&mut self) -> Result<Vec<RestoredSession>, Failure> {
-        let mut ids =
-            self.connection.prepare_cached("SELECT packet_id FROM received WHERE session = ?1 ORDER BY packet_id")?;
-        let mut statement = self.connection.prepare_cached("SELECT client_id, expiry_s, state FROM session")?;
-        let mut rows = statement.query([])?;
-        let mut sessions = Vec::new();
-        while let Some(row) = rows.next()? {
-            let client_id: String = row.get(0)?;
-            let received = ids.query_map([&client_id], |row| row.get(0))?.collect::<Result<_, _>>()?;
-            let state = Bytes::from(row.get::<_, Vec<u8>>(2)?);
-            let record = SessionRecord {
-                client_id: ByteString::from(client_id),
-                expiry_s: row.get(1)?,
-                state,
-                received,
-                limits: QueueLimits::default(),
-                will: None,
-            };
-            sessions.push(RestoredSession { id: SessionId(1), record, away_ms: None, head: 1, next: 1, sent: None });
-        }
-        Ok(sessions)
-    }
-
-    fn retained(&mut self) -> Result<Vec<RetainedMessage>, Failure> {
-        let mut statement = self
-            .connection
-            .prepare_cached("SELECT topic, flags, client, properties, payload FROM retained ORDER BY topic")?;
-        let mut rows = statement.query([])?;
-        let mut messages = Vec::new();
-        while let Some(row) = rows.next()? {
-            match self.decoder.message(row, RETAINED_COLUMNS) {
-                Ok(message) => messages.push(RetainedMessage { message, age_ms: 0, revision: 0 }),
-                Err(error) => tracing::error!(%error, "a retained message cannot be read and is left out"),
-            }
-        }
-        Ok(messages)
     }
 }
 

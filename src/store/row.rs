@@ -117,7 +117,7 @@ impl Decoder {
 }
 
 /// Text or blob: MQTT payloads go in as blobs, names as text, and a damaged type byte is no reason to lose either.
-fn bytes_of<'r>(row: &'r Row<'_>, column: usize) -> Option<&'r [u8]> {
+pub(super) fn bytes_of<'r>(row: &'r Row<'_>, column: usize) -> Option<&'r [u8]> {
     match row.get_ref(column).ok()? {
         ValueRef::Text(bytes) | ValueRef::Blob(bytes) => Some(bytes),
         ValueRef::Null | ValueRef::Integer(_) | ValueRef::Real(_) => None,

@@ -1,6 +1,7 @@
 //! What the doors and the store's threads share: the queue, the published books, the state of the whole.
 
 use std::{
+    collections::HashMap,
     sync::{
         Arc, Mutex, PoisonError, RwLock,
         atomic::{AtomicU64, Ordering},
@@ -19,7 +20,8 @@ use super::{
     clock::{Boots, Now},
     handle::StoreError,
     lane::LaneShared,
-    sessions::{RestoredSession, RetainedMessage, SessionId, SessionMessage, SessionRecord},
+    queue::{Counts, QueueBooks},
+    sessions::{QueueLimits, RestoredSession, RetainedMessage, SessionId, SessionMessage, SessionRecord},
 };
 use crate::{stats::StreamStats, topic::TopicName};
 
@@ -79,7 +81,14 @@ pub(super) enum Job {
     /// Anything else that somebody wants.
     Control(Control, OwnedSemaphorePermit),
     /// The reader met rows that make no sense, and waits for `done`; so there is only ever one of these.
-    Damaged { stream: usize, rows: Vec<(Sequence, String)>, done: oneshot::Sender<()> },
+    Damaged { place: Place, rows: Vec<(Sequence, String)>, done: oneshot::Sender<()> },
+}
+
+/// Where rows are.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Place {
+    Stream(usize),
+    Queue(SessionId),
 }
 
 /// Entries on their way, with their share of the queue.
@@ -97,12 +106,37 @@ pub(super) struct Batch {
 /// Small things for the writer.
 #[derive(Debug)]
 pub(super) enum Control {
-    Settle { stream: usize, runs: Vec<Run> },
-    SaveSession { session: SessionRecord, done: oneshot::Sender<SessionId> },
-    SessionLeft { session: SessionId, sent: Sequence },
-    DeleteSession { client_id: ByteString, done: oneshot::Sender<()> },
-    ForgetRetained { expired: Vec<(TopicName, u64)>, done: oneshot::Sender<()> },
-    Flush { done: oneshot::Sender<()> },
+    Settle {
+        stream: usize,
+        runs: Vec<Run>,
+    },
+    /// `id`: set by the writer.
+    SaveSession {
+        session: SessionRecord,
+        id: Option<SessionId>,
+        done: oneshot::Sender<SessionId>,
+    },
+    /// With the time at which it was said.
+    SessionLeft {
+        session: SessionId,
+        sent: Sequence,
+        at: u64,
+    },
+    ForgetWill {
+        session: SessionId,
+        done: oneshot::Sender<()>,
+    },
+    DeleteSession {
+        client_id: ByteString,
+        done: oneshot::Sender<()>,
+    },
+    ForgetRetained {
+        expired: Vec<(TopicName, u64)>,
+        done: oneshot::Sender<()>,
+    },
+    Flush {
+        done: oneshot::Sender<()>,
+    },
 }
 
 /// What the reader is asked for.
@@ -163,6 +197,15 @@ pub(super) struct Published {
     pub(super) head_at: (i64, u64),
 }
 
+/// What is published of a session's queue after each commit that touches it.
+#[derive(Debug)]
+pub(super) struct QueueDoor {
+    /// The last message that was sent to the client, as the broker says.
+    pub(super) sent: AtomicU64,
+    /// The books and limits as of the last commit.
+    pub(super) published: Mutex<(QueueBooks, QueueLimits)>,
+}
+
 /// The store as of the last measurement.
 #[derive(Debug, Default)]
 pub(super) struct Glance {
@@ -181,6 +224,10 @@ pub(super) struct Shared {
     pub(super) controls: Arc<Semaphore>,
     pub(super) reads: Arc<Semaphore>,
     pub(super) doors: Box<[Door]>,
+    /// Of all sessions that have not ended.
+    pub(super) queues: RwLock<HashMap<SessionId, Arc<QueueDoor>>>,
+    /// All queues together, with those of ended sessions, as of the last commit.
+    pub(super) queue_totals: Mutex<Counts>,
     pub(super) boots: RwLock<Boots>,
     pub(super) glance: Mutex<Glance>,
     pub(super) state: watch::Sender<State>,
@@ -228,14 +275,40 @@ impl Shared {
     }
 
     /// Whether a message of so many bytes, refused for this reason, would be taken now.
-    pub(super) fn has_room(&self, refusal: Refusal, bytes: u64, streams: &[StreamId]) -> bool {
+    pub(super) fn has_room(&self, blocked: &Blocked) -> bool {
         if locked(&self.glance).refusing.is_some() {
             return false;
         }
-        match refusal {
-            Refusal::QueueFull | Refusal::StoreFull | Refusal::DiskFull => true,
-            Refusal::StreamFull(_) => streams.iter().filter_map(|&id| self.door(id)).all(|door| door.has_room(bytes)),
+        let bytes = blocked.bytes;
+        match blocked.refusal {
+            Refusal::StoreFull | Refusal::DiskFull => true,
+            Refusal::StreamFull(_) => {
+                blocked.streams.iter().filter_map(|&id| self.door(id)).all(|door| door.has_room(bytes))
+            }
+            Refusal::QueueFull => {
+                blocked.sessions.iter().filter_map(|&id| self.queue(id)).all(|door| door.has_room(bytes))
+            }
         }
+    }
+
+    pub(super) fn queue(&self, session: SessionId) -> Option<Arc<QueueDoor>> {
+        self.queues.read().unwrap_or_else(PoisonError::into_inner).get(&session).cloned()
+    }
+}
+
+impl QueueDoor {
+    pub(super) fn new(books: QueueBooks, limits: QueueLimits) -> Self {
+        let sent = books.left.map_or(0, |left| left.sent);
+        Self { sent: AtomicU64::new(sent), published: Mutex::new((books, limits)) }
+    }
+
+    pub(super) fn books(&self) -> QueueBooks {
+        locked(&self.published).0
+    }
+
+    fn has_room(&self, bytes: u64) -> bool {
+        let (books, limits) = *locked(&self.published);
+        limits.when_full != WhenFull::Reject || books.fit(limits, bytes) != Fit::Full
     }
 }
 
@@ -280,4 +353,12 @@ pub(super) struct Blocked {
     pub(super) refusal: Refusal,
     pub(super) bytes: u64,
     pub(super) streams: SmallVec<[StreamId; 2]>,
+    pub(super) sessions: SmallVec<[SessionId; 2]>,
+}
+
+impl Blocked {
+    /// By what holds everybody.
+    pub(super) fn wholly(refusal: Refusal) -> Self {
+        Self { refusal, bytes: 0, streams: SmallVec::new(), sessions: SmallVec::new() }
+    }
 }

@@ -5,6 +5,7 @@
 mod clients;
 mod delivery;
 mod durable;
+mod limits;
 #[cfg(feature = "interop")]
 mod mosquitto;
 mod protocol;

@@ -147,13 +147,16 @@ impl Rig {
         self.handle.streams()[0].backlog_messages
     }
 
-    /// A counter or gauge, by name and label value.
+    /// A counter or gauge, by name and label value (empty where it has no labels).
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "counts are small and not negative")]
     pub(crate) fn metric(&self, name: &str, label: &str) -> u64 {
         let families = self.registry.gather();
         let family = families.iter().find(|family| family.name() == name);
         let metric = family.and_then(|family| {
-            family.get_metric().iter().find(|metric| metric.get_label().iter().any(|pair| pair.value() == label))
+            let has = |pairs: &[prometheus::proto::LabelPair]| {
+                if label.is_empty() { pairs.is_empty() } else { pairs.iter().any(|pair| pair.value() == label) }
+            };
+            family.get_metric().iter().find(|metric| has(metric.get_label()))
         });
         metric.map_or(0, |metric| (metric.get_counter().get_value() + metric.get_gauge().get_value()) as u64)
     }

@@ -49,8 +49,7 @@ pub(crate) fn stage(version: u8, options: Options, test: impl AsyncFnOnce(&mut S
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     runtime.block_on(async {
         let rig = Rig::with(options).await;
-        let mut stage = Stage { version, rig: Some(rig), clients: HashMap::new() };
-        test(&mut stage).await;
+        test(&mut Stage { version, rig: Some(rig), clients: HashMap::new() }).await;
     });
 }
 
@@ -196,6 +195,6 @@ impl Actor {
 }
 
 fn shown(bytes: &[u8]) -> String {
-    let hex: String = bytes.iter().take(200).map(|byte| format!("{byte:02X} ")).collect();
-    format!("{hex} ({} bytes, {:?})", bytes.len(), String::from_utf8_lossy(&bytes[..bytes.len().min(200)]))
+    let start = &bytes[..bytes.len().min(200)];
+    format!("{start:02X?} ({} bytes, {:?})", bytes.len(), String::from_utf8_lossy(start))
 }

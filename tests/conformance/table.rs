@@ -75,3 +75,8 @@ fn check(heading: &str, folder: &str) {
 fn every_statement_of_mqtt_5_has_its_test_and_every_test_its_statement() {
     check("MQTT 5", "v5");
 }
+
+#[test]
+fn every_statement_of_mqtt_3_1_1_has_its_test_and_every_test_its_statement() {
+    check("MQTT 3.1.1", "v3");
+}

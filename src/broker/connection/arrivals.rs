@@ -14,6 +14,8 @@ pub(crate) struct Due {
     pub(crate) kind: Option<AckKind>,
     pub(crate) packet_id: u16,
     pub(crate) reason: Reason,
+    /// The reason in words, where it is an error.
+    pub(crate) why: &'static str,
     /// Whether the end of the exchange frees a place in the Receive Maximum.
     pub(crate) counts: bool,
 }
@@ -21,7 +23,7 @@ pub(crate) struct Due {
 impl Due {
     /// A success that frees nothing.
     pub(crate) const fn new(kind: Option<AckKind>, packet_id: u16) -> Self {
-        Self { kind, packet_id, reason: Reason::SUCCESS, counts: false }
+        Self { kind, packet_id, reason: Reason::SUCCESS, why: "", counts: false }
     }
 }
 
@@ -55,13 +57,13 @@ impl Arrivals {
         tag
     }
 
-    /// The store has decided on an arrival; `refused` replaces the reason of its acknowledgement.
-    pub(crate) fn decide(&mut self, tag: u32, refused: Option<Reason>) -> Option<Due> {
+    /// The store has decided on an arrival; `refused` replaces the reason of its acknowledgement, with its words.
+    pub(crate) fn decide(&mut self, tag: u32, refused: Option<(Reason, &'static str)>) -> Option<Due> {
         let at = tag.wrapping_sub(self.first) as usize;
         let (wait, due) = self.queue.get_mut(at)?;
         *wait = Wait::Turn(None);
-        if let Some(reason) = refused {
-            due.reason = reason;
+        if let Some(refused) = refused {
+            (due.reason, due.why) = refused;
         }
         Some(*due)
     }
@@ -115,7 +117,7 @@ mod tests {
         let tags: Vec<u32> = (1..=3).map(|id| arrivals.push(Wait::Store, due(id))).collect();
         arrivals.push(Wait::Turn(None), due(4));
         assert!(ready(&mut arrivals).is_empty());
-        arrivals.decide(tags[1], Some(Reason::QUOTA_EXCEEDED));
+        arrivals.decide(tags[1], Some((Reason::QUOTA_EXCEEDED, "full")));
         assert!(ready(&mut arrivals).is_empty());
         arrivals.decide(tags[0], None);
         assert_eq!(ready(&mut arrivals), [1, 2]);

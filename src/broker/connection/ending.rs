@@ -2,6 +2,7 @@
 //! the will is sent, the session is put away.
 
 use std::{
+    borrow::Cow,
     io,
     time::{Duration, Instant},
 };
@@ -21,6 +22,8 @@ use crate::{
     message::QoS,
 };
 
+const SILENT: &str = "not heard within 1.5 times its keep alive";
+
 impl Ending {
     /// What an MQTT 5 client is told; `None` where it cannot be told or needs not.
     fn reason(&self) -> Option<Reason> {
@@ -35,6 +38,19 @@ impl Ending {
             Self::TakenOver => Some(Reason::TAKEN_OVER),
             Self::Stopping => Some(Reason::SHUTTING_DOWN),
             Self::StoreGone => Some(Reason::IMPLEMENTATION),
+        }
+    }
+
+    /// The reason in words.
+    fn why(&self) -> Cow<'static, str> {
+        match self {
+            Self::Decode(error) => error.to_string().into(),
+            Self::Offence(_, cause) => (*cause).into(),
+            Self::Silent => SILENT.into(),
+            Self::TakenOver => "another connection has the same client id".into(),
+            Self::Stopping => "the gateway stops".into(),
+            Self::StoreGone => "the store takes nothing any more".into(),
+            Self::Disconnected { .. } | Self::Lost(_) | Self::Stalled => "".into(),
         }
     }
 
@@ -83,7 +99,8 @@ impl Connection {
         self.forget_undecided();
         if ending.may_write() {
             if let Some(reason) = ending.reason() {
-                disconnect(&mut self.wire.output, self.version, reason);
+                let manner = self.manner();
+                disconnect(&mut self.wire.output, manner, reason, &ending.why());
             }
             let last = timeout(LAST_WRITE, self.write_all());
             tokio::select! {
@@ -206,7 +223,7 @@ impl Connection {
             Ending::Offence(Reason::RECEIVE_MAXIMUM, cause) => self.hub.refused(who, "receive-maximum", cause),
             Ending::Offence(_, cause) => self.hub.refused(who, "protocol", cause),
             Ending::Stalled => self.hub.refused(who, "slow-reader", "reads nothing of what is sent to it"),
-            Ending::Silent => self.hub.refused(who, "keep-alive", "not heard within 1.5 times its keep alive"),
+            Ending::Silent => self.hub.refused(who, "keep-alive", SILENT),
             Ending::Disconnected { .. }
             | Ending::Lost(_)
             | Ending::TakenOver

@@ -10,7 +10,7 @@ use super::{
 use crate::{
     broker::{
         fanout::{Round, wait_for},
-        packet::{AckKind, Packet, Reason, Version, ack, pingresp},
+        packet::{AckKind, Packet, Reason, Version, ack, pingresp, refusing_ack, suback_len},
         sessions::Receipt,
     },
     intake::{Entry, OnRefusal, Outcome, Publish, Refusal, Returned},
@@ -41,8 +41,14 @@ impl Connection {
                 self.claim.kept.outgoing.completed(packet_id);
             }
             Packet::PubRel { packet_id } => return self.release(packet_id),
-            Packet::Subscribe(subscribe) => return self.request(Request::Subscribe(subscribe)),
-            Packet::Unsubscribe(unsubscribe) => return self.request(Request::Unsubscribe(unsubscribe)),
+            Packet::Subscribe(subscribe) => {
+                self.check_answer(subscribe.filters.len())?;
+                return self.request(Request::Subscribe(subscribe));
+            }
+            Packet::Unsubscribe(unsubscribe) => {
+                self.check_answer(unsubscribe.filters.len())?;
+                return self.request(Request::Unsubscribe(unsubscribe));
+            }
             Packet::PingReq => pingresp(&mut self.wire.output),
             Packet::Disconnect { reason, session_expiry_s } => return self.disconnect(reason, session_expiry_s),
             Packet::Auth => {
@@ -50,6 +56,16 @@ impl Connection {
             }
         }
         Ok(())
+    }
+
+    /// Whether the client takes a SUBACK or UNSUBACK with so many codes. There is no other way to answer (MQTT 5, section
+    /// 3.1.2.11.4), so the request is not acted on. Everything else that we send fits whoever could take our CONNACK, or can
+    /// be left out.
+    fn check_answer(&self, codes: usize) -> Result<(), Ending> {
+        if suback_len(codes) <= self.client_max_packet {
+            return Ok(());
+        }
+        Err(Ending::Offence(Reason::PACKET_TOO_LARGE, "asks for an answer above its own Maximum Packet Size"))
     }
 
     fn disconnect(&mut self, reason: Reason, session_expiry_s: Option<u32>) -> Result<(), Ending> {
@@ -144,7 +160,8 @@ impl Connection {
         let Some(kind) = publish_ack(qos) else { return Ok(()) };
         self.count()?;
         self.inbound.unacknowledged += 1;
-        let due = Due { kind: Some(kind), packet_id, reason: Reason::PAYLOAD_FORMAT, counts: true };
+        let why = "the payload is not UTF-8";
+        let due = Due { kind: Some(kind), packet_id, reason: Reason::PAYLOAD_FORMAT, why, counts: true };
         self.inbound.arrivals.push(Wait::Turn(None), due);
         Ok(())
     }
@@ -253,7 +270,8 @@ impl Connection {
                 return Err(Ending::StoreGone);
             }
         }
-        let due = self.inbound.arrivals.decide(tag, refusal.map(|_| Reason::QUOTA_EXCEEDED));
+        let due =
+            self.inbound.arrivals.decide(tag, refusal.map(|refusal| (Reason::QUOTA_EXCEEDED, refusal.sentence())));
         if let Some(Due { kind: Some(AckKind::PubRec), packet_id, .. }) = due {
             if refusal.is_some() {
                 self.claim.kept.received.remove(&packet_id);
@@ -282,7 +300,12 @@ impl Connection {
                 round.publish(*message);
             }
             let Some(kind) = due.kind else { continue };
-            ack(&mut self.wire.output, self.version, kind, due.packet_id, due.reason);
+            if due.reason.is_error() {
+                let manner = self.manner();
+                refusing_ack(&mut self.wire.output, manner, kind, due.packet_id, due.reason, due.why);
+            } else {
+                ack(&mut self.wire.output, self.version, kind, due.packet_id, due.reason);
+            }
             self.inbound.unacknowledged -= usize::from(kind != AckKind::PubComp);
             let frees = due.counts && (kind != AckKind::PubRec || due.reason.is_error());
             self.inbound.quota_used -= usize::from(frees);
@@ -318,7 +341,7 @@ fn publish_ack(qos: QoS) -> Option<AckKind> {
 }
 
 /// Whether the payload is something else than its Payload Format Indicator says.
-fn wrong_payload(message: &Message) -> bool {
+pub(super) fn wrong_payload(message: &Message) -> bool {
     message.properties.as_ref().is_some_and(|properties| properties.payload_format == Some(1))
         && std::str::from_utf8(&message.payload).is_err()
 }

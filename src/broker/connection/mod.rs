@@ -23,6 +23,7 @@
 //! and what one read brought.
 //! A crash loses the buffers; whatever was acknowledged is in the store, whatever was not the client sends again.
 
+mod aliases;
 mod arrivals;
 mod ending;
 mod handshake;
@@ -50,6 +51,7 @@ use tokio::{
 };
 use tokio_util::sync::WaitForCancellationFutureOwned;
 
+use aliases::Aliases;
 use arrivals::Arrivals;
 pub(crate) use handshake::serve;
 pub(crate) use outgoing::Outgoing;
@@ -63,7 +65,7 @@ use super::{
     hub::{Hub, Who},
     limits::{IDLE, READ_MAX, READ_MIN, UNDECIDED_BYTES, UNDECIDED_MAX, WRITE_HIGH, WRITE_STALL},
     listener::Listener,
-    packet::{DecodeError, Decoder, Packet, Reason, Version, Will},
+    packet::{DecodeError, Decoder, Manner, Packet, Reason, Version, Will},
     sessions::Claim,
 };
 use crate::intake::{Entry, Lane, Outcome, Returned, Returns, StoreError};
@@ -93,6 +95,10 @@ struct Connection {
     replay: VecDeque<Delivery>,
     /// Largest packet that the client takes.
     client_max_packet: usize,
+    /// Whether it asked for Reason Strings.
+    reason_strings: bool,
+    /// Topic aliases towards the client; `None` where it takes none.
+    aliases: Option<Box<Aliases>>,
     /// 1.5 times the keep alive interval.
     silence_max: Option<Duration>,
     will: Option<Will>,
@@ -370,6 +376,11 @@ impl Connection {
             }
         }
         self.hub.fanout.shrink(self.claim.subscriber());
+    }
+
+    /// How the client wants to be answered.
+    fn manner(&self) -> Manner {
+        Manner { version: self.version, max_packet: self.client_max_packet, reason_strings: self.reason_strings }
     }
 
     fn who(&self) -> Who<'_> {

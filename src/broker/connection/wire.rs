@@ -160,7 +160,7 @@ mod tests {
         let mut wire = Wire::new(Box::new(tokio::io::empty()), Box::new(tokio::io::sink()));
         let publish = [0x30, 5, 0, 1, b't', 0xC0, 0];
         let parts: [&[u8]; 7] = [&publish, &PINGREQ, &publish, &PINGREQ, &PINGREQ, &publish, &[0xC0]];
-        parts.iter().for_each(|part| wire.input.extend_from_slice(part));
+        wire.input.extend_from_slice(&parts.concat());
         assert_eq!(wire.take_pings(), 3);
         assert_eq!(wire.input[..], [&publish[..], &publish, &publish, &[0xC0]].concat());
         assert_eq!(wire.take_pings(), 0);

@@ -5,6 +5,7 @@ use std::{ffi::OsString, fs, os::unix::fs::PermissionsExt as _, time::Duration};
 use proptest::prelude::*;
 use tempfile::TempDir;
 
+mod client_limits;
 mod contract;
 mod examples;
 mod layers;

@@ -1,4 +1,4 @@
-//! What the writer does besides storing: settlements, sessions, damaged rows.
+//! What the writer does besides storing: settlements, damaged rows.
 
 use rusqlite::params;
 
@@ -6,16 +6,23 @@ use super::Writer;
 use crate::store::{
     api::{Fate, Run, Sequence},
     failure::Failure,
-    sessions::{SessionId, SessionRecord},
     shared::{Control, DAMAGED},
 };
 
 impl Writer<'_> {
-    pub(super) fn control(&mut self, control: &Control) -> Result<(), Failure> {
+    pub(super) fn control(&mut self, control: &mut Control) -> Result<(), Failure> {
         match control {
             Control::Settle { stream, runs } => runs.iter().try_for_each(|run| self.settle(*stream, run)),
-            Control::SaveSession { session, .. } => self.save_session(session),
-            Control::SessionLeft { .. } | Control::ForgetRetained { .. } => Ok(()),
+            Control::SaveSession { session, id, .. } => {
+                *id = Some(self.save_session(session)?);
+                Ok(())
+            }
+            Control::SessionLeft { session, sent, at } => {
+                self.session_left(*session, *sent, *at);
+                Ok(())
+            }
+            Control::ForgetWill { session, .. } => self.forget_will(*session),
+            Control::ForgetRetained { expired, .. } => self.forget_retained(expired),
             Control::DeleteSession { client_id, .. } => self.delete_session(client_id),
             Control::Flush { .. } => Ok(()),
         }
@@ -90,22 +97,6 @@ impl Writer<'_> {
         }
         Ok(())
     }
-
-    fn save_session(&mut self, session: &SessionRecord) -> Result<(), Failure> {
-        self.transaction.begin()?;
-        let mut replace =
-            self.transaction.connection.prepare_cached("INSERT OR REPLACE INTO session VALUES(?1, ?2, ?3)")?;
-        replace.execute(params![&*session.client_id, session.expiry_s, &*session.state])?;
-        Ok(())
-    }
-
-    fn delete_session(&mut self, client_id: &str) -> Result<(), Failure> {
-        self.transaction.begin()?;
-        let connection = self.transaction.connection;
-        connection.prepare_cached("DELETE FROM session WHERE client_id = ?1")?.execute([client_id])?;
-        connection.prepare_cached("DELETE FROM received WHERE session = ?1")?.execute([client_id])?;
-        Ok(())
-    }
 }
 
 impl Control {
@@ -113,8 +104,14 @@ impl Control {
     pub(super) fn done(self) {
         match self {
             Self::Settle { .. } | Self::SessionLeft { .. } => {}
-            Self::SaveSession { done, .. } => drop(done.send(SessionId(1))),
-            Self::DeleteSession { done, .. } | Self::ForgetRetained { done, .. } | Self::Flush { done } => {
+            Self::SaveSession { id, done, .. } => {
+                let id = id.expect("a session that was saved has a number");
+                let _ = done.send(id);
+            }
+            Self::DeleteSession { done, .. }
+            | Self::ForgetWill { done, .. }
+            | Self::ForgetRetained { done, .. }
+            | Self::Flush { done } => {
                 // Whoever asked may have given up waiting.
                 let _ = done.send(());
             }

@@ -16,28 +16,34 @@ use crate::{
     },
 };
 
-enum Decision {
+pub(super) enum Decision {
     Done(Outcome),
     Hold(Blocked),
 }
 
 impl Writer<'_> {
     /// The outcomes of a batch, in order; fewer than entries where the rest is held.
-    pub(super) fn decide_batch(&mut self, batch: &Batch, mode: Mode, attempt: u64) -> Result<Vec<Outcome>, Failure> {
+    pub(super) fn decide_batch(
+        &mut self,
+        batch: &mut Batch,
+        mode: Mode,
+        attempt: u64,
+    ) -> Result<Vec<Outcome>, Failure> {
         let mut outcomes = Vec::with_capacity(batch.entries.len());
         if batch.lane.is_held(attempt) {
             return Ok(outcomes);
         }
-        for entry in &batch.entries {
+        let lane = &*batch.lane;
+        for entry in &mut batch.entries {
             let decision = match entry {
-                Entry::Publish(publish) => self.decide_publish(publish, &batch.lane, mode)?,
-                Entry::Release { packet_id } => self.decide_release(*packet_id, &batch.lane, mode)?,
-                Entry::Step { .. } => Decision::Done(Outcome::Stepped),
+                Entry::Publish(publish) => self.decide_publish(publish, lane, mode)?,
+                Entry::Release { packet_id } => self.decide_release(*packet_id, lane, mode)?,
+                Entry::Step { session, seq, step } => self.decide_step((*session, *seq, *step), lane, mode)?,
             };
             match decision {
                 Decision::Done(outcome) => outcomes.push(outcome),
                 Decision::Hold(blocked) => {
-                    batch.lane.hold(attempt, blocked);
+                    lane.hold(attempt, blocked);
                     break;
                 }
             }
@@ -45,7 +51,7 @@ impl Writer<'_> {
         Ok(outcomes)
     }
 
-    fn decide_publish(&mut self, publish: &Publish, lane: &LaneShared, mode: Mode) -> Result<Decision, Failure> {
+    fn decide_publish(&mut self, publish: &mut Publish, lane: &LaneShared, mode: Mode) -> Result<Decision, Failure> {
         let key = lane.session.as_deref().zip(publish.packet_id);
         if let Some((session, packet_id)) = key
             && !self.remember(session, packet_id, mode)?
@@ -63,14 +69,17 @@ impl Writer<'_> {
         for &StreamId(index) in &publish.streams {
             self.take(index as usize, &publish.message, properties.as_deref(), bytes)?;
         }
+        for copy in &mut publish.copies {
+            self.take_copy(copy, &publish.message, properties.as_deref(), bytes)?;
+        }
         if publish.set_retained {
-            self.set_retained(&publish.message, properties.as_deref())?;
+            publish.retained_revision = self.set_retained(&publish.message, properties.as_deref())?;
         }
         self.properties = properties.unwrap_or_else(|| std::mem::take(&mut self.properties));
         Ok(Decision::Done(Outcome::Accepted))
     }
 
-    /// Why a message cannot be accepted, if so. A stream that drops refuses nothing.
+    /// Why a message cannot be accepted, if so. A stream or queue that drops refuses nothing.
     fn refusal(
         &mut self,
         publish: &Publish,
@@ -79,20 +88,21 @@ impl Writer<'_> {
         bytes: u64,
         mode: Mode,
     ) -> Option<Refusal> {
-        if publish.streams.is_empty() && !publish.set_retained && !remembered {
+        let kept = !publish.streams.is_empty() || !publish.copies.is_empty();
+        if !kept && !publish.set_retained && !remembered {
             return None;
         }
         if mode != Mode::Normal {
             return Some(Refusal::DiskFull);
         }
         let store_full = self.space.store_full(bytes);
-        if store_full && publish.streams.is_empty() {
+        if store_full && !kept {
             return Some(Refusal::StoreFull);
         }
         // Whoever can be told that a message is too large for ever is told; what cannot be told is dropped and counted, for
         // to hold it back would block its client for ever.
         let can_be_told = lane.on_refusal == OnRefusal::Report && publish.message.qos != QoS::AtMostOnce;
-        publish.streams.iter().find_map(|&id| {
+        let refusal = publish.streams.iter().find_map(|&id| {
             let stream = &self.transaction.streams[id.0 as usize];
             match (stream.when_full, stream.books.fit(stream.limits, bytes)) {
                 (WhenFull::Reject, Fit::Full) => Some(Refusal::StreamFull(id)),
@@ -103,7 +113,8 @@ impl Writer<'_> {
                 }
                 _ => None,
             }
-        })
+        });
+        refusal.or_else(|| self.queue_refusal(&publish.copies, bytes, can_be_told, store_full))
     }
 
     fn refuse(&mut self, publish: &Publish, lane: &LaneShared, refusal: Refusal, bytes: u64, mode: Mode) -> Decision {
@@ -112,7 +123,8 @@ impl Writer<'_> {
                 self.count_qos0_drop(index as usize, mode);
             }
         } else if lane.on_refusal == OnRefusal::Hold {
-            return Decision::Hold(Blocked { refusal, bytes, streams: publish.streams.clone() });
+            let sessions = publish.copies.iter().map(|copy| copy.session).collect();
+            return Decision::Hold(Blocked { refusal, bytes, streams: publish.streams.clone(), sessions });
         }
         Decision::Done(Outcome::Refused(refusal))
     }
@@ -225,7 +237,7 @@ impl Writer<'_> {
         let refusal = Refusal::DiskFull;
         Ok(match lane.on_refusal {
             OnRefusal::Report => Decision::Done(Outcome::Refused(refusal)),
-            OnRefusal::Hold => Decision::Hold(Blocked { refusal, bytes: 0, streams: smallvec::SmallVec::new() }),
+            OnRefusal::Hold => Decision::Hold(Blocked::wholly(refusal)),
         })
     }
 
@@ -247,22 +259,6 @@ impl Writer<'_> {
         let mut delete =
             self.transaction.connection.prepare_cached("DELETE FROM received WHERE session = ?1 AND packet_id = ?2")?;
         delete.execute(params![session, packet_id])?;
-        Ok(())
-    }
-
-    fn set_retained(&mut self, message: &Message, properties: Option<&[u8]>) -> Result<(), Failure> {
-        self.transaction.begin()?;
-        let connection = self.transaction.connection;
-        if message.payload.is_empty() {
-            let mut delete = connection.prepare_cached("DELETE FROM retained WHERE topic = ?1")?;
-            delete.execute([message.topic.as_str()])?;
-        } else {
-            let mut replace =
-                connection.prepare_cached("INSERT OR REPLACE INTO retained VALUES(?1, ?2, ?3, ?4, ?5)")?;
-            let topic = message.topic.as_str();
-            replace.execute(params![topic, row::flags(message), &*message.client, properties, &*message.payload])?;
-            self.space.note_appended(message.payload.len() as u64);
-        }
         Ok(())
     }
 

@@ -2,6 +2,10 @@
 
 mod control;
 mod decide;
+mod deliver;
+mod lazy;
+mod queues;
+mod sessions;
 mod space;
 mod transaction;
 mod upkeep;
@@ -25,13 +29,14 @@ use self::{
     transaction::{Stream, Transaction},
 };
 use super::{
-    api::{Outcome, Refusal, Settings, StreamSettings},
+    api::{Entry, Outcome, Refusal, Settings, StreamSettings},
     books::Books,
     clock::Now,
     failure::Failure,
     metrics::Metrics,
+    opening::LoadedSessions,
     recovery,
-    shared::{Job, Shared, State, Work, locked},
+    shared::{Control, Job, Place, Shared, State, Work, locked},
 };
 
 /// Most bytes of messages in one transaction, more or less one batch.
@@ -50,6 +55,9 @@ const DELAY_STEPS: u32 = 8;
 const VAIN_ROUNDS_MIN: u32 = 2;
 const VAIN_ROUNDS_MAX: u32 = 256;
 
+/// Prepared statements that are kept, besides those of the streams.
+const STATEMENTS: usize = 40;
+
 /// How often clock, space and times to live are looked at.
 const TICK: Duration = Duration::from_secs(1);
 
@@ -62,6 +70,7 @@ pub(super) struct Start {
     pub(super) settings: Settings,
     /// Durable id, books and settings of each configured stream.
     pub(super) streams: Vec<(i64, Books, StreamSettings)>,
+    pub(super) sessions: LoadedSessions,
     /// The current boot.
     pub(super) boot: i64,
     /// It is not in the database yet.
@@ -146,21 +155,21 @@ pub(super) fn poison(shared: &Shared, data_dir: &std::path::Path, failure: &Fail
 }
 
 fn work(start: Start) -> Result<(), Failure> {
-    let Start { mut connection, queue, shared, metrics, settings, streams, boot, boot_unsaved } = start;
+    let Start { mut connection, queue, shared, metrics, settings, streams, sessions, boot, boot_unsaved } = start;
     let log_pages = Arc::new(AtomicU32::new(0));
     let told = Arc::clone(&log_pages);
     connection.wal_hook(Some(move |_: &mut rusqlite::hooks::Wal, pages| {
         told.store(u32::try_from(pages).unwrap_or(0), Ordering::Relaxed);
         Ok(())
     }))?;
-    connection.set_prepared_statement_cache_capacity(16 + 4 * streams.len());
+    connection.set_prepared_statement_cache_capacity(STATEMENTS + 4 * streams.len());
     let end = {
         let streams = streams
             .into_iter()
             .map(|(id, books, settings)| Stream::new(&connection, id, books, &settings))
             .collect::<Result<Vec<_>, _>>()?;
         let mut writer = Writer {
-            transaction: Transaction::new(&connection, streams, shared, metrics, log_pages, boot_unsaved)?,
+            transaction: Transaction::new(&connection, streams, sessions, shared, metrics, log_pages, boot_unsaved)?,
             space: Space::new(settings.max_bytes, settings.min_free),
             queue,
             data_dir: settings.data_dir,
@@ -292,11 +301,15 @@ impl Writer<'_> {
     }
 
     /// Decides a round, commits it, and hands everything back. Where the disk is full, with less ambition again.
-    fn settle_round(&mut self, round: Round) -> Result<(), Failure> {
+    fn settle_round(&mut self, mut round: Round) -> Result<(), Failure> {
+        if round.last.is_none() && !self.transaction.lazy.is_due() && round.jobs.iter().all(lazy::is_lazy) {
+            self.put_off_round(round);
+            return Ok(());
+        }
         self.transaction.now = Now::read();
         let mut mode = if self.space.disk_full(Instant::now()) { Mode::NoPublish } else { Mode::Normal };
         let outcomes = loop {
-            let error = match self.attempt(&round.jobs, mode) {
+            let error = match self.attempt(&mut round.jobs, mode) {
                 Ok(outcomes) => break outcomes,
                 Err(error) => error,
             };
@@ -314,12 +327,37 @@ impl Writer<'_> {
         Ok(())
     }
 
+    /// A round of what nobody waits for: it is written with the next commit. What a held lane sends is held as ever.
+    fn put_off_round(&mut self, round: Round) {
+        for job in round.jobs {
+            match job {
+                Job::Batch(batch) => {
+                    let mut outcomes = Vec::new();
+                    if !batch.lane.is_held(u64::MAX) {
+                        outcomes.resize(batch.entries.len(), Outcome::Stepped);
+                        for entry in &batch.entries {
+                            if let Entry::Step { session, seq, step } = entry {
+                                self.put_off(*session, *seq, *step);
+                            }
+                        }
+                    }
+                    batch.lane.give_back(batch.entries, &outcomes, batch.slot);
+                }
+                Job::Control(Control::SessionLeft { session, sent, at }, _) => {
+                    self.transaction.lazy.leave(session, sent, at);
+                }
+                Job::Control(..) | Job::Damaged { .. } => unreachable!("only what is lazy is put off"),
+            }
+        }
+    }
+
     /// One transaction with everything in it; the outcomes of each work, empty for controls.
-    fn attempt(&mut self, jobs: &[Job], mode: Mode) -> Result<Vec<Vec<Outcome>>, Failure> {
+    fn attempt(&mut self, jobs: &mut [Job], mode: Mode) -> Result<Vec<Vec<Outcome>>, Failure> {
         self.attempt += 1;
         let attempt = self.attempt;
         if mode != Mode::NoWrite {
             self.transaction.enter_owed();
+            self.catch_up_lazy()?;
         }
         let mut outcomes = Vec::with_capacity(jobs.len());
         for job in jobs {
@@ -327,9 +365,12 @@ impl Writer<'_> {
                 Job::Batch(batch) => self.decide_batch(batch, mode, attempt)?,
                 Job::Control(..) | Job::Damaged { .. } if mode == Mode::NoWrite => Vec::new(),
                 Job::Control(control, _) => self.control(control).map(|()| Vec::new())?,
-                Job::Damaged { stream, rows, .. } => {
+                Job::Damaged { place, rows, .. } => {
                     for (seq, detail) in rows {
-                        self.bury_damaged(*stream, *seq, detail)?;
+                        match place {
+                            Place::Stream(stream) => self.bury_damaged(*stream, *seq, detail)?,
+                            Place::Queue(session) => self.drop_damaged(*session, *seq, detail)?,
+                        }
                     }
                     Vec::new()
                 }
@@ -409,6 +450,12 @@ impl Round {
                 if let Job::Batch(batch) = &job {
                     self.bytes += batch.bytes;
                     self.entries += batch.entries.len();
+                    for entry in &batch.entries {
+                        if let Entry::Publish(publish) = entry {
+                            self.entries += publish.copies.len();
+                            self.bytes += publish.copies.len() * publish.message.footprint();
+                        }
+                    }
                 }
                 self.jobs.push(job);
             }

@@ -10,12 +10,14 @@ use std::{
 
 use rusqlite::{Connection, OptionalExtension, Statement};
 
+use super::{lazy::Lazy, queues::Queues};
 use crate::store::{
     api::{StreamSettings, WhenFull},
     books::{Books, Limits},
     clock::Now,
     failure::Failure,
     metrics::Metrics,
+    opening::LoadedSessions,
     schema::{self, StreamSql},
     shared::{OFFLINE, QOS0_FULL, Shared, locked},
 };
@@ -43,6 +45,15 @@ pub(super) struct Stream<'c> {
 pub(super) struct Transaction<'c> {
     pub(super) connection: &'c Connection,
     pub(super) streams: Vec<Stream<'c>>,
+    pub(super) queues: Queues<'c>,
+    /// What is to be written with the next commit.
+    pub(super) lazy: Lazy,
+    /// This transaction has written it.
+    pub(super) lazy_written: bool,
+    /// Of the message that was retained last.
+    pub(super) revision: u64,
+    /// `revision` as of the last commit.
+    committed_revision: u64,
     pub(super) shared: Arc<Shared>,
     pub(super) metrics: Metrics,
     /// Read once a round: all messages of a transaction have the same time.
@@ -94,14 +105,21 @@ impl<'c> Transaction<'c> {
     pub(super) fn new(
         connection: &'c Connection,
         streams: Vec<Stream<'c>>,
+        sessions: LoadedSessions,
         shared: Arc<Shared>,
         metrics: Metrics,
         log_pages: Arc<AtomicU32>,
         boot_unsaved: bool,
     ) -> Result<Self, Failure> {
+        let revision = sessions.revision;
         Ok(Self {
             connection,
             streams,
+            queues: Queues::new(connection, sessions, &shared)?,
+            lazy: Lazy::default(),
+            lazy_written: false,
+            revision,
+            committed_revision: revision,
             shared,
             metrics,
             now: Now::read(),
@@ -191,6 +209,10 @@ impl<'c> Transaction<'c> {
                 schema::save_stream(&mut self.save, stream.id, &stream.books)?;
             }
         }
+        if self.queues.is_dirty() {
+            self.begin()?;
+            self.queues.save(self.connection)?;
+        }
         if let Some(begun) = self.begun {
             self.commit.raw_execute()?;
             self.begun = None;
@@ -201,6 +223,10 @@ impl<'c> Transaction<'c> {
             locked(&self.shared.glance).last_commit = Some(Instant::now());
         }
         self.inserted = 0;
+        self.committed_revision = self.revision;
+        if std::mem::take(&mut self.lazy_written) {
+            self.lazy.clear();
+        }
         // What was decided is on disk: whatever fails from here on, it must not be decided again.
         self.publish().map_err(|failure| match failure {
             Failure::Full(cause) => Failure::Fatal(cause),
@@ -232,6 +258,7 @@ impl<'c> Transaction<'c> {
             let position = stream.books.position();
             door.position.send_if_modified(|current| std::mem::replace(current, position) != position);
         }
+        room |= self.queues.publish(&self.shared, &self.metrics);
         if room {
             self.shared.announce_room();
         }
@@ -265,6 +292,9 @@ impl<'c> Transaction<'c> {
             stream.dirty = false;
             stream.entered = (0, 0);
         }
+        self.queues.undo();
+        self.revision = self.committed_revision;
+        self.lazy_written = false;
         self.inserted = 0;
         self.begun = None;
         // SQLite has rolled back by itself after some errors (SQLITE_FULL among them).

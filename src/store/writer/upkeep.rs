@@ -7,8 +7,11 @@ use std::{
 
 use rusqlite::{Connection, OptionalExtension, wal::CheckpointMode};
 
+use super::queues::queued_row;
 use super::{Writer, space::Measured};
-use crate::store::{api::Sequence, books::Books, failure::Failure, schema::PAGE_BYTES, shared::locked};
+use crate::store::{
+    api::Sequence, books::Books, failure::Failure, queue, schema::PAGE_BYTES, sessions::SessionId, shared::locked,
+};
 
 /// Garbage rows of a stream from which on they are deleted, also under load.
 const GARBAGE_MIN_ROWS: u64 = 1024;
@@ -59,7 +62,7 @@ impl Writer<'_> {
         if self.space.wants_measuring() {
             self.measure()?;
         }
-        self.chores |= self.transaction.streams.iter().any(|stream| is_worth_deleting(&stream.books));
+        self.chores |= self.has_garbage();
         self.checkpoint_if_due()
     }
 
@@ -72,6 +75,7 @@ impl Writer<'_> {
         }
         let swept = self.in_transaction(|writer| {
             writer.transaction.correct_clock()?;
+            writer.catch_up_lazy()?;
             writer.transaction.enter_owed();
             let more = writer.sweep()?;
             writer.delete_garbage()?;
@@ -89,7 +93,7 @@ impl Writer<'_> {
     /// One slice of what can wait; sets `chores` to whether there is more.
     pub(super) fn chore(&mut self) -> Result<(), Failure> {
         self.chores = false;
-        if self.transaction.streams.iter().any(|stream| is_worth_deleting(&stream.books)) {
+        if self.has_garbage() {
             let done = self.in_transaction(Self::delete_garbage)?;
             self.chores = done.is_some();
         } else if self.space.last().free_in_file_bytes >= VACUUM_MIN_PAGES * PAGE_BYTES {
@@ -180,6 +184,60 @@ impl Writer<'_> {
                 slice -= self.delete_slice(index, slice)?;
             }
         }
+        if slice > 0 && self.queues_have_garbage() {
+            self.delete_queued_garbage(slice)?;
+        }
+        Ok(())
+    }
+
+    fn has_garbage(&self) -> bool {
+        self.queues_have_garbage() || self.transaction.streams.iter().any(|stream| is_worth_deleting(&stream.books))
+    }
+
+    /// Of all queues together: a thousand queues must not keep a thousand times as much.
+    fn queues_have_garbage(&self) -> bool {
+        let (rows, bytes) = self.transaction.queues.garbage();
+        rows >= GARBAGE_MIN_ROWS || bytes >= GARBAGE_MIN_BYTES
+    }
+
+    /// Deletes at most `rows` rows of at most about [`DELETE_SLICE_BYTES`] that have left their queues.
+    fn delete_queued_garbage(&mut self, mut rows: u64) -> Result<(), Failure> {
+        let mut bytes = DELETE_SLICE_BYTES;
+        for id in self.transaction.queues.with_garbage() {
+            if rows == 0 || bytes == 0 {
+                break;
+            }
+            self.delete_queue_slice(id, &mut rows, &mut bytes)?;
+        }
+        Ok(())
+    }
+
+    /// Deletes from the tail of one queue on what still may be deleted.
+    fn delete_queue_slice(&mut self, id: SessionId, rows: &mut u64, bytes: &mut u64) -> Result<(), Failure> {
+        self.transaction.begin()?;
+        let connection = self.transaction.connection;
+        let Some(queue) = self.transaction.queues.changing(id) else { return Ok(()) };
+        let books = &mut queue.books;
+        let range = (queue::key(id, books.tail), queue::key(id, books.head));
+        let mut walk = connection.prepare_cached(queue::WALK_QUEUED)?;
+        let mut found = walk.query((range.0, range.1, rows.cast_signed()))?;
+        let mut last = None;
+        while *rows > 0 && *bytes > 0 {
+            let Some(row) = found.next()? else {
+                last = None;
+                break;
+            };
+            let row = queued_row(row);
+            *rows -= 1;
+            *bytes = bytes.saturating_sub(row.bytes.max(1));
+            last = Some(row);
+        }
+        drop(found);
+        // Where the slice ends; all that is left where it did not.
+        let (tail, offset) = last.map_or((books.head, books.head_offset), |row| (row.seq + 1, row.end));
+        connection.prepare_cached(queue::DELETE_QUEUED)?.execute((range.0, queue::key(id, tail)))?;
+        books.tail = tail.clamp(books.tail, books.head);
+        books.tail_offset = offset.clamp(books.tail_offset, books.head_offset);
         Ok(())
     }
 

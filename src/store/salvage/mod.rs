@@ -1,0 +1,193 @@
+//! Salvage: reads what can be read of a damaged database and writes it into a new one, stream by stream and queue by queue,
+//! around the damage.
+
+mod sessions;
+mod streams;
+mod walk;
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io::{self, Read, Write},
+    path::{Path, PathBuf},
+};
+
+use rusqlite::{Connection, Row, types::Value, wal::CheckpointMode};
+
+use super::{
+    api::Durability,
+    clock::{ERA_UNIX_MS, Now},
+    failure::Failure,
+    schema::{self, Role},
+};
+
+/// Sequence numbers that are skipped: the last rows may be among what cannot be read, and no number is used twice.
+const SKIPPED_NUMBERS: u64 = 1_000_000;
+
+/// The header of a SQLite file (SQLite file format, section 1.3).
+const HEADER_BYTES: usize = 100;
+
+/// Rows copied by one transaction.
+const COPY_ROWS: u64 = 10_000;
+
+/// Tables that are copied as they are, and their key.
+const PLAIN_TABLES: [(&str, &str); 3] = [("boot", "id"), ("received", "session, packet_id"), ("dead", "id")];
+
+/// What came of it.
+#[derive(Debug, Default)]
+pub(super) struct Summary {
+    /// Messages that are in the new database.
+    pub(super) kept: u64,
+    /// Messages that were known to be there and could not be read.
+    pub(super) lost: u64,
+}
+
+/// Copies what can be read from `source` into the new database `target`, and syncs that. Fails only where writing fails.
+pub(super) fn salvage(source: &Path, target: &Path) -> Result<Summary, Failure> {
+    // Synced once, at the end.
+    let new = schema::connect(target, Role::Writer, Durability::Process)?;
+    schema::migrate(&new)?;
+    let floor = Now::read().unix_ms.max(ERA_UNIX_MS);
+    new.execute("INSERT INTO floor VALUES(?1)", [floor])?;
+    let mut summary = Summary::default();
+    let copy = with_suffix(target, "-source");
+    match readable(source, &new, target, &copy) {
+        Ok(old) => {
+            for (table, key) in PLAIN_TABLES {
+                copy_table(&old, &new, table, key)?;
+            }
+            streams::copy(&old, &new, &mut summary)?;
+            sessions::copy(&old, &new, &mut summary)?;
+        }
+        Err(error) => tracing::error!(%error, "nothing of the damaged database can be read"),
+    }
+    for part in [copy.clone(), with_suffix(&copy, "-wal"), with_suffix(&copy, "-shm")] {
+        // Our own copy; what stays of it is removed by the next salvage.
+        let _ = fs::remove_file(part);
+    }
+    new.pragma_update(None, "synchronous", "FULL")?;
+    new.wal_checkpoint_v2(Some("main"), CheckpointMode::TRUNCATE)?;
+    new.close().map_err(|(_, error)| Failure::from(error))?;
+    let sync = File::open(target).and_then(|file| file.sync_all());
+    sync.map_err(|error| Failure::Fatal(format!("cannot sync the new database: {error}")))?;
+    Ok(summary)
+}
+
+/// A connection that can read at least the schema: to the file itself, or where its header is garbage, to a copy with the
+/// header of a sound database. All that matters in a header is the same in all our databases.
+fn readable(source: &Path, new: &Connection, target: &Path, copy: &Path) -> Result<Connection, Failure> {
+    let connect = |path: &Path| -> Result<Connection, Failure> {
+        let connection = schema::connect(path, Role::Salvager, Durability::Full)?;
+        connection.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(()))?;
+        Ok(connection)
+    };
+    let error = match connect(source) {
+        Ok(connection) => return Ok(connection),
+        Err(error) => error,
+    };
+    tracing::warn!(%error, "trying with the header of a sound database");
+    new.wal_checkpoint_v2(Some("main"), CheckpointMode::TRUNCATE)?;
+    let patch = || -> io::Result<()> {
+        let mut header = [0; HEADER_BYTES];
+        File::open(target)?.read_exact(&mut header)?;
+        // "Version valid for" unlike the change counter: SQLite takes the number of pages from the size of the file.
+        header[92..96].copy_from_slice(&[0xFF; 4]);
+        fs::copy(source, copy)?;
+        let mut file = OpenOptions::new().write(true).open(copy)?;
+        file.write_all(&header)?;
+        match fs::copy(with_suffix(source, "-wal"), with_suffix(copy, "-wal")) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            Ok(_) | Err(_) => Ok(()),
+        }
+    };
+    patch().map_err(|error| Failure::Fatal(format!("cannot copy the damaged database: {error}")))?;
+    connect(copy)
+}
+
+fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    PathBuf::from(name)
+}
+
+/// Copies a table as it is.
+fn copy_table(old: &Connection, new: &Connection, table: &str, key: &str) -> Result<(), Failure> {
+    copy_rows(old, new, &format!("SELECT * FROM {table}"), key, table)
+}
+
+/// Copies what `select` gives into a table of as many columns. Where it cannot be prepared there is nothing to copy.
+fn copy_rows(old: &Connection, new: &Connection, select: &str, key: &str, table: &str) -> Result<(), Failure> {
+    let Ok(columns) = old.prepare(select).map(|statement| statement.column_count()) else { return Ok(()) };
+    let places = vec!["?"; columns].join(", ");
+    let transaction = new.unchecked_transaction()?;
+    let mut insert = transaction.prepare(&format!("INSERT OR IGNORE INTO {table} VALUES({places})"))?;
+    read_around(old, select, key, |row| {
+        let values: Result<Vec<Value>, _> = (0..columns).map(|column| row.get(column)).collect();
+        if let Ok(values) = values {
+            insert.execute(rusqlite::params_from_iter(values))?;
+        }
+        Ok(())
+    })?;
+    drop(insert);
+    transaction.commit()?;
+    Ok(())
+}
+
+/// Reads a table from the front up to the damage, then from behind: rows may come twice. False where it cannot be read at all.
+fn read_around(
+    old: &Connection,
+    select: &str,
+    key: &str,
+    mut each: impl FnMut(&Row<'_>) -> Result<(), Failure>,
+) -> Result<bool, Failure> {
+    for order in ["ASC", "DESC"] {
+        let by = key.split(", ").map(|column| format!("{column} {order}")).collect::<Vec<_>>().join(", ");
+        let Ok(mut read) = old.prepare(&format!("{select} ORDER BY {by}")) else { return Ok(false) };
+        if let Ok(mut rows) = read.query([]) {
+            loop {
+                match rows.next() {
+                    Ok(Some(row)) => each(row)?,
+                    Ok(None) => return Ok(true),
+                    Err(_) => break,
+                }
+            }
+        }
+        tracing::warn!(select, "a part of this cannot be read");
+    }
+    Ok(true)
+}
+
+fn length(value: &Value) -> u64 {
+    match value {
+        Value::Text(text) => text.len() as u64,
+        Value::Blob(blob) => blob.len() as u64,
+        Value::Null | Value::Integer(_) | Value::Real(_) => 0,
+    }
+}
+
+/// Commits what is copied now and then.
+struct Batches<'c> {
+    new: &'c Connection,
+    rows: u64,
+}
+
+impl<'c> Batches<'c> {
+    fn begin(new: &'c Connection) -> Result<Self, Failure> {
+        new.execute_batch("BEGIN")?;
+        Ok(Self { new, rows: 0 })
+    }
+
+    /// A row was written.
+    fn row(&mut self) -> Result<(), Failure> {
+        self.rows += 1;
+        if self.rows >= COPY_ROWS {
+            self.rows = 0;
+            self.new.execute_batch("COMMIT; BEGIN")?;
+            self.new.wal_checkpoint_v2(Some("main"), CheckpointMode::PASSIVE)?;
+        }
+        Ok(())
+    }
+
+    fn end(self) -> Result<(), Failure> {
+        Ok(self.new.execute_batch("COMMIT")?)
+    }
+}
