@@ -6,6 +6,7 @@ use tokio::sync::mpsc;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
+    access::{Access, Principal},
     fanout::{Fanout, Round},
     metrics::Metrics,
     noise::Throttle,
@@ -21,6 +22,7 @@ use crate::{
 /// The heart of the broker.
 #[derive(Debug)]
 pub(crate) struct Hub {
+    pub(crate) access: Access,
     pub(crate) intake: Intake,
     pub(crate) fanout: Arc<Fanout>,
     pub(crate) retained: Retained,
@@ -57,6 +59,29 @@ impl Hub {
         if let Some(suppressed) = self.noise.pass(Instant::now()) {
             let Who { listener, address, client_id } = who;
             tracing::warn!(listener, address, client_id, reason = word, %cause, suppressed, "client refused");
+        }
+    }
+
+    /// Logs that access rules stop a client. Counted by the caller, message by message.
+    pub(crate) fn denied(&self, who: Who<'_>, action: &'static str, topic: &str) {
+        if let Some(suppressed) = self.noise.pass(Instant::now()) {
+            let Who { listener, address, client_id } = who;
+            tracing::warn!(listener, address, client_id, action, topic, suppressed, "access rules stop a client");
+        }
+    }
+
+    /// Logs that access rules with `%c` or `%u` do nothing for a client because of its names.
+    pub(crate) fn unfit_names(&self, who: Who<'_>, user: &Principal) {
+        if let Some(suppressed) = self.noise.pass(Instant::now()) {
+            let Who { listener, address, client_id } = who;
+            tracing::warn!(
+                listener,
+                address,
+                client_id,
+                %user,
+                suppressed,
+                "access rules with %c or %u allow this client nothing: its client id or user name has one of + # / in it"
+            );
         }
     }
 

@@ -26,8 +26,8 @@ pub(crate) const ALL_SUBSCRIPTIONS: usize = 500_000;
 pub(crate) const ALL_FILTER_BYTES: usize = 64 << 20;
 /// ... and most nodes of their index, at some 600 bytes each.
 pub(crate) const INDEX_NODES_MAX: usize = 200_000;
-/// Most levels of a subscribed filter; the index walks them recursively.
-pub(crate) const FILTER_LEVELS_MAX: usize = 128;
+/// Most levels of a subscribed filter; the index walks them recursively. Mosquitto's limit is 201.
+pub(crate) const FILTER_LEVELS_MAX: usize = 256;
 /// Highest topic alias a client may use towards us.
 pub(crate) const TOPIC_ALIAS_MAX: u16 = 32;
 /// Most bytes of topic names behind the aliases of one client; two of the longest topics fit.
@@ -76,6 +76,8 @@ pub(crate) const UNDECIDED_MAX: usize = 2048;
 pub(crate) const UNDECIDED_BYTES: usize = 4 << 20;
 /// How long a connection that ends may take to write its last bytes.
 pub(crate) const LAST_WRITE: Duration = Duration::from_secs(5);
+/// Most reads of what a client had already sent on a connection that it left for another.
+pub(crate) const LAST_READS: usize = 16;
 /// How long the successor of a connection waits for it to hand over its session.
 pub(crate) const TAKEOVER: Duration = Duration::from_secs(30);
 /// How long a connection that ends waits for the store's verdict on what it submitted.

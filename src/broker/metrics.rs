@@ -15,6 +15,7 @@ pub(crate) const REFUSED: &[(&str, &str)] = &[
     ("client-id", "a client id that is too long, or empty where it must not be: CONNACK 0x85 / CONNACK 2"),
     ("not-authorized", "no such user, or anonymous where that is not allowed: CONNACK 0x86, 0x87 / CONNACK 4, 5"),
     ("auth-method", "enhanced authentication: CONNACK 0x8C"),
+    ("tls", "a TLS handshake or record that fails: closed"),
     ("version", "a protocol level that is not spoken: CONNACK 0x84 / CONNACK 1"),
     ("store", "the store could not open the session: CONNACK 0x88 / CONNACK 3"),
     // What may be sent.
@@ -47,6 +48,7 @@ pub(crate) const REFUSED: &[(&str, &str)] = &[
 #[derive(Debug, Clone)]
 pub(crate) struct Metrics {
     pub(crate) connections: IntGaugeVec,
+    pub(crate) tls_not_after: IntGaugeVec,
     /// From clients.
     pub(crate) received: Traffic,
     /// To clients.
@@ -84,6 +86,14 @@ impl Metrics {
             Opts::new("tidegate_broker_connections", "Clients connected, by listener."),
             &["listener"],
         )?;
+        let tls_not_after = IntGaugeVec::new(
+            Opts::new(
+                "tidegate_tls_not_after_seconds",
+                "When the first certificate of a file ends, in seconds since 1970.",
+            ),
+            &["file"],
+        )?;
+        registry.register(Box::new(tls_not_after.clone()))?;
         registry.register(Box::new(connections.clone()))?;
         let by_reason = |name: &str, help: &str| {
             let vec = counters(name, help, "reason")?;
@@ -103,6 +113,7 @@ impl Metrics {
         }
         Ok(Self {
             connections,
+            tls_not_after,
             received: Traffic::new(registry, "received", "received from clients")?,
             sent: Traffic::new(registry, "sent", "sent to clients")?,
             sockets: counter(registry, "tidegate_broker_sockets_total", "Sockets accepted.")?,
@@ -154,7 +165,7 @@ impl Drops {
 
     /// All of them.
     pub fn total(&self) -> u64 {
-        ["queue-full", "memory-full", "away", "expired", "too-large", "replay-full"]
+        ["queue-full", "memory-full", "away", "expired", "too-large", "replay-full", "not-authorized"]
             .map(|reason| self.0.with_label_values(&[reason]).get())
             .iter()
             .sum()
@@ -188,6 +199,11 @@ impl Drops {
     /// Too many retained messages for one subscriber.
     pub(crate) fn replay_full(&self, count: usize) {
         self.add("replay-full", count);
+    }
+
+    /// The receiver may not have it any more.
+    pub(crate) fn not_authorized(&self) {
+        self.add("not-authorized", 1);
     }
 
     fn add(&self, reason: &'static str, count: usize) {

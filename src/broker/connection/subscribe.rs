@@ -43,6 +43,11 @@ impl Connection {
         for (filter, options) in subscribe.filters {
             let subscription = Subscription { options, id: subscribe.subscription_id };
             codes.push(match check_filter(filter)? {
+                Ok(filter) if !self.badge.may_subscribe(&filter) => {
+                    self.denied("subscribe to", filter.as_str());
+                    self.hub.metrics.refused("acl-subscribe");
+                    Reason::NOT_AUTHORIZED.0
+                }
                 Ok(filter) => self.enter(&filter, subscription, &mut replay),
                 Err(reason) => {
                     self.hub.metrics.refused("subscribe");
@@ -86,6 +91,9 @@ impl Connection {
         let mut dropped = 0;
         for publication in self.hub.retained.matching(filter) {
             if no_local && publication.message.client == *self.claim.client_id() {
+                continue;
+            }
+            if !self.badge.may_receive(&publication.message.topic) {
                 continue;
             }
             if self.replay.len() + replay.len() >= REPLAY_MESSAGES {
