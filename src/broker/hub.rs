@@ -13,6 +13,7 @@ use super::{
     pending::Pending,
     retained::Retained,
     sessions::Sessions,
+    sys::Sys,
 };
 use crate::{
     intake::{Intake, Publish},
@@ -41,6 +42,8 @@ pub(crate) struct Hub {
     /// All connections.
     pub(crate) connections: TaskTracker,
     pub(crate) noise: Throttle,
+    /// What the gateway says of itself.
+    pub(crate) sys: Sys,
 }
 
 /// Who was refused, for the log.

@@ -8,3 +8,5 @@ mod reload;
 mod rig;
 mod tls;
 mod unix;
+mod upgrade;
+mod websocket;

@@ -89,7 +89,9 @@ impl Connection {
     fn replay_retained(&self, filter: &TopicFilter, subscription: Subscription, replay: &mut VecDeque<Delivery>) {
         let SubscribeOptions { qos, no_local, .. } = subscription.options;
         let mut dropped = 0;
-        for publication in self.hub.retained.matching(filter) {
+        for publication in
+            self.hub.retained.matching(filter).into_iter().chain(self.hub.sys.matching(&self.hub, filter))
+        {
             if no_local && publication.message.client == *self.claim.client_id() {
                 continue;
             }

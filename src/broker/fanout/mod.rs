@@ -60,6 +60,7 @@ use crate::{
         access::Badge,
         limits::{KEEPS_UP, PATIENCE, QUEUES_BYTES},
         metrics::Drops,
+        sys::is_reserved,
     },
     message::{Message, QoS},
     topic::{TopicFilter, TopicName},
@@ -172,6 +173,21 @@ impl Fanout {
     /// Whether one more subscription is within the bounds on what all take together.
     pub(crate) fn has_room(&self, filter: &TopicFilter) -> bool {
         self.index.read().unwrap_or_else(PoisonError::into_inner).has_room(filter)
+    }
+
+    /// Number of subscriptions.
+    pub(crate) fn subscriptions(&self) -> u64 {
+        self.index.read().unwrap_or_else(PoisonError::into_inner).len() as u64
+    }
+
+    /// Whether somebody subscribed with a filter whose first level is this one.
+    pub(crate) fn is_subscribed_below(&self, level: &str) -> bool {
+        self.index.read().unwrap_or_else(PoisonError::into_inner).has_branch(level)
+    }
+
+    /// Bytes in all queues, and of what was sent and not acknowledged.
+    pub(crate) fn waiting_bytes(&self) -> u64 {
+        self.queued.load(Ordering::Relaxed) as u64
     }
 
     /// Ends a subscription; false where there was none.
@@ -352,6 +368,7 @@ impl Delivery {
 
 /// Whether the receiver must be woken, and whether its queue is getting long.
 fn offer(fanout: &Fanout, subscriber: &Subscriber, delivery: Delivery) -> (bool, bool) {
+    let topic_is_ours = is_reserved(&delivery.publication.message.topic);
     let mut mailbox = subscriber.mailbox();
     // A few clients that do not read must not use up what all others live on.
     if fanout.queued.load(Ordering::Relaxed) > QUEUES_BYTES && !mailbox.has_reserve(&delivery) {
@@ -367,6 +384,8 @@ fn offer(fanout: &Fanout, subscriber: &Subscriber, delivery: Delivery) -> (bool,
     match offered {
         Offered::Queued { first } => return (first, congested),
         Offered::Displaced | Offered::Full => fanout.drops.queue_full(1),
+        // `$SYS` says the same again soon, and each drop that is counted would change what it says.
+        Offered::Away if topic_is_ours => {}
         Offered::Away => fanout.drops.away(1),
     }
     (false, congested)

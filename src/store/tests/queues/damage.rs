@@ -176,3 +176,15 @@ fn nonsense_in_the_row_of_a_session_does_not_keep_the_store_from_starting() {
         bench.close();
     }
 }
+
+#[test]
+fn a_page_of_nothing_but_damage_does_not_end_the_queue() {
+    let dir = tempfile::tempdir().unwrap();
+    let (x, _) = made(dir.path());
+    let which = format!("id - ({} << 40) BETWEEN 104 AND 150", x.0);
+    change(dir.path(), &format!("UPDATE queued SET topic = 'a/#' WHERE {which}"));
+    let bench = Bench::open(&settings(dir.path()), &[]);
+    let page = bench.wait(bench.handle.read_session(x, 104, 10, 1 << 20)).unwrap();
+    assert_eq!((page[0].seq, bench.queue_stats(x).dropped), (151, dropped("damaged", 47)));
+    bench.close();
+}
