@@ -224,7 +224,7 @@ fn mqtt_3_9_3_1_the_codes_come_in_the_order_of_the_filters() {
 #[test]
 fn mqtt_3_9_3_2_the_codes_are_those_of_suback() {
     // Too many levels, too many subscriptions.
-    let deep = "/".repeat(200);
+    let deep = "/".repeat(300);
     v5(&format!("a: connect\na> 82 (0001 () ={deep} 00 =ok 00)\na< 90 (0001 () 8F 00)"));
     let mut script = "a: connect\n".to_owned();
     for at in 0..1025 {
