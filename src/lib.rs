@@ -32,6 +32,7 @@
 //! | [`store`] | shore: schema, group commit, reads, recovery | SQLite |
 //! | [`uplink`] | shore: connections to upstream systems, one file a kind | rumqttc |
 //! | [`admin`] | shore: HTTP, metrics, health | HTTP |
+//! | [`named_file`] | secrets, certificates and keys that the configuration names: read, within bounds | |
 //! | [`intake`] | station: from the broker into the store | |
 //! | [`forward`] | station: from the store to an uplink | |
 //! | [`config`] | what the user wrote, checked into what the program may use | TOML |
@@ -79,6 +80,7 @@ pub mod forward;
 pub mod intake;
 pub mod log;
 pub mod message;
+pub mod named_file;
 pub mod signal;
 pub mod stats;
 pub mod store;

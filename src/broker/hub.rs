@@ -6,12 +6,14 @@ use tokio::sync::mpsc;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
+    access::{Access, Principal},
     fanout::{Fanout, Round},
     metrics::Metrics,
     noise::Throttle,
     pending::Pending,
     retained::Retained,
     sessions::Sessions,
+    sys::Sys,
 };
 use crate::{
     intake::{Intake, Publish},
@@ -21,6 +23,7 @@ use crate::{
 /// The heart of the broker.
 #[derive(Debug)]
 pub(crate) struct Hub {
+    pub(crate) access: Access,
     pub(crate) intake: Intake,
     pub(crate) fanout: Arc<Fanout>,
     pub(crate) retained: Retained,
@@ -39,6 +42,8 @@ pub(crate) struct Hub {
     /// All connections.
     pub(crate) connections: TaskTracker,
     pub(crate) noise: Throttle,
+    /// What the gateway says of itself.
+    pub(crate) sys: Sys,
 }
 
 /// Who was refused, for the log.
@@ -57,6 +62,29 @@ impl Hub {
         if let Some(suppressed) = self.noise.pass(Instant::now()) {
             let Who { listener, address, client_id } = who;
             tracing::warn!(listener, address, client_id, reason = word, %cause, suppressed, "client refused");
+        }
+    }
+
+    /// Logs that access rules stop a client. Counted by the caller, message by message.
+    pub(crate) fn denied(&self, who: Who<'_>, action: &'static str, topic: &str) {
+        if let Some(suppressed) = self.noise.pass(Instant::now()) {
+            let Who { listener, address, client_id } = who;
+            tracing::warn!(listener, address, client_id, action, topic, suppressed, "access rules stop a client");
+        }
+    }
+
+    /// Logs that access rules with `%c` or `%u` do nothing for a client because of its names.
+    pub(crate) fn unfit_names(&self, who: Who<'_>, user: &Principal) {
+        if let Some(suppressed) = self.noise.pass(Instant::now()) {
+            let Who { listener, address, client_id } = who;
+            tracing::warn!(
+                listener,
+                address,
+                client_id,
+                %user,
+                suppressed,
+                "access rules with %c or %u allow this client nothing: its client id or user name has one of + # / in it"
+            );
         }
     }
 

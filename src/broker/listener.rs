@@ -1,24 +1,17 @@
 //! Listeners: sockets bound at start, connections accepted, how many there may be.
 
-use std::{
-    io,
-    os::unix::fs::FileTypeExt,
-    path::{Path, PathBuf},
-    sync::Arc,
-    time::Duration,
-};
+use std::{io, sync::Arc, time::Duration};
 
-use bytestring::ByteString;
 use prometheus::IntGauge;
 use tokio::{
-    io::{AsyncRead, AsyncWrite},
-    net::{TcpListener, TcpSocket, TcpStream, UnixListener, UnixStream},
+    net::{TcpListener, TcpSocket, TcpStream},
     sync::Semaphore,
 };
 
 use super::{
     Bind, ListenerSettings, StartError, connection,
     hub::{Hub, Who},
+    transport::{Accepted, Tls, unix::UnixSocket},
 };
 use crate::stats::ListenerStats;
 
@@ -34,6 +27,7 @@ const TCP_PROBE: Duration = Duration::from_secs(15);
 #[derive(Debug)]
 pub(crate) struct Listener {
     pub(crate) settings: ListenerSettings,
+    pub(crate) tls: Option<Arc<Tls>>,
     /// One permit per connected client.
     pub(crate) places: Arc<Semaphore>,
     pub(crate) connected: IntGauge,
@@ -42,29 +36,26 @@ pub(crate) struct Listener {
     bound: String,
 }
 
-/// A socket of any kind, and who is at its other end.
-pub(crate) struct Socket {
-    pub(crate) reader: Box<dyn AsyncRead + Send + Unpin>,
-    pub(crate) writer: Box<dyn AsyncWrite + Send + Unpin>,
-    pub(crate) address: String,
-    /// The name in the client's certificate, where it has shown one.
-    pub(crate) certificate_name: Option<ByteString>,
-}
-
 /// A bound socket, not yet accepting.
 pub(crate) enum Bound {
     Tcp(TcpListener),
-    Unix(UnixListener, PathBuf),
+    Unix(UnixSocket),
 }
 
 impl Listener {
-    pub(crate) fn new(settings: ListenerSettings, place: usize, bound: &Bound, connected: IntGauge) -> Self {
+    pub(crate) fn new(
+        settings: ListenerSettings,
+        place: usize,
+        tls: Option<Arc<Tls>>,
+        bound: &Bound,
+        connected: IntGauge,
+    ) -> Self {
         let bound = match bound {
             Bound::Tcp(listener) => listener.local_addr().map_or_else(|e| e.to_string(), |address| address.to_string()),
-            Bound::Unix(_, path) => format!("unix:{}", path.display()),
+            Bound::Unix(socket) => format!("unix:{}", socket.path().display()),
         };
         let places = Arc::new(Semaphore::new(settings.max_connections.min(Semaphore::MAX_PERMITS)));
-        Self { settings, places, connected, place, bound }
+        Self { settings, tls, places, connected, place, bound }
     }
 
     pub(crate) fn stats(&self) -> ListenerStats {
@@ -78,8 +69,7 @@ pub(crate) fn bind(settings: &ListenerSettings) -> Result<Bound, StartError> {
     let (address, bound) = match &settings.bind {
         Bind::Tcp(address) => (address.to_string(), bind_tcp(*address).map(Bound::Tcp)),
         Bind::Unix(path) => {
-            let bound = bind_unix(path).map(|listener| Bound::Unix(listener, path.clone()));
-            (format!("unix:{}", path.display()), bound)
+            (format!("unix:{}", path.display()), UnixSocket::bind(path, settings.unix_mode).map(Bound::Unix))
         }
     };
     bound.map_err(|cause| StartError::Bind { listener: settings.name.clone(), address, cause })
@@ -93,50 +83,24 @@ fn bind_tcp(address: std::net::SocketAddr) -> io::Result<TcpListener> {
     socket.listen(BACKLOG)
 }
 
-/// A socket file that nobody answers on was left by a crash and is replaced; anything else is not ours to remove.
-fn bind_unix(path: &Path) -> io::Result<UnixListener> {
-    match UnixListener::bind(path) {
-        Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
-            let is_socket = std::fs::symlink_metadata(path)?.file_type().is_socket();
-            let answers = std::os::unix::net::UnixStream::connect(path);
-            let stale = answers.is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused);
-            if !(is_socket && stale) {
-                return Err(error);
-            }
-            std::fs::remove_file(path)?;
-            UnixListener::bind(path)
-        }
-        bound => bound,
-    }
-}
-
 impl Bound {
-    async fn accept(&self) -> io::Result<Socket> {
+    /// The next connection, and who is at its other end.
+    async fn accept(&self) -> io::Result<(Accepted, String)> {
         match self {
-            Self::Tcp(listener) => listener.accept().await.and_then(|(stream, address)| tcp(stream, address)),
-            Self::Unix(listener, _) => listener.accept().await.map(|(stream, _)| unix(stream)),
+            Self::Tcp(listener) => {
+                let (stream, address) = listener.accept().await?;
+                prepare(&stream)?;
+                Ok((Accepted::Tcp(stream), address.to_string()))
+            }
+            Self::Unix(socket) => socket.accept().await,
         }
     }
 }
 
-fn tcp(stream: TcpStream, address: std::net::SocketAddr) -> io::Result<Socket> {
+fn prepare(stream: &TcpStream) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let keepalive = socket2::TcpKeepalive::new().with_time(TCP_IDLE).with_interval(TCP_PROBE);
-    socket2::SockRef::from(&stream).set_tcp_keepalive(&keepalive)?;
-    let (reader, writer) = stream.into_split();
-    Ok(Socket {
-        reader: Box::new(reader),
-        writer: Box::new(writer),
-        address: address.to_string(),
-        certificate_name: None,
-    })
-}
-
-fn unix(stream: UnixStream) -> Socket {
-    let process = stream.peer_cred().ok().and_then(|credentials| credentials.pid());
-    let address = process.map_or_else(|| "unix".to_owned(), |process| format!("unix:pid {process}"));
-    let (reader, writer) = stream.into_split();
-    Socket { reader: Box::new(reader), writer: Box::new(writer), address, certificate_name: None }
+    socket2::SockRef::from(stream).set_tcp_keepalive(&keepalive)
 }
 
 /// Accepts until the listeners are closed.
@@ -149,13 +113,13 @@ pub(crate) async fn accept(hub: Arc<Hub>, listener: Arc<Listener>, bound: Bound)
             accepted = bound.accept() => accepted,
         };
         match accepted {
-            Ok(socket) => {
+            Ok((accepted, address)) => {
                 wait = ACCEPT_RETRY.0;
                 hub.metrics.sockets.inc();
                 let place = hub.pending.enter(listener.place);
                 let (hub, listener) = (Arc::clone(&hub), Arc::clone(&listener));
                 let connections = hub.connections.clone();
-                connections.spawn(connection::serve(hub, listener, socket, place));
+                connections.spawn(connection::serve(hub, listener, (accepted, address), place));
             }
             // The client was gone before we came.
             Err(error) if matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::InvalidInput) => {}
@@ -168,10 +132,6 @@ pub(crate) async fn accept(hub: Arc<Hub>, listener: Arc<Listener>, bound: Bound)
                 }
             }
         }
-    }
-    if let Bound::Unix(_, path) = &bound {
-        // Gone already is as good.
-        let _ = std::fs::remove_file(path);
     }
 }
 

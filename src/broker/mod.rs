@@ -8,17 +8,23 @@
 //! | --- | --- |
 //! | `packet` | the wire format, pure |
 //! | `listener` | sockets, accepting, how many |
+//! | `transport` | what carries MQTT: TLS, WebSocket, unix sockets |
 //! | `connection` | one client: handshake, arrivals, acknowledgements, deliveries, the end |
 //! | `sessions` | who owns a client id; what outlives a connection; expiry and delayed wills |
+//! | [`access`] | who may connect, publish and subscribe; reload of that |
 //! | [`fanout`] | subscriptions and the queues of subscribers |
 //! | `retained`, `publisher` | retained messages; wills |
+//! | `pending` | connections that have not sent their CONNECT, and the bounds on them |
+//! | `metrics`, `gauges`, `sys` | what is counted, for Prometheus and as `$SYS` |
 //!
 //! Stopping, in the direction of travel: [`Broker::close_listeners`], then [`Broker::drain`], and after it the store.
 
+pub mod access;
 #[doc = include_str!("conformance.md")]
 pub mod conformance {}
 mod connection;
 pub mod fanout;
+mod gauges;
 mod hub;
 mod limits;
 mod listener;
@@ -30,6 +36,8 @@ mod publisher;
 mod retained;
 mod sessions;
 mod settings;
+mod sys;
+mod transport;
 
 use std::{future::Future, io, sync::Arc, time::Duration, time::Instant};
 
@@ -37,11 +45,15 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub use metrics::Drops;
+#[cfg(any(test, feature = "fuzzing"))]
+pub use packet::fuzz;
 pub use settings::*;
+pub use sys::SysFacts;
+pub use transport::{TlsProblem, TlsRefused, check_tls};
 
 use self::{
-    fanout::Fanout, hub::Hub, listener::Listener, metrics::Metrics, pending::Pending, retained::Retained,
-    sessions::Sessions,
+    access::Access, fanout::Fanout, hub::Hub, listener::Listener, metrics::Metrics, pending::Pending,
+    retained::Retained, sessions::Sessions, sys::Sys, transport::Tls,
 };
 use crate::{
     intake::{Intake, StoreError},
@@ -61,9 +73,15 @@ pub enum StartError {
         /// What the system says.
         cause: io::Error,
     },
+    /// A listener's certificate, key or authorities cannot be used.
+    #[error(transparent)]
+    Tls(#[from] TlsRefused),
     /// Sessions or retained messages could not be read.
     #[error("sessions and retained messages cannot be read from the store: {0}")]
     Store(#[from] StoreError),
+    /// Passwords cannot be checked.
+    #[error("access control cannot work: {0}")]
+    Access(#[from] access::NoHash),
     /// The metrics exist already.
     #[error("the broker's metrics cannot be registered: {0}")]
     Metrics(#[from] prometheus::Error),
@@ -82,15 +100,21 @@ pub struct Broker {
 /// Binds all listeners, restores what the store remembers, and begins to accept.
 pub async fn start(settings: Settings, intake: Intake, registry: &prometheus::Registry) -> Result<Broker, StartError> {
     let metrics = Metrics::new(registry)?;
+    let access = Access::new(&settings)?;
+    let turns = Arc::default();
     let mut bound = Vec::with_capacity(settings.listeners.len());
     for (place, settings) in settings.listeners.into_iter().enumerate() {
+        let open_tls = |tls| Tls::open(&settings, tls, &turns, &metrics.tls_not_after).map(Arc::new);
+        let tls = settings.tls.as_ref().map(open_tls).transpose()?;
         let socket = listener::bind(&settings)?;
         let connected = metrics.connections.with_label_values(&[&settings.name]);
-        bound.push((Arc::new(Listener::new(settings, place, &socket, connected)), socket));
+        bound.push((Arc::new(Listener::new(settings, place, tls, &socket, connected)), socket));
     }
     let (publisher, messages) = mpsc::channel(limits::PUBLISHER_QUEUE);
     let fanout = Arc::new(Fanout::new(metrics.drops.clone()));
+    fanout.restrict(access.has_rules());
     let hub = Arc::new(Hub {
+        access,
         sessions: Sessions::new(Arc::clone(&fanout)),
         fanout,
         intake,
@@ -103,12 +127,17 @@ pub async fn start(settings: Settings, intake: Intake, registry: &prometheus::Re
         aborted: CancellationToken::new(),
         connections: TaskTracker::new(),
         noise: noise::Throttle::default(),
+        sys: Sys::new(Instant::now()),
     });
+    registry.register(Box::new(gauges::Gauges::new(&hub)?))?;
     restore(&hub).await?;
 
     let (failing, failed) = watch::channel(None);
     spawn(&failing, &hub.aborted, "the publisher of wills", publisher::run(Arc::clone(&hub), messages));
     spawn(&failing, &hub.stopping, "the sweeper of sessions", sessions::sweep(Arc::clone(&hub)));
+    spawn(&failing, &hub.stopping, "the keeper of $SYS", sys::run(Arc::clone(&hub)));
+    let tls = bound.iter().filter_map(|(listener, _)| listener.tls.clone()).collect();
+    spawn(&failing, &hub.stopping, "the watch over TLS files", transport::watch(tls, hub.stopping.clone()));
     let accepting = TaskTracker::new();
     accepting.close();
     let mut listeners = Vec::with_capacity(bound.len());
@@ -157,6 +186,21 @@ impl Broker {
         self.listeners.iter().map(|listener| listener.stats()).collect()
     }
 
+    /// What the other rooms have to say below `$SYS/`, from now on.
+    pub fn tell_sys(&self, facts: SysFacts) {
+        self.hub.sys.add(facts);
+    }
+
+    /// Reads the certificates, keys and authorities of all listeners again. Connections live on; where files cannot be used
+    /// those before stay in use, and the log and the result say so.
+    pub async fn reload_tls(&self) -> Result<(), Vec<TlsRefused>> {
+        let listeners: Vec<Arc<Tls>> = self.listeners.iter().filter_map(|listener| listener.tls.clone()).collect();
+        let reload = move || listeners.iter().filter_map(|tls| tls.reload().err()).collect::<Vec<_>>();
+        // The task fails only when the runtime ends.
+        let refused = tokio::task::spawn_blocking(reload).await.unwrap_or_default();
+        if refused.is_empty() { Ok(()) } else { Err(refused) }
+    }
+
     /// Waits for the unexpected end of one of the broker's own tasks; then the process must end.
     pub async fn failed(&self) -> String {
         let mut failed = self.failed.clone();
@@ -165,6 +209,17 @@ impl Broker {
             // All tasks have ended as they should.
             Ok(None) | Err(_) => std::future::pending().await,
         }
+    }
+
+    /// From now on `access` and the listeners' `anonymous` of these settings hold, for clients that are connected as well.
+    /// Takes a while with many clients. Nothing else of the settings is looked at.
+    pub fn apply_access(&self, settings: &Settings) -> access::Applied {
+        if settings.access.rules.is_some() {
+            self.hub.fanout.restrict(true);
+        }
+        let applied = self.hub.access.apply(settings);
+        self.hub.fanout.restrict(settings.access.rules.is_some());
+        applied
     }
 
     /// Takes no more connections; those that exist go on.

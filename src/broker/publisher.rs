@@ -8,7 +8,7 @@ use std::{sync::Arc, time::Instant};
 
 use tokio::sync::mpsc;
 
-use super::hub::Hub;
+use super::{hub::Hub, sys::is_reserved};
 use crate::{
     intake::{Entry, Lane, OnRefusal, Outcome, Publish, Returns, StoreError},
     message::Message,
@@ -32,6 +32,11 @@ pub(crate) async fn run(hub: Arc<Hub>, mut messages: mpsc::Receiver<Message>) {
 }
 
 async fn publish(hub: &Hub, lane: &mut Lane, returns: &mut Returns, message: Message) -> Result<(), StoreError> {
+    if is_reserved(&message.topic) {
+        hub.metrics.refused("sys-topic");
+        tracing::debug!(topic = %message.topic, client_id = %message.client, "will to a topic of the gateway's own dropped");
+        return Ok(());
+    }
     let set_retained = hub.retains(&message);
     let streams = hub.intake.streams_for(&message.topic, message.qos).await?;
     let publish =

@@ -68,6 +68,12 @@ impl Retained {
         }
     }
 
+    /// How many there are, and the bytes of memory that they take, about.
+    pub(crate) fn size(&self) -> (u64, u64) {
+        let kept = self.kept();
+        (kept.by_topic.len() as u64, kept.bytes as u64)
+    }
+
     /// The retained messages that a filter matches, in the order of their topics.
     pub(crate) fn matching(&self, filter: &TopicFilter) -> Vec<Arc<Publication>> {
         let kept = self.kept();

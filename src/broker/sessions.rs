@@ -225,6 +225,13 @@ impl Sessions {
         self.map().slots.get(client_id).is_some_and(|slot| slot.kick.is_some())
     }
 
+    /// How many sessions there are, and of how many the client is connected.
+    pub(crate) fn counts(&self) -> (u64, u64) {
+        let map = self.map();
+        let connected = map.slots.values().filter(|slot| slot.kick.is_some()).count();
+        (map.slots.len() as u64, connected as u64)
+    }
+
     /// Takes the session of a client id over from whoever has it, and waits until they have let go.
     ///
     /// Gives back the will of the session as well, where it waited and the session ends here (`clean_start`, or expired).

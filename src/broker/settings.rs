@@ -3,8 +3,11 @@
 use std::{
     net::{IpAddr, SocketAddr},
     path::PathBuf,
+    sync::Arc,
     time::Duration,
 };
+
+use super::access::{Rules, Users};
 
 pub use crate::intake::WhenFull;
 
@@ -22,8 +25,12 @@ pub struct Settings {
 pub struct AccessSettings {
     /// Users and their passwords, made by `tidegate passwd`.
     pub password_file: Option<PathBuf>,
+    /// What was in it.
+    pub users: Option<Arc<Users>>,
     /// Rules of who may publish and subscribe what; without it everybody may everything.
     pub acl_file: Option<PathBuf>,
+    /// What was in it.
+    pub rules: Option<Arc<Rules>>,
 }
 
 /// One listener.
@@ -37,6 +44,11 @@ pub struct ListenerSettings {
     pub transport: Transport,
     /// TLS on its sockets.
     pub tls: Option<TlsSettings>,
+    /// Over WebSocket: the origins whose web pages may connect, `*` for any. Empty: any, but on an anonymous listener on
+    /// loopback only pages of this machine.
+    pub origins: Vec<String>,
+    /// Mode of the socket file, where it is a unix socket.
+    pub unix_mode: u32,
     /// Whether clients may connect without a name and password.
     pub anonymous: bool,
     /// Most clients at the same time.
@@ -74,6 +86,8 @@ impl ListenerSettings {
             bind,
             transport: Transport::Tcp,
             tls: None,
+            origins: Vec::new(),
+            unix_mode: DEFAULT_UNIX_MODE,
             anonymous,
             max_connections: DEFAULT_MAX_CONNECTIONS.into(),
             max_packet: DEFAULT_MAX_PACKET,
@@ -88,6 +102,8 @@ impl ListenerSettings {
     }
 }
 
+/// Default of a listener's `unix_mode`: the user and the group of the gateway.
+pub const DEFAULT_UNIX_MODE: u32 = 0o660;
 /// Default of a listener's `max_connections`.
 pub const DEFAULT_MAX_CONNECTIONS: u16 = 1000;
 /// Default of a listener's `max_packet`: 256 KiB.

@@ -17,6 +17,7 @@ use super::{
     problem::{Place, Problem, Severity},
     show, tree,
 };
+use crate::units::format_size;
 
 /// Largest configuration file. Nobody writes that much, and a wrong path must not fill the memory.
 pub(super) const MAX_FILE_BYTES: u64 = 1 << 20;
@@ -31,6 +32,13 @@ pub(super) const LISTS: [&str; 3] = ["listener", "uplink", "stream"];
 #[derive(Debug, Clone)]
 pub(super) struct FileLayer {
     content: Value,
+}
+
+impl FileLayer {
+    /// What is in the file, for a file that is no layer of the configuration.
+    pub(super) fn content(&self) -> &Value {
+        &self.content
+    }
 }
 
 impl Source for FileLayer {
@@ -72,16 +80,16 @@ fn merge(below: &mut Value, above: &Value, root: bool) {
     }
 }
 
-/// Reads a file whole; the error is for people.
-pub(super) fn read_text(path: &Path) -> io::Result<String> {
+/// Reads a file of at most `max` bytes whole; the error is for people.
+pub(super) fn read_text(path: &Path, max: u64) -> io::Result<String> {
     let file = File::open(path)?;
     if file.metadata()?.is_dir() {
         return Err(io::Error::new(io::ErrorKind::IsADirectory, "is a folder"));
     }
     let mut bytes = Vec::new();
-    file.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes)?;
-    if bytes.len() as u64 > MAX_FILE_BYTES {
-        return Err(io::Error::new(io::ErrorKind::FileTooLarge, "is larger than 1MiB"));
+    file.take(max + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > max {
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, format!("is larger than {}", format_size(max))));
     }
     String::from_utf8(bytes).map_err(|error| {
         let right = &error.as_bytes()[..error.utf8_error().valid_up_to()];

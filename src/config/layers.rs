@@ -36,7 +36,7 @@ pub(super) fn read(inputs: &Inputs) -> Result<Layers, Refused> {
     let mut stack = Stack::builder();
     let mut whole = true;
     for (path, may_be_missing) in find_files(inputs, &mut problems) {
-        let text = match file::read_text(&path) {
+        let text = match file::read_text(&path, file::MAX_FILE_BYTES) {
             Ok(text) => text,
             Err(error) if error.kind() == io::ErrorKind::NotFound && may_be_missing => continue,
             Err(error) => {
@@ -109,7 +109,7 @@ fn list(folder: &Path) -> io::Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-fn about_file(path: &Path, expected: String) -> Problem {
+pub(super) fn about_file(path: &Path, expected: String) -> Problem {
     let place = Some(Place { source: path.display().to_string(), line: None });
     Problem { severity: Severity::Error, place, key: String::new(), name: None, said: None, expected, hint: None }
 }

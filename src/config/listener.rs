@@ -5,16 +5,23 @@ use std::{
     path::PathBuf,
 };
 
-use super::{client_limits::read_client_limits, gateway::read_name, named_file::Content, section::Section, show};
+use super::{client_limits::read_client_limits, gateway::read_name, listener_tls::read_tls, section::Section, show};
 use crate::{
     admin,
-    broker::{Bind, DEFAULT_MAX_CONNECTIONS, DEFAULT_MAX_INFLIGHT, DEFAULT_MAX_PACKET, ListenerSettings},
+    broker::{
+        Bind, DEFAULT_MAX_CONNECTIONS, DEFAULT_MAX_INFLIGHT, DEFAULT_MAX_PACKET, DEFAULT_UNIX_MODE, ListenerSettings,
+        Transport,
+    },
+    named_file::Content,
 };
 
 pub(super) const LISTENER_KEYS: &[&str] = &[
     "name",
     "bind",
     "transport",
+    "origins",
+    "tls",
+    "unix_mode",
     "anonymous",
     "max_connections",
     "max_packet",
@@ -48,21 +55,27 @@ const MAX_SOCKET_PATH: usize = 107;
 pub(super) fn read_listener(section: &Section<'_>) -> Option<ListenerSettings> {
     let name = read_name(section);
     let bind = read_bind(section);
-    section.choice("transport", (), &[("tcp", ())]);
+    let transport =
+        section.choice("transport", Transport::Tcp, &[("tcp", Transport::Tcp), ("ws", Transport::WebSocket)]);
+    let origins = read_origins(section, transport);
+    let tls = read_tls(section);
+    if matches!(bind, Some(Bind::Unix(_))) && section.has("tls") {
+        section.refuse_unsaid("tls", "a unix socket does not leave this machine; expected `tls` on a `host:port` only");
+    }
+    let unix_mode = read_unix_mode(section, bind.as_ref());
     let local = match &bind {
         Some(Bind::Tcp(address)) => address.ip().is_loopback(),
         Some(Bind::Unix(_)) | None => true,
     };
     let anonymous = section.switch("anonymous", local);
-    if !anonymous {
-        let why = "this version has no password files yet, so this listener will refuse every client; \
-                   `anonymous = true` lets everybody in";
-        section.warn("anonymous", why);
-    }
     let max_packet = section.size("max_packet", DEFAULT_MAX_PACKET.into(), MIN_PACKET..=MAX_PACKET);
     let known = bind.is_some();
     let bare = ListenerSettings::new(name, bind.unwrap_or(Bind::Tcp(DEFAULT_LISTENER_BIND)));
     let listener = ListenerSettings {
+        transport,
+        origins,
+        tls,
+        unix_mode,
         anonymous,
         max_connections: section.integer("max_connections", DEFAULT_MAX_CONNECTIONS, 1..=MAX_CONNECTIONS).into(),
         max_packet: u32::try_from(max_packet).ok()?,
@@ -88,6 +101,41 @@ fn read_bind(section: &Section<'_>) -> Option<Bind> {
         return None;
     }
     Some(Bind::Unix(PathBuf::from(path)))
+}
+
+/// Whose web pages may connect, as browsers write it in `Origin`.
+fn read_origins(section: &Section<'_>, transport: Transport) -> Vec<String> {
+    let expected = "an origin such as \"https://dash.example.com\" or \"http://10.0.0.7:3000\", or \"*\" for any";
+    if section.has("origins") && transport != Transport::WebSocket {
+        section.refuse_unsaid("origins", "is of no use without `transport = \"ws\"`");
+    }
+    let texts = section.texts("origins", expected).unwrap_or_default();
+    for text in &texts {
+        let rest = text.value.split_once("://").map(|(_, rest)| rest);
+        let is_origin = rest.is_some_and(|host| !host.is_empty() && !host.contains(['/', '?', '#', '@', '*', ' ']));
+        if !is_origin && text.value != "*" {
+            let bare = text.value.trim_end_matches('/');
+            let hint =
+                (rest.is_some() && bare.matches('/').count() == 2).then(|| format!("without the path: {bare:?}"));
+            section.refuse_text(text, format!("expected {expected}"), hint);
+        }
+    }
+    texts.into_iter().map(|text| text.value).collect()
+}
+
+/// Mode of a socket file, in octal digits as for chmod.
+fn read_unix_mode(section: &Section<'_>, bind: Option<&Bind>) -> u32 {
+    let expected = "a mode in octal digits from \"0600\" to \"0777\", such as \"0660\"";
+    let Some(text) = section.text("unix_mode", expected) else { return DEFAULT_UNIX_MODE };
+    if matches!(bind, Some(Bind::Tcp(_))) {
+        section.refuse("unix_mode", "is of no use without a unix socket in `bind`");
+    }
+    // Less than 0600 would shut out the gateway's own user.
+    let mode = u32::from_str_radix(&text.value, 8).ok().filter(|mode| *mode <= 0o777 && mode & 0o600 == 0o600);
+    mode.unwrap_or_else(|| {
+        section.refuse("unix_mode", format!("expected {expected}"));
+        DEFAULT_UNIX_MODE
+    })
 }
 
 /// Reads `[admin]`.

@@ -17,9 +17,10 @@
 //!
 //! Keys of the contract that this version does not have yet are refused like unknown ones, but in words that say so.
 //!
-//! Limits: a file is at most 1 MiB, at most 256 files are read from `conf.d`, a list has at most 1000 entries. Nothing but the configuration and the
+//! Limits: a file is at most 1 MiB (a password file 4 MiB), at most 256 files are read from `conf.d`, a list has at most 1000 entries. Nothing but the configuration and the
 //! files it names is opened; nothing is written. Names of hosts to listen on are resolved here; those of upstreams are not.
 
+mod access;
 mod client_limits;
 mod cross;
 mod environment;
@@ -27,7 +28,7 @@ mod file;
 mod gateway;
 mod layers;
 mod listener;
-mod named_file;
+mod listener_tls;
 mod nearest;
 mod origin;
 mod problem;
@@ -49,7 +50,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-pub use self::{gateway::*, listener::*, problem::*, stream::*, uplink::*, url::default_port};
+pub use self::{access::reread_access, gateway::*, listener::*, problem::*, stream::*, uplink::*, url::default_port};
 use self::{
     layers::Layers,
     section::{Checks, Section},
@@ -59,7 +60,7 @@ use crate::{admin, broker, log, store};
 /// The file that is read where none is given; it may be missing.
 pub const DEFAULT_FILE: &str = "/etc/tidegate/tidegate.toml";
 
-const ROOT_KEYS: &[&str] = &["gateway", "store", "listener", "uplink", "stream", "admin", "log"];
+const ROOT_KEYS: &[&str] = &["gateway", "store", "listener", "auth", "uplink", "stream", "admin", "log"];
 const LOG_KEYS: &[&str] = &["level", "format"];
 
 /// All keys there are, by section.
@@ -67,6 +68,8 @@ const SECTIONS: &[(&str, &[&str])] = &[
     ("[gateway]", GATEWAY_KEYS),
     ("[store]", STORE_KEYS),
     ("[[listener]]", LISTENER_KEYS),
+    ("tls", listener_tls::TLS_KEYS),
+    ("[auth]", access::AUTH_KEYS),
     ("[[uplink]]", uplink::KEYS),
     ("backoff", uplink::BACKOFF_KEYS),
     ("rate", uplink::RATE_KEYS),
@@ -76,7 +79,7 @@ const SECTIONS: &[(&str, &[&str])] = &[
 ];
 
 /// Keys of the contract that this version does not have yet.
-const LATER_KEYS: &[(&str, &str)] = &[("", "auth"), ("", "downlink"), ("listener", "tls"), ("stream", "envelope")];
+const LATER_KEYS: &[(&str, &str)] = &[("", "downlink"), ("stream", "envelope")];
 
 /// A configuration that the program may use.
 #[derive(Debug, Clone)]
@@ -171,6 +174,8 @@ fn check(checks: &Checks<'_>, layers: &Layers, inputs: &Inputs) -> Option<Config
     let listeners: Vec<_> = listener_sections.iter().filter_map(|s| Some((s, read_listener(s)?))).collect();
     cross::unique_names("listener", &listener_sections);
     cross::unique_addresses(&listeners, (&admin_section, &admin));
+    let access = access::read_access(&root.section("auth", access::AUTH_KEYS));
+    access::reachable_listeners(&listeners, &access);
     let mut listeners: Vec<_> = listeners.into_iter().map(|(_, listener)| listener).collect();
     if !root.has("listener") {
         listeners.push(listener::default_listener());
@@ -200,7 +205,7 @@ fn check(checks: &Checks<'_>, layers: &Layers, inputs: &Inputs) -> Option<Config
     (!listeners.is_empty()).then_some(Config {
         gateway_id,
         store,
-        broker: broker::Settings { listeners, access: broker::AccessSettings::default() },
+        broker: broker::Settings { listeners, access },
         uplinks,
         streams,
         admin,

@@ -2,9 +2,10 @@
 
 use std::{ops::RangeInclusive, time::Duration};
 
-use super::{gateway::read_name, named_file::Content, section::Section, url};
+use super::{gateway::read_name, section::Section, url};
 use crate::{
     message::QoS,
+    named_file::Content,
     uplink::{Backoff, Settings, Url, Version},
 };
 

@@ -5,13 +5,15 @@ use std::{ops::RangeInclusive, path::PathBuf, time::Duration};
 use ::config::Value;
 
 use super::{
-    named_file::{self, Content},
     nearest::nearest,
     problem::Severity,
     section::{Section, Text},
     show::{self, as_list, as_number, as_switch, as_text},
 };
-use crate::units::{format_duration, format_size, parse_duration, parse_size};
+use crate::{
+    named_file::{self, Content},
+    units::{format_duration, format_size, parse_duration, parse_size},
+};
 
 /// Longest keep alive that MQTT can say: 65 535 s.
 const MAX_KEEP_ALIVE: Duration = Duration::from_secs(65_535);

@@ -297,3 +297,8 @@ pub(super) fn save_boot(connection: &Connection, boot: &Boot) -> Result<(), rusq
     let mut statement = connection.prepare_cached("INSERT OR REPLACE INTO boot VALUES(?1, ?2, ?3, ?4)")?;
     statement.execute(params![boot.id, boot.kernel_id, boot.offset_ms, boot.synced]).map(|_| ())
 }
+
+/// Deletes the boots before this one.
+pub(super) fn forget_boots(connection: &Connection, first_id: i64) -> Result<(), rusqlite::Error> {
+    connection.execute("DELETE FROM boot WHERE id < ?1", [first_id]).map(|_| ())
+}

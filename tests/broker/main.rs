@@ -11,3 +11,4 @@ mod mosquitto;
 mod protocol;
 mod rig;
 mod sessions;
+mod sys;

@@ -88,7 +88,8 @@ async fn a_listener_without_anonymous_clients_refuses_everybody() {
         client.expect(answer).await;
         client.expect_closed().await;
     }
-    assert!(rig.metric("tidegate_broker_refused_total", "not-authorized") >= 3);
+    assert_eq!(rig.metric("tidegate_broker_refused_total", "not-authorized"), 2);
+    assert_eq!(rig.metric("tidegate_broker_refused_total", "bad-credentials"), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -5,7 +5,7 @@ use std::{net::SocketAddr, os::unix::fs::DirBuilderExt, time::Duration};
 use prometheus::Registry;
 use tempfile::TempDir;
 use tidegate::{
-    broker::{self, Bind, Broker, ListenerSettings},
+    broker::{self, AccessSettings, Bind, Broker, ListenerSettings},
     intake::{Intake, Rule},
     store::{self, Durability, Handle, Store, StreamId, StreamSettings, WhenFull},
     topic::TopicFilter,
@@ -29,6 +29,8 @@ pub(crate) struct Options {
     /// Filter of the stream `all`.
     pub(crate) from: &'static str,
     pub(crate) max_messages: Option<u64>,
+    /// Users and rules.
+    pub(crate) access: AccessSettings,
     /// Whatever else the listener is to have.
     pub(crate) tune: fn(&mut ListenerSettings),
 }
@@ -42,6 +44,7 @@ impl Default for Options {
             max_inflight: 1000,
             from: "s/#",
             max_messages: None,
+            access: AccessSettings::default(),
             tune: |_| {},
         }
     }
@@ -89,9 +92,8 @@ async fn open(dir: &TempDir, options: &Options) -> (Store, Handle, Broker, Regis
     };
     (options.tune)(&mut listener);
     let intake = Intake::new(handle.clone(), vec![rule]);
-    let broker = broker::start(broker::Settings { listeners: vec![listener], ..Default::default() }, intake, &registry)
-        .await
-        .unwrap();
+    let settings = broker::Settings { listeners: vec![listener], access: options.access.clone() };
+    let broker = broker::start(settings, intake, &registry).await.unwrap();
     let address = broker.listeners()[0].bind.parse().unwrap();
     (store, handle, broker, registry, address)
 }

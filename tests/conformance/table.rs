@@ -74,6 +74,7 @@ fn check(heading: &str, folder: &str) {
 #[test]
 fn every_statement_of_mqtt_5_has_its_test_and_every_test_its_statement() {
     check("MQTT 5", "v5");
+    assert_eq!(rows("MQTT 5").len(), 251, "appendix B has that many");
 }
 
 #[test]

@@ -18,10 +18,12 @@ use crate::{
         limits::{LAST_READS, LAST_VERDICTS, LAST_WRITE},
         packet::{DecodeError, Reason, disconnect},
         sessions::Receipt,
+        transport,
     },
     message::QoS,
 };
 
+const REVOKED: &str = "its user is gone or has another password";
 const SILENT: &str = "not heard within 1.5 times its keep alive";
 
 impl Ending {
@@ -36,6 +38,7 @@ impl Ending {
             Self::Offence(reason, _) => Some(*reason),
             Self::Silent => Some(Reason::KEEP_ALIVE_TIMEOUT),
             Self::TakenOver => Some(Reason::TAKEN_OVER),
+            Self::Revoked => Some(Reason::NOT_AUTHORIZED),
             Self::Stopping => Some(Reason::SHUTTING_DOWN),
             Self::StoreGone => Some(Reason::IMPLEMENTATION),
         }
@@ -46,6 +49,7 @@ impl Ending {
         match self {
             Self::Decode(error) => error.to_string().into(),
             Self::Offence(_, cause) => (*cause).into(),
+            Self::Revoked => REVOKED.into(),
             Self::Silent => SILENT.into(),
             Self::TakenOver => "another connection has the same client id".into(),
             Self::Stopping => "the gateway stops".into(),
@@ -59,9 +63,13 @@ impl Ending {
         match self {
             Self::Disconnected { with_will } => *with_will,
             Self::Stopping | Self::StoreGone => false,
-            Self::Lost(_) | Self::Decode(_) | Self::Offence(..) | Self::Silent | Self::Stalled | Self::TakenOver => {
-                true
-            }
+            Self::Lost(_)
+            | Self::Decode(_)
+            | Self::Offence(..)
+            | Self::Silent
+            | Self::Stalled
+            | Self::TakenOver
+            | Self::Revoked => true,
         }
     }
 
@@ -69,10 +77,16 @@ impl Ending {
     fn may_write(&self) -> bool {
         match self {
             Self::Lost(error) => error.is_none(),
-            Self::Stalled | Self::Disconnected { .. } => false,
-            Self::Decode(_) | Self::Offence(..) | Self::Silent | Self::TakenOver | Self::Stopping | Self::StoreGone => {
-                true
-            }
+            Self::Stalled => false,
+            // It reads no messages any more, but the good-bye of TLS and WebSocket.
+            Self::Disconnected { .. }
+            | Self::Decode(_)
+            | Self::Offence(..)
+            | Self::Silent
+            | Self::TakenOver
+            | Self::Revoked
+            | Self::Stopping
+            | Self::StoreGone => true,
         }
     }
 }
@@ -85,6 +99,7 @@ impl Connection {
             other => other,
         };
         self.tally.enter(&self.hub.metrics);
+        self.badge.leave();
         self.log(&ending);
         let aborted = self.hub.aborted.clone();
         tokio::select! {
@@ -97,6 +112,9 @@ impl Connection {
             }
         }
         self.forget_undecided();
+        if matches!(ending, Ending::Disconnected { .. }) {
+            self.wire.output.clear();
+        }
         if ending.may_write() {
             if let Some(reason) = ending.reason() {
                 let manner = self.manner();
@@ -206,6 +224,10 @@ impl Connection {
 
     async fn last_will(&mut self, ending: &Ending) {
         let Some(will) = self.will.take().filter(|_| ending.wants_will()) else { return };
+        // It was allowed when the client came, but rules may have changed since.
+        if !self.badge.may_publish(&will.message.topic) {
+            return self.hub.metrics.refused("acl-will");
+        }
         let delay = will.delay.min(Duration::from_secs(u64::from(self.claim.expiry_s)));
         if delay.is_zero() {
             // The publisher ends only when the gateway stops, and then there are no wills.
@@ -218,11 +240,17 @@ impl Connection {
 
     fn log(&self, ending: &Ending) {
         let who = self.who();
+        if let Ending::Lost(Some(error)) = ending
+            && let Some(word) = transport::offence(error)
+        {
+            return self.hub.refused(who, word, error);
+        }
         match ending {
             Ending::Decode(error) => self.hub.refused(who, error.word(), error),
             Ending::Offence(Reason::RECEIVE_MAXIMUM, cause) => self.hub.refused(who, "receive-maximum", cause),
             Ending::Offence(_, cause) => self.hub.refused(who, "protocol", cause),
             Ending::Stalled => self.hub.refused(who, "slow-reader", "reads nothing of what is sent to it"),
+            Ending::Revoked => self.hub.refused(who, "access-revoked", REVOKED),
             Ending::Silent => self.hub.refused(who, "keep-alive", SILENT),
             Ending::Disconnected { .. }
             | Ending::Lost(_)

@@ -1,6 +1,9 @@
 //! The beginning of a connection: CONNECT within its time, who may come in, the session, CONNACK.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use bytes::BytesMut;
 use bytestring::ByteString;
@@ -18,22 +21,25 @@ use super::{
 use crate::{
     broker::{
         CONNECT_TIMEOUT,
+        access::Badge,
         hub::{Hub, Who},
         limits::{CLIENT_ID_MAX, CONNECT_MAX, LAST_WRITE, READ_MIN, TAKEOVER, TOPIC_ALIAS_MAX},
-        listener::{Listener, Socket},
+        listener::Listener,
+        metrics::Peak,
         packet::{
             ConnAckProperties, Connect, DecodeError, Decoder, Manner, Reason, Version, connack, connack_refusal,
             decode_connect, version_of,
         },
         pending::Place,
         sessions::{Claim, ClaimError},
+        transport::{self, Accepted, Socket},
     },
     intake::StoreError,
     message::Message,
 };
 
 /// Why a client may not come in.
-struct Refusal {
+pub(super) struct Refusal {
     reason: Reason,
     /// The word for the metric.
     word: &'static str,
@@ -41,36 +47,80 @@ struct Refusal {
 }
 
 /// A connection whose client has not been let in yet.
-struct Door {
-    hub: Arc<Hub>,
-    listener: Arc<Listener>,
-    address: String,
-    certificate_name: Option<ByteString>,
+pub(super) struct Door {
+    pub(super) hub: Arc<Hub>,
+    pub(super) listener: Arc<Listener>,
+    pub(super) address: String,
+    pub(super) certificate_name: Option<ByteString>,
+    /// When it was accepted.
+    pub(super) began: Instant,
     wire: Wire,
+    /// Made when the client is let in.
+    badge: Option<Arc<Badge>>,
 }
 
-/// Serves one connection from its first byte to its last.
-pub(crate) async fn serve(hub: Arc<Hub>, listener: Arc<Listener>, socket: Socket, place: Place) {
-    let Socket { reader, writer, address, certificate_name } = socket;
-    let mut door = Door { hub, listener, address, certificate_name, wire: Wire::new(reader, writer) };
-    let guard = Panicked { address: door.address.clone() };
+/// Serves one connection from its first byte to its last. `place` is its place among those that wait for their CONNECT.
+pub(crate) async fn serve(
+    hub: Arc<Hub>,
+    listener: Arc<Listener>,
+    (accepted, address): (Accepted, String),
+    place: Place,
+) {
+    let guard = Panicked { address: address.clone() };
+    let refused = |word, cause: &str| {
+        hub.refused(Who { listener: &listener.settings.name, address: &address, client_id: "" }, word, cause);
+    };
+    let knocking = timeout(CONNECT_TIMEOUT, knock(&hub, &listener, accepted, &address, &place));
     let connect = tokio::select! {
         biased;
-        () = door.hub.stopping.clone().cancelled_owned() => None,
+        () = hub.stopping.clone().cancelled_owned() => None,
         () = place.evicted() => {
-            door.refused("", "pending-full", "too many connections without a CONNECT, or too many bytes of them");
+            refused("pending-full", "too many connections without a CONNECT, or too many bytes of them");
             None
         }
-        connect = timeout(CONNECT_TIMEOUT, door.read_connect(&place)) => connect.unwrap_or_else(|_| {
-            door.refused("", "connect-timeout", "no complete CONNECT within 10 s");
+        connect = knocking => connect.unwrap_or_else(|_| {
+            refused("connect-timeout", "no complete CONNECT within 10 s");
             None
         }),
     };
     drop(place);
-    if let Some(connect) = connect {
+    if let Some((door, connect)) = connect {
         Box::pin(door.enter(connect)).await;
     }
     drop(guard);
+}
+
+/// From the accepted connection to its CONNECT; `None` when there is none and nothing is left to do.
+async fn knock(
+    hub: &Arc<Hub>,
+    listener: &Arc<Listener>,
+    accepted: Accepted,
+    address: &str,
+    place: &Place,
+) -> Option<(Door, Connect)> {
+    let began = Instant::now();
+    // In a box of its own, for a handshake needs more memory than the connection after it.
+    let opened = Box::pin(transport::open(accepted, listener.tls.as_deref(), &listener.settings)).await;
+    let Socket { reader, writer, certificate_name } = match opened {
+        Ok(socket) => socket,
+        Err(refused) => {
+            if let Some(transport::Refused { word, cause }) = refused {
+                hub.refused(Who { listener: &listener.settings.name, address, client_id: "" }, word, cause);
+            }
+            return None;
+        }
+    };
+    let mut door = Door {
+        hub: Arc::clone(hub),
+        listener: Arc::clone(listener),
+        address: address.to_owned(),
+        certificate_name,
+        began,
+        wire: Wire::new(reader, writer),
+        badge: None,
+    };
+    let connect = door.read_connect(place).await?;
+    Some((door, connect))
 }
 
 /// Says so when a connection's task panics: nobody waits for its result.
@@ -87,9 +137,12 @@ impl Drop for Panicked {
 }
 
 impl Door {
+    pub(super) fn who<'a>(&'a self, client_id: &'a str) -> Who<'a> {
+        Who { listener: &self.listener.settings.name, address: &self.address, client_id }
+    }
+
     fn refused(&self, client_id: &str, word: &'static str, cause: &str) {
-        let who = Who { listener: &self.listener.settings.name, address: &self.address, client_id };
-        self.hub.refused(who, word, cause);
+        self.hub.refused(self.who(client_id), word, cause);
     }
 
     /// Reads the CONNECT; `None` when there is none and nothing is left to do.
@@ -97,6 +150,7 @@ impl Door {
         let max = self.listener.settings.max_packet.min(CONNECT_MAX);
         loop {
             let version = version_of(&self.wire.input);
+            let stranger = transport::stranger(&self.wire.input);
             match decode_connect(&mut self.wire.input, max) {
                 Ok(Some(connect)) => {
                     self.hub.metrics.connects.inc();
@@ -105,17 +159,23 @@ impl Door {
                 }
                 Ok(None) => {}
                 Err(error) => {
-                    self.refused("", error.word(), &error.to_string());
+                    self.refused("", error.word(), stranger.unwrap_or(&error.to_string()));
                     self.answer_error(&error, version).await;
                     return None;
                 }
             }
             self.wire.input.reserve(READ_MIN);
             place.holds(self.wire.input.capacity());
-            // A client that goes without a word is no news: port scans and health checks do that.
             match self.wire.reader.read_buf(&mut self.wire.input).await {
                 Ok(read @ 1..) => self.hub.metrics.received.bytes.inc_by(read as u64),
-                Ok(0) | Err(_) => return None,
+                // A client that goes without a word is no news: port scans and health checks do that.
+                Ok(0) => return None,
+                Err(error) => {
+                    if let Some(word) = transport::offence(&error) {
+                        self.refused("", word, &error.to_string());
+                    }
+                    return None;
+                }
             }
         }
     }
@@ -174,7 +234,8 @@ impl Door {
         connect: &mut Connect,
         assigned: bool,
     ) -> Result<Option<(Claim, OwnedSemaphorePermit, CancellationToken, Option<Message>)>, Refusal> {
-        check(connect, self.listener.settings.anonymous)?;
+        check(connect)?;
+        let admission = self.authenticate(connect).await?;
         if assigned {
             connect.client_id = assign_client_id();
         }
@@ -187,6 +248,7 @@ impl Door {
             return Err(full());
         }
         let kick = self.hub.stopping.child_token();
+        self.badge = Some(self.make_badge(admission, connect, &kick)?);
         let claimed = self.hub.sessions.claim(&connect.client_id, connect.clean_start, &kick).await;
         let (mut claim, due_will) = match claimed {
             Ok(claimed) => claimed,
@@ -267,7 +329,7 @@ impl Door {
         let settings = &self.listener.settings;
         let properties = self.properties(&connect, assigned);
         connack(&mut self.wire.output, version, session_present, &properties);
-        let connected = Connected::enter(&self.listener, place);
+        let connected = Connected::enter(&self.hub, &self.listener, place);
         tracing::debug!(
             listener = settings.name, address = self.address, client_id = %connect.client_id, ?version,
             certificate_name = self.certificate_name.as_deref(), session_present, keep_alive_s = connect.keep_alive_s, "client connected"
@@ -277,7 +339,9 @@ impl Door {
     }
 
     fn connection(self, connect: Connect, mut claim: Claim, kick: CancellationToken) -> Connection {
-        let Self { hub, listener, address, wire, .. } = self;
+        let Self { hub, listener, address, wire, badge, .. } = self;
+        let badge = badge.expect("who was admitted has a badge");
+        claim.subscriber().set_badge(&badge);
         claim.kept.outgoing.connect(connect.receive_maximum);
         hub.fanout.connect(claim.subscriber());
         let keep_alive_s = keep_alive_s(&connect, listener.settings.max_keep_alive_s);
@@ -318,11 +382,13 @@ impl Door {
             aliases: Aliases::new(connect.topic_alias_maximum),
             silence_max,
             will,
+            told_denial: false,
             timer: Box::pin(sleep(silence_max.map_or(super::IDLE, |max| max.min(super::IDLE)))),
             kicked: Box::pin(kick.cancelled_owned()),
             hub,
             listener,
             address,
+            badge,
             wire,
             claim,
         }
@@ -331,14 +397,16 @@ impl Door {
 
 /// A client's place among the connections of its listener; given up also where its task panics.
 struct Connected {
+    clients: Arc<Peak>,
     gauge: IntGauge,
     place: Option<OwnedSemaphorePermit>,
 }
 
 impl Connected {
-    fn enter(listener: &Listener, place: OwnedSemaphorePermit) -> Self {
+    fn enter(hub: &Hub, listener: &Listener, place: OwnedSemaphorePermit) -> Self {
         listener.connected.inc();
-        Self { gauge: listener.connected.clone(), place: Some(place) }
+        hub.metrics.clients.enter();
+        Self { clients: Arc::clone(&hub.metrics.clients), gauge: listener.connected.clone(), place: Some(place) }
     }
 }
 
@@ -347,27 +415,20 @@ impl Drop for Connected {
         // First the place, so that who sees the lower number finds it free.
         self.place.take();
         self.gauge.dec();
+        self.clients.leave();
     }
 }
 
 impl Refusal {
-    fn new(reason: Reason, word: &'static str, cause: &str) -> Self {
+    pub(super) fn new(reason: Reason, word: &'static str, cause: &str) -> Self {
         Self { reason, word, cause: cause.to_owned() }
     }
 }
 
-/// What can be refused without looking further than the CONNECT and the listener.
-fn check(connect: &Connect, anonymous: bool) -> Result<(), Refusal> {
+/// What can be refused without looking further than the CONNECT.
+fn check(connect: &Connect) -> Result<(), Refusal> {
     if connect.enhanced_auth {
         return Err(Refusal::new(Reason::BAD_AUTH_METHOD, "auth-method", "asks for enhanced authentication"));
-    }
-    if !anonymous {
-        let (reason, cause) = if connect.username.is_some() || connect.has_password {
-            (Reason::BAD_CREDENTIALS, "the listener knows no user of this name and password")
-        } else {
-            (Reason::NOT_AUTHORIZED, "the listener takes no anonymous clients")
-        };
-        return Err(Refusal::new(reason, "not-authorized", cause));
     }
     let client_id = &connect.client_id;
     if client_id.is_empty() && connect.version == Version::V311 && !connect.clean_start {

@@ -12,6 +12,7 @@ use crate::{
         fanout::{Round, wait_for},
         packet::{AckKind, Packet, Reason, Version, ack, pingresp, refusing_ack, suback_len},
         sessions::Receipt,
+        sys::is_reserved,
     },
     intake::{Entry, OnRefusal, Outcome, Publish, Refusal, Returned},
     message::{Message, QoS},
@@ -83,8 +84,19 @@ impl Connection {
 
     async fn publish(&mut self, message: Message, packet_id: u16) -> Result<(), Ending> {
         let qos = message.qos;
+        if is_reserved(&message.topic) {
+            self.denied("publish to", message.topic.as_str());
+            let why = "$SYS belongs to the gateway";
+            return self.refuse_publish(qos, packet_id, Reason::NOT_AUTHORIZED, "sys-topic", why);
+        }
         if wrong_payload(&message) {
-            return self.refuse_payload(qos, packet_id);
+            return self.refuse_publish(
+                qos,
+                packet_id,
+                Reason::PAYLOAD_FORMAT,
+                "payload-format",
+                "the payload is not UTF-8",
+            );
         }
         let mut seen = None;
         if qos == QoS::ExactlyOnce {
@@ -95,6 +107,17 @@ impl Connection {
                     "packet identifier of a message still in flight",
                 ));
             }
+        }
+        // What was taken in before is only acknowledged again.
+        if seen.is_none() && !self.badge.may_publish(&message.topic) {
+            self.denied("publish to", message.topic.as_str());
+            return self.refuse_publish(
+                qos,
+                packet_id,
+                Reason::NOT_AUTHORIZED,
+                "acl-publish",
+                "the access rules do not allow it",
+            );
         }
         let counts = qos != QoS::AtMostOnce && !seen.is_some_and(|receipt| receipt.counted);
         if counts {
@@ -154,14 +177,21 @@ impl Connection {
         self.inbound.batch_bytes += bytes;
     }
 
-    /// A payload that is not what its Payload Format Indicator says (MQTT 5, section 3.3.2.3.2).
-    fn refuse_payload(&mut self, qos: QoS, packet_id: u16) -> Result<(), Ending> {
-        self.hub.metrics.refused("payload-format");
+    /// Drops a message; the client is told why where its version of the protocol has words for it. An MQTT 3.1.1 client gets
+    /// the acknowledgement that it waits for: cut off, it would only bring the same message again.
+    fn refuse_publish(
+        &mut self,
+        qos: QoS,
+        packet_id: u16,
+        reason: Reason,
+        word: &'static str,
+        why: &'static str,
+    ) -> Result<(), Ending> {
+        self.hub.metrics.refused(word);
         let Some(kind) = publish_ack(qos) else { return Ok(()) };
         self.count()?;
         self.inbound.unacknowledged += 1;
-        let why = "the payload is not UTF-8";
-        let due = Due { kind: Some(kind), packet_id, reason: Reason::PAYLOAD_FORMAT, why, counts: true };
+        let due = Due { kind: Some(kind), packet_id, reason, why, counts: true };
         self.inbound.arrivals.push(Wait::Turn(None), due);
         Ok(())
     }
@@ -340,7 +370,7 @@ fn publish_ack(qos: QoS) -> Option<AckKind> {
     }
 }
 
-/// Whether the payload is something else than its Payload Format Indicator says.
+/// Whether the payload is something else than its Payload Format Indicator says (MQTT 5, section 3.3.2.3.2).
 pub(super) fn wrong_payload(message: &Message) -> bool {
     message.properties.as_ref().is_some_and(|properties| properties.payload_format == Some(1))
         && std::str::from_utf8(&message.payload).is_err()

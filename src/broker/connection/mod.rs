@@ -23,6 +23,7 @@
 //! and what one read brought.
 //! A crash loses the buffers; whatever was acknowledged is in the store, whatever was not the client sends again.
 
+mod admission;
 mod aliases;
 mod arrivals;
 mod ending;
@@ -61,6 +62,7 @@ use tally::Tally;
 use wire::Wire;
 
 use super::{
+    access::Badge,
     fanout::Delivery,
     hub::{Hub, Who},
     limits::{IDLE, READ_MAX, READ_MIN, UNDECIDED_BYTES, UNDECIDED_MAX, WRITE_HIGH, WRITE_STALL},
@@ -75,6 +77,8 @@ struct Connection {
     hub: Arc<Hub>,
     listener: Arc<Listener>,
     address: String,
+    /// Who it is and what it may.
+    badge: Arc<Badge>,
     version: Version,
     claim: Claim,
     kicked: Pin<Box<WaitForCancellationFutureOwned>>,
@@ -102,6 +106,8 @@ struct Connection {
     /// 1.5 times the keep alive interval.
     silence_max: Option<Duration>,
     will: Option<Will>,
+    /// The log has it that access rules stop this client.
+    told_denial: bool,
     timer: Pin<Box<Sleep>>,
 }
 
@@ -171,6 +177,8 @@ enum Ending {
     Silent,
     /// It does not read what is sent to it.
     Stalled,
+    /// A reload took its access away.
+    Revoked,
     /// Another connection took the session.
     TakenOver,
     /// The gateway stops.
@@ -293,6 +301,7 @@ impl Connection {
     fn handle(&mut self, event: Event) -> Result<(), Ending> {
         match event {
             Event::Kicked if self.hub.stopping.is_cancelled() => Err(Ending::Stopping),
+            Event::Kicked if self.badge.is_revoked() => Err(Ending::Revoked),
             Event::Kicked => Err(Ending::TakenOver),
             Event::Submitted(lane) => {
                 self.inbound.submitted(lane?);
@@ -383,7 +392,14 @@ impl Connection {
         Manner { version: self.version, max_packet: self.client_max_packet, reason_strings: self.reason_strings }
     }
 
-    fn who(&self) -> Who<'_> {
+    /// Says once for a connection that access rules stop something; the others are only counted.
+    fn denied(&mut self, action: &'static str, topic: &str) {
+        if !std::mem::replace(&mut self.told_denial, true) {
+            self.hub.denied(self.who(), action, topic);
+        }
+    }
+
+    pub(super) fn who(&self) -> Who<'_> {
         Who { listener: &self.listener.settings.name, address: &self.address, client_id: self.claim.client_id() }
     }
 }

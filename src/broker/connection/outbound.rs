@@ -20,6 +20,8 @@ enum Fate {
     Encoded,
     Expired,
     TooLarge,
+    /// The client may not have it (any more).
+    Denied,
 }
 
 impl Connection {
@@ -70,6 +72,7 @@ impl Connection {
             }
             Fate::Expired => self.hub.metrics.drops.expired(),
             Fate::TooLarge => self.hub.metrics.drops.too_large(),
+            Fate::Denied => self.hub.metrics.drops.not_authorized(),
         }
     }
 
@@ -85,8 +88,11 @@ impl Connection {
         };
         match self.encode(&delivery, packet_id, true, now) {
             Fate::Encoded => self.tally.sent(&delivery.publication.message, delivery.qos),
-            Fate::Expired | Fate::TooLarge => {
-                self.hub.metrics.drops.too_large();
+            fate @ (Fate::Expired | Fate::TooLarge | Fate::Denied) => {
+                match fate {
+                    Fate::Denied => self.hub.metrics.drops.not_authorized(),
+                    Fate::Encoded | Fate::Expired | Fate::TooLarge => self.hub.metrics.drops.too_large(),
+                }
                 self.withdraw(packet_id, delivery.qos);
             }
         }
@@ -105,6 +111,9 @@ impl Connection {
 
     fn encode(&mut self, delivery: &Delivery, packet_id: u16, dup: bool, now: Instant) -> Fate {
         let message = &delivery.publication.message;
+        if !self.badge.may_receive(&message.topic) {
+            return Fate::Denied;
+        }
         let mut expiry_s = message.properties.as_ref().and_then(|properties| properties.message_expiry_s);
         if let Some(seconds) = &mut expiry_s {
             // Lowered by the time spent here (MQTT 5, section 3.3.2.3.3).

@@ -73,6 +73,11 @@ impl Connection {
         for (filter, options) in subscribe.filters {
             let subscription = Subscription { options, id: subscribe.subscription_id };
             codes.push(match check_filter(filter)? {
+                Ok(filter) if !self.badge.may_subscribe(&filter) => {
+                    self.denied("subscribe to", filter.as_str());
+                    self.hub.metrics.refused("acl-subscribe");
+                    Reason::NOT_AUTHORIZED.0
+                }
                 Ok(filter) => self.enter(&filter, subscription, &mut replay),
                 Err(reason) => {
                     self.hub.metrics.refused("subscribe");
@@ -114,8 +119,13 @@ impl Connection {
     fn replay_retained(&self, filter: &TopicFilter, subscription: Subscription, replay: &mut VecDeque<Delivery>) {
         let SubscribeOptions { qos, no_local, .. } = subscription.options;
         let mut dropped = 0;
-        for publication in self.hub.retained.matching(filter) {
+        for publication in
+            self.hub.retained.matching(filter).into_iter().chain(self.hub.sys.matching(&self.hub, filter))
+        {
             if no_local && publication.message.client == *self.claim.client_id() {
+                continue;
+            }
+            if !self.badge.may_receive(&publication.message.topic) {
                 continue;
             }
             if self.replay.len() + replay.len() >= REPLAY_MESSAGES {

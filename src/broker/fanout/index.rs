@@ -47,6 +47,11 @@ impl<T> Index<T> {
         self.len
     }
 
+    /// Whether there is a filter whose first level is this one, wildcards apart.
+    pub(super) fn has_branch(&self, level: &str) -> bool {
+        self.root.children.contains_key(level)
+    }
+
     /// Whether one more subscription is within the bounds on what all take together.
     pub(super) fn has_room(&self, filter: &TopicFilter) -> bool {
         let levels = filter.as_str().split('/').count();

@@ -41,7 +41,7 @@ use std::{
     collections::VecDeque,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Instant,
 };
@@ -57,11 +57,13 @@ pub use mailbox::{Delivery, Publication};
 
 use crate::{
     broker::{
+        access::Badge,
         limits::{KEEPS_UP, PATIENCE, QUEUES_BYTES},
         metrics::Drops,
+        sys::is_reserved,
     },
     message::{Message, QoS},
-    topic::TopicFilter,
+    topic::{TopicFilter, TopicName},
 };
 
 /// How a session subscribed.
@@ -81,6 +83,8 @@ pub struct Options {
 #[derive(Debug)]
 pub struct Subscriber {
     client_id: ByteString,
+    /// Of the last connection; `None` for a session that was restored and whose client has not come back yet.
+    badge: RwLock<Option<Arc<Badge>>>,
     mailbox: Mutex<Mailbox>,
     wake: Notify,
     /// Tells waiting publishers that little is left in the queue.
@@ -97,6 +101,8 @@ struct Entry {
 #[derive(Debug)]
 pub struct Fanout {
     index: RwLock<Index<Entry>>,
+    /// There are access rules, so receivers are to be asked.
+    restricted: AtomicBool,
     /// Bytes in all queues.
     queued: AtomicUsize,
     drops: Drops,
@@ -105,12 +111,29 @@ pub struct Fanout {
 impl Subscriber {
     /// A session without subscriptions whose client is away.
     pub fn new(client_id: ByteString) -> Arc<Self> {
-        Arc::new(Self { client_id, mailbox: Mutex::default(), wake: Notify::new(), low: Notify::new() })
+        Arc::new(Self {
+            client_id,
+            badge: RwLock::default(),
+            mailbox: Mutex::default(),
+            wake: Notify::new(),
+            low: Notify::new(),
+        })
     }
 
     fn mailbox(&self) -> MutexGuard<'_, Mailbox> {
         // The queue is whole after every statement, so a panic elsewhere does not spoil it.
         self.mailbox.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The session is now that of this client, whose rights decide what is queued for it.
+    pub(crate) fn set_badge(&self, badge: &Arc<Badge>) {
+        *self.badge.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(badge));
+    }
+
+    /// Whether its client may get messages of this topic. Asked again before they are sent.
+    fn may_receive(&self, topic: &TopicName) -> bool {
+        let badge = self.badge.read().unwrap_or_else(PoisonError::into_inner);
+        badge.as_ref().is_none_or(|badge| badge.may_receive(topic))
     }
 
     /// Waits for the queue to change from empty to not empty. Cancel safe.
@@ -132,7 +155,12 @@ impl Subscriber {
 impl Fanout {
     /// Nothing subscribed; drops are counted in `drops`.
     pub fn new(drops: Drops) -> Self {
-        Self { index: RwLock::default(), queued: AtomicUsize::new(0), drops }
+        Self { index: RwLock::default(), restricted: AtomicBool::new(false), queued: AtomicUsize::new(0), drops }
+    }
+
+    /// Whether there are access rules; without any nobody is asked.
+    pub(crate) fn restrict(&self, restricted: bool) {
+        self.restricted.store(restricted, Ordering::Release);
     }
 
     /// Subscribes, or changes the options of a subscription. True when it is new.
@@ -145,6 +173,21 @@ impl Fanout {
     /// Whether one more subscription is within the bounds on what all take together.
     pub(crate) fn has_room(&self, filter: &TopicFilter) -> bool {
         self.index.read().unwrap_or_else(PoisonError::into_inner).has_room(filter)
+    }
+
+    /// Number of subscriptions.
+    pub(crate) fn subscriptions(&self) -> u64 {
+        self.index.read().unwrap_or_else(PoisonError::into_inner).len() as u64
+    }
+
+    /// Whether somebody subscribed with a filter whose first level is this one.
+    pub(crate) fn is_subscribed_below(&self, level: &str) -> bool {
+        self.index.read().unwrap_or_else(PoisonError::into_inner).has_branch(level)
+    }
+
+    /// Bytes in all queues, and of what was sent and not acknowledged.
+    pub(crate) fn waiting_bytes(&self) -> u64 {
+        self.queued.load(Ordering::Relaxed) as u64
     }
 
     /// Ends a subscription; false where there was none.
@@ -254,9 +297,11 @@ impl Round<'_> {
         if self.index.len() == 0 {
             return;
         }
+        let restricted = self.fanout.restricted.load(Ordering::Acquire);
         let mut found: SmallVec<[&Entry; 8]> = SmallVec::new();
         self.index.matches(&message.topic, |entry| {
-            if !(entry.options.no_local && entry.subscriber.client_id == message.client) {
+            let is_own = entry.options.no_local && entry.subscriber.client_id == message.client;
+            if !is_own && (!restricted || entry.subscriber.may_receive(&message.topic)) {
                 found.push(entry);
             }
         });
@@ -323,6 +368,7 @@ impl Delivery {
 
 /// Whether the receiver must be woken, and whether its queue is getting long.
 fn offer(fanout: &Fanout, subscriber: &Subscriber, delivery: Delivery) -> (bool, bool) {
+    let topic_is_ours = is_reserved(&delivery.publication.message.topic);
     let mut mailbox = subscriber.mailbox();
     // A few clients that do not read must not use up what all others live on.
     if fanout.queued.load(Ordering::Relaxed) > QUEUES_BYTES && !mailbox.has_reserve(&delivery) {
@@ -338,6 +384,8 @@ fn offer(fanout: &Fanout, subscriber: &Subscriber, delivery: Delivery) -> (bool,
     match offered {
         Offered::Queued { first } => return (first, congested),
         Offered::Displaced | Offered::Full => fanout.drops.queue_full(1),
+        // `$SYS` says the same again soon, and each drop that is counted would change what it says.
+        Offered::Away if topic_is_ours => {}
         Offered::Away => fanout.drops.away(1),
     }
     (false, congested)

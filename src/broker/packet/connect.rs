@@ -1,6 +1,6 @@
 //! CONNECT (MQTT 5, section 3.1; MQTT 3.1.1, section 3.1).
 
-use std::time::Duration;
+use std::{fmt, time::Duration};
 
 use bytes::{Buf, BytesMut};
 use bytestring::ByteString;
@@ -39,7 +39,18 @@ pub(crate) struct Connect {
     pub(crate) enhanced_auth: bool,
     pub(crate) will: Option<Will>,
     pub(crate) username: Option<ByteString>,
-    pub(crate) has_password: bool,
+    pub(crate) password: Option<Password>,
+}
+
+/// What a client says to prove who it is.
+#[derive(PartialEq, Eq)]
+pub(crate) struct Password(pub(crate) Box<[u8]>);
+
+impl fmt::Debug for Password {
+    /// Without the password: this is printed with the packet around it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Password(..)")
+    }
 }
 
 /// What is to be published when the client goes without a word.
@@ -102,9 +113,7 @@ impl Connect {
         let client_id = ByteString::from(reader.text()?);
         let will = flags.will.map(|will| Will::read(reader, version, will)).transpose()?;
         let username = if flags.username { Some(ByteString::from(reader.text()?)) } else { None };
-        if flags.password {
-            reader.binary()?;
-        }
+        let password = if flags.password { Some(Password(reader.binary()?.into())) } else { None };
         reader.end()?;
         let session_expiry_s = match version {
             Version::V311 if flags.clean_start => 0,
@@ -124,7 +133,7 @@ impl Connect {
             enhanced_auth: properties.auth_method,
             will,
             username,
-            has_password: flags.password,
+            password,
         })
     }
 }

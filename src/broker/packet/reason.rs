@@ -48,6 +48,7 @@ reasons! {
     QUOTA_EXCEEDED = 0x97, "quota exceeded";
     PAYLOAD_FORMAT = 0x99, "payload format invalid";
     SHARED_NOT_SUPPORTED = 0x9E, "shared subscriptions not supported";
+    CONNECTION_RATE = 0x9F, "connection rate exceeded";
 }
 
 impl Reason {
@@ -63,7 +64,9 @@ impl Reason {
             Self::SUCCESS => Some(0),
             Self::UNSUPPORTED_VERSION => Some(1),
             Self::CLIENT_ID_INVALID => Some(2),
-            Self::UNAVAILABLE | Self::BUSY | Self::QUOTA_EXCEEDED | Self::SHUTTING_DOWN => Some(3),
+            Self::UNAVAILABLE | Self::BUSY | Self::CONNECTION_RATE | Self::QUOTA_EXCEEDED | Self::SHUTTING_DOWN => {
+                Some(3)
+            }
             Self::BAD_CREDENTIALS => Some(4),
             Self::NOT_AUTHORIZED => Some(5),
             _ => None,

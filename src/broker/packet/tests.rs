@@ -180,7 +180,7 @@ fn a_connect_says_what_it_says() {
     let connect = connect("10 20 0004 4D515454 05 C6 003C 08 1100000009 210007 0000 00 0001 62 0000 0001 75 0000");
     let connect = connect.unwrap().unwrap();
     assert_eq!((connect.session_expiry_s, connect.receive_maximum, connect.keep_alive_s), (9, 7, 60));
-    assert_eq!((connect.username.as_deref(), connect.has_password), (Some("u"), true));
+    assert_eq!((connect.username.as_deref(), connect.password.is_some()), (Some("u"), true));
     assert!(connect.clean_start && connect.will.is_some() && connect.client_id.is_empty());
 }
 

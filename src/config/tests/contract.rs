@@ -13,12 +13,15 @@ max_queued_bytes = \"8MiB\"
 queue_when_full = \"drop-newest\"
 max_publish_rate = 0
 max_keep_alive = \"0s\"
+unix_mode = \"0660\"
+origins = []
 ";
 
 /// Keys whose value in the contract is an example and not the default.
 const EXAMPLES: &[(&str, &[&str])] = &[
     ("gateway", &["id", "data_dir"]),
-    ("listener", &["name", "bind", "anonymous"]),
+    ("listener", &["name", "bind", "anonymous", "tls", "unix_mode", "origins"]),
+    ("auth", &["password_file", "acl_file"]),
     ("uplink", &["name", "url", "client_id", "username", "password_file", "ca", "cert", "key"]),
     ("stream", &["name", "from", "except", "to", "topic", "ttl"]),
     ("admin", &["token_file"]),

@@ -9,6 +9,7 @@ const FULL: &str = include_str!("../../../edge-config/full.toml");
 const CERTIFICATE: &str = include_str!("../../../edge-config/mqtts-client-certificate.toml");
 const SEVERAL: &str = include_str!("../../../edge-config/several-uplinks.toml");
 const SD_CARD: &str = include_str!("../../../edge-config/sd-card.toml");
+const ACL: &str = include_str!("../../../edge-config/acl.toml");
 const CONF_D: [&str; 3] = [
     include_str!("../../../edge-config/conf.d-example/tidegate.toml"),
     include_str!("../../../edge-config/conf.d-example/conf.d/10-site.toml"),
@@ -51,6 +52,14 @@ fn the_example_with_a_client_certificate_is_accepted_with_real_certificates() {
 }
 
 #[test]
+fn the_example_of_access_rules_is_accepted_with_the_users_in_it() {
+    let auth = "[auth]\npassword_file = \"passwd\"\nacl_file = \"acl.toml\"\n";
+    let users = format!("control-room:{}\n", access::HASH);
+    let config = accepted(&[("tidegate.toml", auth), ("acl.toml", ACL), ("passwd", &users)]);
+    assert_eq!(config.broker.access.rules.unwrap().len(), 7);
+}
+
+#[test]
 fn the_full_example_has_every_key_and_every_key_at_its_default() {
     let plain = |text: &str| format!("{:?}", Config { files: Vec::new(), ..accepted(&[("tidegate.toml", text)]) });
     let whole = plain(FULL);
@@ -87,6 +96,7 @@ fn the_folder_has_no_example_that_is_not_tested() {
     let mut names: Vec<_> = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     names.sort();
     let tested = [
+        "acl.toml",
         "conf.d-example",
         "full.toml",
         "minimal.toml",

@@ -5,10 +5,12 @@ use std::{ffi::OsString, fs, os::unix::fs::PermissionsExt as _, time::Duration};
 use proptest::prelude::*;
 use tempfile::TempDir;
 
+mod access;
 mod client_limits;
 mod contract;
 mod examples;
 mod layers;
+mod tls;
 mod values;
 
 use super::*;

@@ -23,8 +23,21 @@ fn wrong_values_are_told_with_what_would_be_right() {
             in_listener("anonymous = \"true\""),
             "listener[0].anonymous (l): \"true\": expected true or false; without quotes",
         ),
-        (in_listener("transport = \"ws\""), "listener[0].transport (l): \"ws\": expected \"tcp\""),
-        (in_listener("tls = { cert = \"a\" }"), "listener[0].tls (l): not supported by this version"),
+        (
+            in_listener("transport = \"wss\""),
+            "listener[0].transport (l): \"wss\": expected \"tcp\" or \"ws\"; did you mean \"ws\"?",
+        ),
+        (in_listener("origins = [\"*\"]"), "listener[0].origins (l): is of no use without `transport = \"ws\"`"),
+        (
+            in_listener("transport = \"ws\"\norigins = [\"https://dash.example/\"]"),
+            "listener[0].origins[0] (l): \"https://dash.example/\": expected an origin such as \
+             \"https://dash.example.com\" or \"http://10.0.0.7:3000\", or \"*\" for any; \
+             without the path: \"https://dash.example\"",
+        ),
+        (
+            in_listener("unix_mode = \"0660\""),
+            "listener[0].unix_mode (l): \"0660\": is of no use without a unix socket in `bind`",
+        ),
         (in_uplink("qos = 3"), "uplink[0].qos (cloud): 3: expected a whole number from 0 to 2"),
         (
             in_uplink("keep_alive = \"19h\""),
@@ -55,7 +68,7 @@ fn wrong_values_are_told_with_what_would_be_right() {
             "[log]\nlevel = \"inof\"".to_owned(),
             "log.level: \"inof\": `inof` is no level; expected a level (error, warn, info, debug, trace) or directives such as \"info,tidegate::uplink=debug\"",
         ),
-        ("[auth]\nacl_file = \"x\"".to_owned(), "auth: not supported by this version"),
+        ("[auth]\nacl_file = \"x\"".to_owned(), "auth.acl_file: x: No such file or directory (os error 2)"),
         ("[[downlink]]\nname = \"x\"".to_owned(), "downlink: not supported by this version"),
         (
             "[listener]\nbind = \"x\"".to_owned(),
@@ -205,8 +218,8 @@ fn what_does_not_fit_together_is_refused() {
 fn what_is_allowed_but_surely_not_meant_is_a_warning() {
     check(
         "[[listener]]\nname = \"a\"\nbind = \"0.0.0.0:1\"\n",
-        &["warning: tidegate.toml:1: listener[0].anonymous (a): this version has no password files yet, \
-           so this listener will refuse every client; `anonymous = true` lets everybody in"],
+        &["warning: tidegate.toml:1: listener[0].anonymous (a): this listener will refuse every client: \
+           there is no `auth.password_file` to know any by; `anonymous = true` lets everybody in"],
     );
     check(
         &format!("{UPLINK}{STREAM}except = [\"#\"]\n"),

@@ -7,6 +7,7 @@ mod full;
 mod limits;
 mod model;
 mod opening;
+mod queues;
 
 use std::{path::Path, time::Duration};
 

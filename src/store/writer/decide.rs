@@ -52,6 +52,9 @@ impl Writer<'_> {
     }
 
     fn decide_publish(&mut self, publish: &mut Publish, lane: &LaneShared, mode: Mode) -> Result<Decision, Failure> {
+        // What an attempt that was undone has set.
+        publish.copies.iter_mut().for_each(|copy| copy.seq = None);
+        publish.retained_revision = 0;
         let key = lane.session.as_deref().zip(publish.packet_id);
         if let Some((session, packet_id)) = key
             && !self.remember(session, packet_id, mode)?

@@ -12,7 +12,7 @@ const MAX_BYTES: u64 = 4 << 20;
 
 /// What a file must hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Content {
+pub enum Content {
     /// A secret in its first line.
     Secret,
     /// Certificates (PEM).
@@ -22,7 +22,12 @@ pub(super) enum Content {
 }
 
 /// Looks into a file. `Ok(Some)`: it can be used, but something is surely not meant.
-pub(super) fn check(path: &Path, content: Content) -> Result<Option<&'static str>, String> {
+pub fn check(path: &Path, content: Content) -> Result<Option<&'static str>, String> {
+    read(path, content).map(|(_, warning)| warning)
+}
+
+/// Reads a file and looks into it. Also gives what is surely not meant, though the file can be used.
+pub fn read(path: &Path, content: Content) -> Result<(Vec<u8>, Option<&'static str>), String> {
     // Before it is opened: opening a named pipe waits for somebody to write.
     let metadata = fs::metadata(path).map_err(|error| error.to_string())?;
     if !metadata.is_file() {
@@ -34,28 +39,29 @@ pub(super) fn check(path: &Path, content: Content) -> Result<Option<&'static str
     if bytes.len() as u64 > MAX_BYTES {
         return Err("is larger than 4MiB".to_owned());
     }
-    let text = String::from_utf8_lossy(&bytes);
+    look_into(&bytes, content)?;
+    let readable_by_all = content != Content::Certificates && metadata.permissions().mode() & 0o004 != 0;
+    Ok((bytes, readable_by_all.then_some("every user of this machine can read this secret (chmod o-r)")))
+}
+
+fn look_into(bytes: &[u8], content: Content) -> Result<(), String> {
+    let text = String::from_utf8_lossy(bytes);
     let has = |label: &str| text.contains(&format!("-----BEGIN {label}-----"));
-    match content {
-        Content::Secret => check_secret(&bytes)?,
-        Content::Certificates if has("CERTIFICATE") => return Ok(None),
+    let wrong = match content {
+        Content::Secret => return check_secret(bytes),
+        Content::Certificates if has("CERTIFICATE") => return Ok(()),
         Content::Certificates if text.contains("PRIVATE KEY-----") => {
-            return Err("holds a private key; expected a certificate (PEM)".to_owned());
+            "holds a private key; expected a certificate (PEM)"
         }
-        Content::Certificates => {
-            return Err("holds no certificate in PEM form (-----BEGIN CERTIFICATE-----)".to_owned());
-        }
+        Content::Certificates => "holds no certificate in PEM form (-----BEGIN CERTIFICATE-----)",
         Content::PrivateKey if has("ENCRYPTED PRIVATE KEY") || text.contains("Proc-Type: 4,ENCRYPTED") => {
-            return Err("the private key is encrypted; expected one without a passphrase".to_owned());
+            "the private key is encrypted; expected one without a passphrase"
         }
-        Content::PrivateKey if text.contains("PRIVATE KEY-----") => {}
-        Content::PrivateKey if has("CERTIFICATE") => {
-            return Err("holds a certificate; expected a private key (PEM)".to_owned());
-        }
-        Content::PrivateKey => return Err("holds no private key in PEM form (-----BEGIN PRIVATE KEY-----)".to_owned()),
-    }
-    let readable_by_all = metadata.permissions().mode() & 0o004 != 0;
-    Ok(readable_by_all.then_some("every user of this machine can read this secret (chmod o-r)"))
+        Content::PrivateKey if text.contains("PRIVATE KEY-----") => return Ok(()),
+        Content::PrivateKey if has("CERTIFICATE") => "holds a certificate; expected a private key (PEM)",
+        Content::PrivateKey => "holds no private key in PEM form (-----BEGIN PRIVATE KEY-----)",
+    };
+    Err(wrong.to_owned())
 }
 
 fn check_secret(bytes: &[u8]) -> Result<(), String> {

@@ -1,0 +1,1 @@
+//! Access as connections meet it.
