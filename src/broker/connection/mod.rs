@@ -24,6 +24,7 @@
 //! A crash loses the buffers; whatever was acknowledged is in the store, whatever was not the client sends again.
 
 mod admission;
+mod aliases;
 mod arrivals;
 mod durable;
 mod ending;
@@ -54,13 +55,14 @@ use tokio::{
 };
 use tokio_util::sync::WaitForCancellationFutureOwned;
 
+use aliases::Aliases;
 use arrivals::Arrivals;
 use durable::{Durable, Progress, STEP_RETRY};
 pub(crate) use handshake::serve;
 pub(crate) use outgoing::Outgoing;
 use publish_rate::PublishRate;
 pub(crate) use subscribe::Replay;
-use subscribe::Saving;
+use subscribe::{Request, Saving};
 use tally::Tally;
 use wire::Wire;
 
@@ -70,7 +72,7 @@ use super::{
     hub::{Hub, Who},
     limits::{IDLE, READ_MAX, READ_MIN, UNDECIDED_BYTES, UNDECIDED_MAX, WRITE_HIGH, WRITE_STALL},
     listener::Listener,
-    packet::{DecodeError, Decoder, Packet, Reason, Version, Will, is_acknowledgement},
+    packet::{DecodeError, Decoder, Manner, Packet, Reason, Version, Will, is_acknowledgement},
     sessions::Claim,
 };
 use crate::intake::{Entry, Lane, Outcome, Returned, Returns, StoreError};
@@ -92,6 +94,8 @@ struct Connection {
     publish_rate: Option<Box<PublishRate>>,
     inbound: Inbound,
     saving: Option<Saving>,
+    /// A SUBSCRIBE or UNSUBSCRIBE that waits for what the client published before it.
+    request: Option<Request>,
     /// Subscribers are given a moment to catch up with this publisher.
     pause: Option<Pause>,
     /// Where the session outlives the connection: its queue in the store.
@@ -104,6 +108,10 @@ struct Connection {
     replay: VecDeque<Delivery>,
     /// Largest packet that the client takes.
     client_max_packet: usize,
+    /// Whether it asked for Reason Strings.
+    reason_strings: bool,
+    /// Topic aliases towards the client; `None` where it takes none.
+    aliases: Option<Box<Aliases>>,
     /// 1.5 times the keep alive interval.
     silence_max: Option<Duration>,
     will: Option<Will>,
@@ -219,6 +227,7 @@ impl Connection {
 
     /// Does everything that can be done without waiting.
     async fn work(&mut self) -> Result<(), Ending> {
+        self.take_up_request()?;
         if self.is_listening() {
             while self.may_decode() && !self.must_wait_to_publish() {
                 match self.next_packet()? {
@@ -278,6 +287,7 @@ impl Connection {
         let inbound = &self.inbound;
         let max_inflight = usize::from(self.listener.settings.max_inflight);
         self.saving.is_none()
+            && self.request.is_none()
             && self.pause.is_none()
             && inbound.held.is_empty()
             && inbound.arrivals.len() < UNDECIDED_MAX.max(max_inflight)
@@ -413,6 +423,11 @@ impl Connection {
             }
         }
         self.hub.fanout.shrink(self.claim.subscriber());
+    }
+
+    /// How the client wants to be answered.
+    fn manner(&self) -> Manner {
+        Manner { version: self.version, max_packet: self.client_max_packet, reason_strings: self.reason_strings }
     }
 
     /// Says once for a connection that access rules stop something; the others are only counted.
