@@ -32,7 +32,7 @@ pub(crate) const REFUSED: &[(&str, &str)] = &[
     ("store-full", "the store's max_bytes: as stream-full"),
     ("disk-full", "no space on the disk: as stream-full"),
     ("queue-full", "a queue's limits with queue_when_full = reject: as stream-full"),
-    ("subscribe", "a filter that is not taken: SUBACK 0x8F, 0x97, 0x9E / SUBACK 0x80"),
+    ("subscribe", "a filter that is not taken: SUBACK 0x8F, 0x97 / SUBACK 0x80"),
     ("quota", "more user properties or topic aliases than are kept: DISCONNECT 0x97 / closed"),
     // What breaks the protocol.
     ("malformed", "bytes that are no packet: DISCONNECT 0x81 / closed"),
@@ -58,6 +58,7 @@ pub(crate) struct Metrics {
     /// CONNECT packets received.
     pub(crate) connects: IntCounter,
     pub(crate) sessions_expired: IntCounter,
+    pub(crate) sessions_evicted: IntCounter,
     refused: IntCounterVec,
     pub(crate) drops: Drops,
 }
@@ -123,6 +124,11 @@ impl Metrics {
                 "tidegate_broker_sessions_expired_total",
                 "Sessions that ended because their client did not come back in time.",
             )?,
+            sessions_evicted: counter(
+                registry,
+                "tidegate_broker_sessions_evicted_total",
+                "Sessions that ended because there were too many: clients away longest, with no message waiting.",
+            )?,
             refused,
             drops: Drops(dropped),
         })
@@ -165,7 +171,7 @@ impl Drops {
 
     /// All of them.
     pub fn total(&self) -> u64 {
-        ["queue-full", "memory-full", "away", "expired", "too-large", "replay-full", "not-authorized"]
+        ["queue-full", "memory-full", "away", "expired", "too-large", "not-authorized"]
             .map(|reason| self.0.with_label_values(&[reason]).get())
             .iter()
             .sum()
@@ -194,11 +200,6 @@ impl Drops {
     /// Larger than the client's Maximum Packet Size.
     pub(crate) fn too_large(&self) {
         self.add("too-large", 1);
-    }
-
-    /// Too many retained messages for one subscriber.
-    pub(crate) fn replay_full(&self, count: usize) {
-        self.add("replay-full", count);
     }
 
     /// The receiver may not have it any more.
