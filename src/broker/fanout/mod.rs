@@ -47,6 +47,7 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
         atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering},
     },
+    time::Duration,
 };
 
 use bytestring::ByteString;
@@ -386,9 +387,13 @@ impl Fanout {
 /// Waits until the subscribers have caught up, as long as each takes [`KEEPS_UP`] messages every [`PATIENCE`]; those that take
 /// less are not waited for again soon.
 pub(crate) async fn wait_for(congested: Congested) {
+    wait(congested, PATIENCE).await;
+}
+
+async fn wait(congested: Congested, patience: Duration) {
     for subscriber in congested {
         let mut taken = subscriber.taken();
-        while tokio::time::timeout(PATIENCE, subscriber.becomes_low()).await.is_err() {
+        while tokio::time::timeout(patience, subscriber.becomes_low()).await.is_err() {
             if subscriber.taken() - taken < KEEPS_UP {
                 subscriber.give_up_waiting();
                 break;
@@ -421,66 +426,4 @@ fn offer(fanout: &Fanout, subscriber: &Subscriber, delivery: Delivery) -> (bool,
 }
 
 #[cfg(test)]
-mod tests {
-    use std::time::Instant;
-
-    use super::*;
-    use crate::{message::Message, topic::TopicName};
-    use bytes::Bytes;
-
-    #[test]
-    fn a_round_says_at_once_when_a_subscriber_needs_a_moment() {
-        let fanout = Fanout::new(Drops::unregistered());
-        let options = Options { qos: QoS::AtLeastOnce, no_local: false, retain_as_published: false, id: None };
-        let (subscriber, publisher) = (Subscriber::new("s".into()), Subscriber::new("p".into()));
-        fanout.subscribe(&subscriber, &TopicFilter::new("t").unwrap(), options);
-        fanout.connect(&subscriber, 10);
-        let mut round = fanout.round(Instant::now());
-        let mut count = 0;
-        while !round.is_congested(&publisher) {
-            let topic = TopicName::new("t").unwrap();
-            let (payload, qos) = (Bytes::new(), QoS::AtLeastOnce);
-            round.publish(Message { topic, payload, qos, retain: false, client: "p".into(), properties: None });
-            count += 1;
-        }
-        assert_eq!(count, crate::broker::limits::QUEUE_SOFT);
-        assert!(!round.is_congested(&subscriber), "nobody waits for himself");
-        assert_eq!(round.take_congested(&publisher).len(), 1);
-    }
-
-    #[test]
-    fn clients_that_read_nothing_leave_room_for_those_that_do() {
-        let fanout = Fanout::new(Drops::unregistered());
-        let options = Options { qos: QoS::AtLeastOnce, no_local: false, retain_as_published: false, id: None };
-        let subscribe = |id: usize, filter: &str| {
-            let subscriber = Subscriber::new(id.to_string().into());
-            fanout.subscribe(&subscriber, &TopicFilter::new(filter).unwrap(), options);
-            subscriber
-        };
-        let publish = |topic: &str, payload: usize| {
-            let message = Message {
-                topic: TopicName::new(topic).unwrap(),
-                payload: Bytes::from(vec![0; payload]),
-                qos: QoS::AtLeastOnce,
-                retain: false,
-                client: "p".into(),
-                properties: None,
-            };
-            fanout.round(Instant::now()).publish(message);
-        };
-        let stuck: Vec<_> = (0..20).map(|id| subscribe(id, "big")).collect();
-        let (reader, away) = (subscribe(20, "small"), subscribe(21, "small"));
-        fanout.connect(&reader, 10);
-        (0..4).for_each(|_| publish("big", 2 << 20));
-        assert!(fanout.drops.total() > 0, "the bound over all sessions is reached");
-        (0..10).for_each(|_| publish("small", 100));
-        let mut got = VecDeque::new();
-        fanout.take(&reader, usize::MAX, &mut got);
-        assert_eq!(got.len(), 10);
-        assert!(away.mailbox().is_empty());
-        for subscriber in stuck.iter().chain([&away]) {
-            fanout.clear(subscriber);
-        }
-        assert_eq!(fanout.queued.load(Ordering::Relaxed), 0);
-    }
-}
+mod tests;
