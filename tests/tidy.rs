@@ -17,18 +17,23 @@ const MAX_FUNCTION_LINES: usize = 70;
 const CRATES: &[(&str, &[&str])] = &[
     ("rusqlite", &["src/store"]),
     ("rumqttd", &["src/broker", "src/demo"]),
-    ("rumqttc", &["src/uplink", "src/demo"]),
+    // In the broker it is the second opinion of the fuzzer, and nothing else.
+    ("rumqttc", &["src/uplink", "src/demo", "src/broker/packet/fuzz"]),
     ("axum", &["src/admin"]),
     ("clap", &["src/cli"]),
     ("sd_notify", &["src/systemd.rs"]),
     ("config", &["src/config"]),
+    ("tokio_rustls", &["src/broker/transport", "src/uplink"]),
+    ("tungstenite", &["src/broker/transport"]),
+    ("x509_parser", &["src/broker/transport"]),
 ];
 
 /// Rooms that never import each other; what joins them are the stations.
 const SHORES: [&str; 4] = ["broker", "store", "uplink", "admin"];
 
 /// Files that decide without a clock, a socket or a log: time and chance are arguments there.
-const PURE: [&str; 12] = [
+const PURE: [&str; 13] = [
+    "src/broker/sys/load.rs",
     "src/bucket.rs",
     "src/message.rs",
     "src/topic.rs",

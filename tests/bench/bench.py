@@ -18,6 +18,7 @@ from lab.gateway import Gateway  # noqa: E402
 from lab.load import Sensors, Sink, Verifier  # noqa: E402
 from lab.mosquitto import Mosquitto, MosquittoGateway  # noqa: E402
 from lab.process import free_port, wait_for  # noqa: E402
+from scale import scale as many_clients  # noqa: E402
 
 WINDOW = 256  # unacknowledged messages upstream, for both
 PUBLISHER_WINDOW = 1000  # unacknowledged messages per publisher, for both
@@ -34,7 +35,8 @@ class Tidegate(Gateway):
 
     def __init__(self, folder, upstream_port):
         super().__init__(folder, upstream_port, progress_timeout="30s",
-                         uplink=f'max_inflight = {WINDOW}\nversion = "{self.version}"', store='durability = "full"')
+                         uplink=f'max_inflight = {WINDOW}\nversion = "{self.version}"', store='durability = "full"',
+                         listener="max_connections = 10000")
 
     def save(self):
         """Nothing to do: everything acknowledged is on disk."""
@@ -263,7 +265,12 @@ def sink(table, scale):
                   goal="" if label else "≥ 3×, at least 2×")
 
 
-WORKS = {"ingest": ingest, "local": local, "latency": latency, "drain": drain, "sink": sink}
+def scale(table, share):
+    """Thousands of connections at once."""
+    many_clients(table, share, SYSTEMS, Run)
+
+
+WORKS = {"ingest": ingest, "local": local, "latency": latency, "drain": drain, "sink": sink, "scale": scale}
 
 
 def output(*argv):

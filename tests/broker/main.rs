@@ -13,4 +13,5 @@ mod queues;
 mod rig;
 mod sessions;
 mod shared;
+mod sys;
 mod wills;

@@ -24,6 +24,7 @@ use crate::{
             CLIENT_ID_MAX, CONNECT_MAX, LAST_SAVE, LAST_WRITE, OUTGOING_WINDOW, READ_MIN, TAKEOVER, TOPIC_ALIAS_MAX,
         },
         listener::Listener,
+        metrics::Peak,
         packet::{
             ConnAckProperties, Connect, DecodeError, Decoder, Reason, Version, connack, connack_refusal,
             decode_connect, version_of,
@@ -98,7 +99,7 @@ async fn knock(
 ) -> Option<(Door, Connect)> {
     let began = Instant::now();
     // In a box of its own, for a handshake needs more memory than the connection after it.
-    let opened = Box::pin(transport::open(accepted, listener.tls.as_deref())).await;
+    let opened = Box::pin(transport::open(accepted, listener.tls.as_deref(), &listener.settings)).await;
     let Socket { reader, writer, certificate_name } = match opened {
         Ok(socket) => socket,
         Err(refused) => {
@@ -330,7 +331,7 @@ impl Door {
             assigned_client_id: assigned.then_some(&*connect.client_id),
         };
         connack(&mut self.wire.output, version, session_present, &properties);
-        let connected = Connected::enter(&self.listener, place);
+        let connected = Connected::enter(&self.hub, &self.listener, place);
         tracing::debug!(
             listener = settings.name, address = self.address, client_id = %connect.client_id, ?version,
             certificate_name = self.certificate_name.as_deref(), session_present, keep_alive_s = connect.keep_alive_s, "client connected"
@@ -348,7 +349,7 @@ impl Door {
         hub.fanout.connect(claim.subscriber(), window);
         let durable = claim.kept.id.map(|id| {
             let kept = &claim.kept;
-            hub.fanout.connect_queue(claim.subscriber(), window, kept.limits, kept.resume);
+            claim.subscriber().connect_queue(window, kept.limits, kept.resume);
             Box::new(Durable::new(id, window, kept.resume, kept.sent))
         });
         let client_id = connect.client_id;
@@ -399,14 +400,16 @@ impl Door {
 
 /// A client's place among the connections of its listener; given up also where its task panics.
 struct Connected {
+    clients: Arc<Peak>,
     gauge: IntGauge,
     place: Option<OwnedSemaphorePermit>,
 }
 
 impl Connected {
-    fn enter(listener: &Listener, place: OwnedSemaphorePermit) -> Self {
+    fn enter(hub: &Hub, listener: &Listener, place: OwnedSemaphorePermit) -> Self {
         listener.connected.inc();
-        Self { gauge: listener.connected.clone(), place: Some(place) }
+        hub.metrics.clients.enter();
+        Self { clients: Arc::clone(&hub.metrics.clients), gauge: listener.connected.clone(), place: Some(place) }
     }
 }
 
@@ -415,6 +418,7 @@ impl Drop for Connected {
         // First the place, so that who sees the lower number finds it free.
         self.place.take();
         self.gauge.dec();
+        self.clients.leave();
     }
 }
 

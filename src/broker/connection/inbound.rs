@@ -11,6 +11,7 @@ use crate::{
         fanout::{Onward, Round, Routed, wait_for},
         packet::{AckKind, Packet, Reason, Version, ack, pingresp},
         sessions::Receipt,
+        sys::is_reserved,
     },
     intake::{Entry, OnRefusal, Outcome, Publish, Refusal, Returned},
     message::{Message, QoS},
@@ -75,6 +76,10 @@ impl Connection {
 
     async fn publish(&mut self, message: Message, packet_id: u16) -> Result<(), Ending> {
         let qos = message.qos;
+        if is_reserved(&message.topic) {
+            self.denied("publish to", message.topic.as_str());
+            return self.refuse_publish(qos, packet_id, Reason::NOT_AUTHORIZED, "sys-topic");
+        }
         if wrong_payload(&message) {
             return self.refuse_publish(qos, packet_id, Reason::PAYLOAD_FORMAT, "payload-format");
         }

@@ -90,11 +90,12 @@ impl Connection {
         let page = self.hub.retained.page(&replay.filter, replay.after.as_ref(), replay.clock, now);
         let SubscribeOptions { qos, no_local, .. } = replay.subscription.options;
         let subscription_ids: Option<Box<[u32]>> = replay.subscription.id.map(|id| Box::from([id]));
+        let own = if replay.after.is_none() { self.hub.sys.matching(&self.hub, &replay.filter) } else { Vec::new() };
         replay.after = page.last;
         if replay.after.is_none() {
             self.claim.kept.replays.pop_front();
         }
-        for publication in page.found {
+        for publication in page.found.into_iter().chain(own) {
             let message = &publication.message;
             if (no_local && message.client == *self.claim.client_id()) || !self.badge.may_receive(&message.topic) {
                 continue;

@@ -87,7 +87,7 @@ async fn publishers_wait_for_a_subscriber_as_long_as_it_keeps_taking_messages() 
         async move {
             // More than the least in each patience, and several of these in all.
             let mut inbox = VecDeque::new();
-            while fanout.take(&subscriber, KEEPS_UP as usize + 100, &mut inbox) {
+            while fanout.take(&subscriber, usize::try_from(KEEPS_UP).unwrap() + 100, &mut inbox) {
                 inbox.clear();
                 tokio::time::sleep(patience / 4).await;
             }
@@ -105,9 +105,9 @@ async fn publishers_wait_for_a_subscriber_as_long_as_it_keeps_taking_messages() 
     assert!(!subscriber.mailbox().is_congested());
 }
 
-fn durable(fanout: &Fanout, id: u32) -> Arc<Subscriber> {
+fn durable(id: u32) -> Arc<Subscriber> {
     let subscriber = Subscriber::new(id.to_string().into());
-    fanout.attach(&subscriber, SessionId(id), 1, 1);
+    subscriber.attach(SessionId(id), 1, 1);
     subscriber
 }
 
@@ -126,7 +126,7 @@ fn message(topic: &str, qos: QoS) -> Message {
 fn routing_makes_one_copy_for_each_lasting_session_and_takes_back_what_never_arrives() {
     let fanout = Fanout::new(Drops::unregistered());
     let options = |qos, id| Options { qos, no_local: false, retain_as_published: false, id };
-    let (one, two) = (durable(&fanout, 1), durable(&fanout, 2));
+    let (one, two) = (durable(1), durable(2));
     let brief = Subscriber::new("brief".into());
     for (subscriber, filter, qos, id) in [
         (&one, "a/#", QoS::AtMostOnce, Some(1)),
@@ -159,7 +159,7 @@ fn routing_makes_one_copy_for_each_lasting_session_and_takes_back_what_never_arr
 #[test]
 fn a_connection_is_told_to_read_what_memory_does_not_have_and_woken_for_what_is_new() {
     let fanout = Fanout::new(Drops::unregistered());
-    let subscriber = durable(&fanout, 1);
+    let subscriber = durable(1);
     let options = Options { qos: QoS::AtLeastOnce, no_local: false, retain_as_published: false, id: None };
     fanout.subscribe(&subscriber, &TopicFilter::new("t").unwrap(), options);
     let arrive = |seq| {
@@ -168,7 +168,7 @@ fn a_connection_is_told_to_read_what_memory_does_not_have_and_woken_for_what_is_
         fanout.round(Instant::now()).deliver(message("t", QoS::AtLeastOnce), &routed.copies, routed.onward, false);
     };
     arrive(Some(1));
-    fanout.connect_queue(&subscriber, 10, QueueLimits::default(), 1);
+    subscriber.connect_queue(10, QueueLimits::default(), 1);
     let next = |cursor| match fanout.next(&subscriber, cursor) {
         Next::Cached(_) => "cached".to_owned(),
         Next::Read(until) => format!("read to {until}"),

@@ -95,6 +95,11 @@ impl Decoder {
         Self { version, max_packet, client, last_topic: None, aliases: Vec::new(), alias_max }
     }
 
+    #[cfg(any(test, feature = "fuzzing"))]
+    pub(crate) const fn version(&self) -> Version {
+        self.version
+    }
+
     /// Takes the next packet off the buffer; `None` while it is not complete. After an error the stream is lost.
     pub(crate) fn decode(&mut self, buffer: &mut BytesMut) -> Result<Option<Packet>, DecodeError> {
         let Some(&first) = buffer.first() else { return Ok(None) };

@@ -8,12 +8,14 @@
 //! - The length of a packet is checked from its fixed header, before a byte of its body is waited for.
 //! - Packets below 4 KiB are copied out of the read buffer, longer PUBLISH payloads share it: a queued message never pins
 //!   more than a few times its own size.
-//! - No bytes make it panic: property tests feed it random bytes and mutated packets.
+//! - No bytes make it panic: property tests feed it random bytes and mutated packets, and a fuzzer (`fuzz`) everything else.
 
 mod connect;
 mod decode;
 mod encode;
 mod error;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzz;
 mod properties;
 mod reason;
 #[cfg(test)]

@@ -129,7 +129,7 @@ impl Sessions {
             HashMap::new()
         });
         let subscriber = Subscriber::new(client_id.clone());
-        self.fanout.attach(&subscriber, id, head, next);
+        subscriber.attach(id, head, next);
         for (filter, subscription) in &subscriptions {
             self.fanout.subscribe(&subscriber, filter, subscription.fanout_options());
         }
@@ -164,6 +164,13 @@ impl Sessions {
     /// Whether a connection owns this client id, or waits for it.
     pub(crate) fn is_connected(&self, client_id: &str) -> bool {
         self.map().slots.get(client_id).is_some_and(|slot| slot.kick.is_some())
+    }
+
+    /// How many sessions there are, and of how many the client is connected.
+    pub(crate) fn counts(&self) -> (u64, u64) {
+        let map = self.map();
+        let connected = map.slots.values().filter(|slot| slot.kick.is_some()).count();
+        (map.slots.len() as u64, connected as u64)
     }
 
     /// Takes the session of a client id over from whoever has it, and waits until they have let go.
@@ -289,7 +296,7 @@ impl Claim {
         if self.kept.id != Some(id) {
             self.kept.id = Some(id);
             self.kept.resume = 1;
-            self.sessions.fanout.attach(&self.session.subscriber, id, 1, 1);
+            self.session.subscriber.attach(id, 1, 1);
         }
         Ok(())
     }
@@ -381,7 +388,8 @@ mod tests {
         for number in 0..SESSIONS_MAX as u64 {
             // The first ones have been away longest, and have something waiting.
             let away_ms = Some(1_000_000 - number);
-            sessions.restore(restored(&number.to_string(), 60, away_ms, if number < 10 { 2 } else { 1 }), now);
+            let next = if number < 10 { 2 } else { 1 };
+            sessions.restore(restored(&number.to_string(), u32::MAX, away_ms, next), now);
         }
         let kick = CancellationToken::new();
         for number in 0..EVICTED_AT_ONCE {
@@ -410,7 +418,7 @@ mod tests {
         };
         let record = SessionRecord {
             client_id: client_id.into(),
-            expiry_s: if expiry_s == 60 { u32::MAX } else { expiry_s },
+            expiry_s,
             state: bytes::Bytes::from_static(&[1]),
             received: vec![7],
             limits: crate::intake::QueueLimits::default(),

@@ -87,6 +87,20 @@ class Verifier(_Tool):
         return json.loads(self.hear(seconds))
 
 
+class Idle(_Tool):
+    """Clients that are connected and say nothing; returns when all are."""
+
+    def __init__(self, folder, port, clients, seconds=120, **options):
+        super().__init__(pathlib.Path(folder) / "idle.log", ["idle"],
+                         {"to": f"127.0.0.1:{port}", "clients": clients, **options})
+        if self.hear(seconds) != "ready":
+            raise RuntimeError("the idle clients did not connect")
+
+    def stop(self, seconds=60):
+        self.order("stop")
+        return json.loads(self.hear(seconds))
+
+
 class Sink(_Tool):
     """An upstream that is never the limit; `result` when it has taken so many messages."""
 

@@ -1,11 +1,12 @@
 //! Load generator and verifier for the interop tests and the benchmark: plain MQTT to and from any broker.
 //!
 //! `loadgen publish` plays sensors and writes down what was acknowledged; `loadgen verify` subscribes and says what was
-//! lost, out of order or repeated. Both print one JSON object at the end and take orders, one a line, on standard input:
-//! `stop` (publish), `expect FILE`, `count N`, `status` (verify).
+//! lost, out of order or repeated; `loadgen idle` is connected and says nothing. All print one JSON object at the end and take orders, one a line, on standard input:
+//! `stop` (publish, idle), `expect FILE`, `count N`, `status` (verify).
 
 mod books;
 mod histogram;
+mod idle;
 mod publish;
 mod sink;
 mod verify;
@@ -35,6 +36,8 @@ enum Command {
     Verify(VerifyArgs),
     /// Plays an upstream that is never the limit, and says how fast the messages came.
     Sink(SinkArgs),
+    /// Plays clients that are connected and say nothing; prints `ready`, and the result after `stop`.
+    Idle(IdleArgs),
 }
 
 #[derive(Debug, clap::Args)]
@@ -127,6 +130,22 @@ struct SinkArgs {
     count: u64,
 }
 
+#[derive(Debug, clap::Args)]
+struct IdleArgs {
+    /// Broker, host:port
+    #[arg(long)]
+    to: String,
+    /// Number of clients
+    #[arg(long)]
+    clients: u32,
+    /// 4 (MQTT 3.1.1) or 5
+    #[arg(long, default_value_t = 4)]
+    mqtt: u8,
+    /// What each subscribes to; {} becomes its number
+    #[arg(long)]
+    filter: Option<String>,
+}
+
 fn main() -> anyhow::Result<()> {
     let command = Command::parse();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -134,6 +153,7 @@ fn main() -> anyhow::Result<()> {
         Command::Publish(args) => runtime.block_on(publish(args)),
         Command::Verify(args) => runtime.block_on(verify(args)),
         Command::Sink(args) => runtime.block_on(sink(&args)),
+        Command::Idle(args) => runtime.block_on(idle(args)),
     }
 }
 
@@ -162,12 +182,7 @@ async fn publish(args: PublishArgs) -> anyhow::Result<()> {
         keep_session: args.keep_session || args.qos == 2,
         grace: Duration::from_secs_f64(args.grace),
     };
-    let (stop, stopped) = watch::channel(false);
-    on_lines(move |line| {
-        if line == "stop" {
-            let _ = stop.send(true);
-        }
-    });
+    let stopped = on_stop();
     let started = Instant::now();
     let mut tasks = JoinSet::new();
     for sensor in args.first_sensor..args.first_sensor + args.sensors {
@@ -218,6 +233,14 @@ async fn sink(args: &SinkArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
+#[allow(clippy::print_stdout, reason = "the result")]
+async fn idle(args: IdleArgs) -> anyhow::Result<()> {
+    let plan = idle::Plan { to: args.to, version: version(args.mqtt)?, clients: args.clients, filter: args.filter };
+    let report = idle::run(plan, || println!("ready"), on_stop()).await?;
+    println!("{}", serde_json::to_string(&report)?);
+    Ok(())
+}
+
 fn order(line: &str) -> Option<verify::Order> {
     let (word, rest) = line.split_once(' ').unwrap_or((line, ""));
     match word {
@@ -230,6 +253,17 @@ fn order(line: &str) -> Option<verify::Order> {
         "status" => Some(verify::Order::Status),
         _ => None,
     }
+}
+
+/// Becomes true with the order to stop.
+fn on_stop() -> watch::Receiver<bool> {
+    let (stop, stopped) = watch::channel(false);
+    on_lines(move |line| {
+        if line == "stop" {
+            stop.send_replace(true);
+        }
+    });
+    stopped
 }
 
 /// Calls back for every line of standard input, on a thread of its own: the process does not wait for it at the end.

@@ -95,6 +95,8 @@ pub(crate) struct Report {
     resent: u64,
     unacknowledged: u64,
     connects: u64,
+    /// Acknowledged messages of the sensor that got fewest, as a share of the mean.
+    slowest_share: f64,
     elapsed_s: f64,
     acked_per_s: f64,
     ack: Quantiles,
@@ -115,7 +117,9 @@ impl Report {
         last_errors.dedup();
         last_errors.truncate(5);
         let acked = sum(|s| s.acked.len());
+        let slowest = sensors.iter().map(|s| s.acked.len()).min().unwrap_or(0);
         Self {
+            slowest_share: slowest as f64 * sensors.len() as f64 / (acked as f64).max(1.0),
             sensors: sensors.len(),
             sent: sum(|s| s.sent),
             acked,
@@ -214,8 +218,8 @@ impl Sensor {
             let interest =
                 if self.out.is_empty() { Interest::READABLE } else { Interest::READABLE | Interest::WRITABLE };
             // Paced sensors wake for their next message; the others for the `stop`, which nothing on the socket announces.
-            let wake = if self.plan.rate.is_some() { 1 } else { 50 };
-            let Ok(ready) = timeout(Duration::from_millis(wake), stream.ready(interest)).await else { continue };
+            let wake = self.until_next().min(Duration::from_millis(50));
+            let Ok(ready) = timeout(wake, stream.ready(interest)).await else { continue };
             let ready = ready?;
             if ready.is_writable() && !self.out.is_empty() {
                 flush(&stream, &mut self.out)?;
@@ -257,10 +261,22 @@ impl Sensor {
         }
     }
 
-    #[allow(clippy::cast_precision_loss, clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "pacing")]
+    /// Messages that its rate has let the sensor send, and the part of the next one. Sensors begin at different parts, so
+    /// that a thousand of them do not all send in the same millisecond.
+    fn paced(&self, rate: f64) -> f64 {
+        let part = (f64::from(self.report.sensor) * 0.618_034).fract();
+        self.started.elapsed().as_secs_f64() * rate + part
+    }
+
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "pacing")]
     fn allowed_seq(&self) -> u64 {
-        let paced = self.plan.rate.map_or(u64::MAX, |rate| (self.started.elapsed().as_secs_f64() * rate) as u64);
+        let paced = self.plan.rate.map_or(u64::MAX, |rate| self.paced(rate) as u64);
         self.plan.first_seq.saturating_add(paced)
+    }
+
+    /// Until the rate lets it send again.
+    fn until_next(&self) -> Duration {
+        self.plan.rate.map_or(Duration::MAX, |rate| Duration::from_secs_f64((1.0 - self.paced(rate).fract()) / rate))
     }
 
     fn fill(&mut self) {
