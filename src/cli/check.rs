@@ -66,7 +66,15 @@ fn summary(config: &Config) -> String {
             format!("{}, leaving {} free on its disk", limit(store.max_bytes), format_size(store.min_free)),
         ),
         ("users", config.broker.access.users.as_ref().map_or("none".to_owned(), |users| users.len().to_string())),
-        ("rules", config.broker.access.rules.as_ref().map_or("none: everybody may everything".to_owned(), |rules| rules.len().to_string())),
+        (
+            "rules",
+            config
+                .broker
+                .access
+                .rules
+                .as_ref()
+                .map_or("none: everybody may everything".to_owned(), |rules| rules.len().to_string()),
+        ),
         ("admin", config.admin.bind.map_or("off".to_owned(), |bind| format!("http://{bind}"))),
         ("log", format!("{} ({})", config.log.level, format_word(config.log.format))),
     ];
