@@ -13,8 +13,8 @@ fn mqtt_4_8_2_1_a_shared_subscription_begins_with_share_and_a_name() {
         a> 82 (0001 () =$share//t 00 =$share/ 00 =$share/g 00)
         a< 90 (0001 () 8F 8F 8F)
         # Anything else is an ordinary filter.
-        a> 82 (0001 () =$shared/g/t 00 =$Share/g/t 00 =$share 00)
-        a< 90 (0001 () 00 00 00)
+        a> 82 (0001 () =$shared/g/t 00 =$Share/g/t 00)
+        a< 90 (0001 () 00 00)
     ");
 }
 
