@@ -95,13 +95,8 @@ impl Connection {
         let qos = message.qos;
         if is_reserved(&message.topic) {
             self.denied("publish to", message.topic.as_str());
-            return self.refuse_publish(
-                qos,
-                packet_id,
-                Reason::NOT_AUTHORIZED,
-                "sys-topic",
-                "the topic is the gateway's own",
-            );
+            let why = "$SYS belongs to the gateway";
+            return self.refuse_publish(qos, packet_id, Reason::NOT_AUTHORIZED, "sys-topic", why);
         }
         if wrong_payload(&message) {
             return self.refuse_publish(

@@ -87,17 +87,15 @@ impl Connection {
     /// Some of the retained messages that a new subscription is due; gives the number of those that were looked at.
     fn fetch_replay(&mut self, now: Instant) -> usize {
         let Some(replay) = self.claim.kept.replays.front_mut() else { return 0 };
-        // What the gateway says of itself is not among the retained messages, and comes before the first page.
-        let is_first = replay.after.is_none();
-        let sys = if is_first { self.hub.sys.matching(&self.hub, &replay.filter) } else { Vec::new() };
         let page = self.hub.retained.page(&replay.filter, replay.after.as_ref(), replay.clock, now);
         let SubscribeOptions { qos, no_local, .. } = replay.subscription.options;
         let subscription_ids: Option<Box<[u32]>> = replay.subscription.id.map(|id| Box::from([id]));
+        let own = if replay.after.is_none() { self.hub.sys.matching(&self.hub, &replay.filter) } else { Vec::new() };
         replay.after = page.last;
         if replay.after.is_none() {
             self.claim.kept.replays.pop_front();
         }
-        for publication in sys.into_iter().chain(page.found) {
+        for publication in page.found.into_iter().chain(own) {
             let message = &publication.message;
             if (no_local && message.client == *self.claim.client_id()) || !self.badge.may_receive(&message.topic) {
                 continue;

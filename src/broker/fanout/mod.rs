@@ -264,12 +264,17 @@ impl Fanout {
 
     /// Number of subscriptions.
     pub(crate) fn subscriptions(&self) -> u64 {
-        self.read().len() as u64
+        self.read().all() as u64
     }
 
     /// Whether somebody subscribed with a filter whose first level is this one.
     pub(crate) fn is_subscribed_below(&self, level: &str) -> bool {
         self.read().has_branch(level)
+    }
+
+    /// Number of shared subscriptions, each member counted.
+    pub(crate) fn shared_subscriptions(&self) -> u64 {
+        self.read().members() as u64
     }
 
     /// Bytes in all queues, and of what was sent and not acknowledged.

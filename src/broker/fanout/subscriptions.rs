@@ -44,16 +44,6 @@ pub(super) struct Subscriptions {
 }
 
 impl Subscriptions {
-    /// How many there are.
-    pub(super) fn len(&self) -> usize {
-        self.volatile.len() + self.durable.len() + self.members
-    }
-
-    /// Whether there is a filter whose first level is this one, wildcards apart.
-    pub(super) fn has_branch(&self, level: &str) -> bool {
-        self.volatile.has_branch(level) || self.durable.has_branch(level) || self.groups.has_branch(level)
-    }
-
     /// Whether one more subscription is within the bounds on what all take together.
     pub(super) fn has_room(&self, filter: &TopicFilter) -> bool {
         let levels = filter.as_str().split('/').count();
@@ -117,6 +107,21 @@ impl Subscriptions {
             self.groups.remove(&filter, |group| group.name == *name);
         }
         true
+    }
+
+    /// Number of subscriptions of all sessions, shared ones included.
+    pub(super) fn all(&self) -> usize {
+        self.volatile.len() + self.durable.len() + self.members
+    }
+
+    /// Number of subscriptions that are shared.
+    pub(super) fn members(&self) -> usize {
+        self.members
+    }
+
+    /// Whether there is a filter whose first level is this one, wildcards apart.
+    pub(super) fn has_branch(&self, level: &str) -> bool {
+        self.volatile.has_branch(level) || self.durable.has_branch(level) || self.groups.has_branch(level)
     }
 
     /// Subscriptions that must be asked before a message goes into the store.
