@@ -4,12 +4,13 @@ use std::{sync::Arc, time::Instant};
 
 use super::{
     Connection, Ending,
-    arrivals::{Due, Wait},
+    arrivals::{Due, Passing, Wait},
+    subscribe::Request,
 };
 use crate::{
     broker::{
-        fanout::{Round, wait_for},
-        packet::{AckKind, Packet, Reason, Version, ack, pingresp},
+        fanout::{Onward, Round, Routed, wait_for},
+        packet::{AckKind, Packet, Reason, Version, ack, pingresp, refusing_ack, suback_len},
         sessions::Receipt,
         sys::is_reserved,
     },
@@ -25,9 +26,17 @@ impl Connection {
     pub(super) async fn packet(&mut self, packet: Packet) -> Result<(), Ending> {
         match packet {
             Packet::Publish(publish) => return self.publish(publish.message, publish.packet_id).await,
+            Packet::PubAck { packet_id } if self.durable.is_some() => self.queue_acknowledged(packet_id),
             Packet::PubAck { packet_id } => {
                 // An acknowledgement of something unknown harms nobody and is passed over, as Mosquitto does.
                 self.claim.kept.outgoing.acknowledged(packet_id);
+            }
+            Packet::PubRec { packet_id, reason } if self.durable.is_some() => {
+                if reason.is_error() {
+                    self.queue_refused(packet_id);
+                } else {
+                    self.queue_received(packet_id);
+                }
             }
             Packet::PubRec { packet_id, reason } if reason.is_error() => {
                 self.claim.kept.outgoing.refused(packet_id);
@@ -37,12 +46,19 @@ impl Connection {
                 let reason = if known { Reason::SUCCESS } else { Reason::PACKET_ID_NOT_FOUND };
                 ack(&mut self.wire.output, self.version, AckKind::PubRel, packet_id, reason);
             }
+            Packet::PubComp { packet_id } if self.durable.is_some() => self.queue_completed(packet_id),
             Packet::PubComp { packet_id } => {
                 self.claim.kept.outgoing.completed(packet_id);
             }
             Packet::PubRel { packet_id } => return self.release(packet_id),
-            Packet::Subscribe(subscribe) => return self.subscribe(subscribe),
-            Packet::Unsubscribe(unsubscribe) => self.unsubscribe(unsubscribe),
+            Packet::Subscribe(subscribe) => {
+                self.check_answer(subscribe.filters.len())?;
+                return self.request(Request::Subscribe(subscribe));
+            }
+            Packet::Unsubscribe(unsubscribe) => {
+                self.check_answer(unsubscribe.filters.len())?;
+                return self.request(Request::Unsubscribe(unsubscribe));
+            }
             Packet::PingReq => pingresp(&mut self.wire.output),
             Packet::Disconnect { reason, session_expiry_s } => return self.disconnect(reason, session_expiry_s),
             Packet::Auth => {
@@ -50,6 +66,16 @@ impl Connection {
             }
         }
         Ok(())
+    }
+
+    /// Whether the client takes a SUBACK or UNSUBACK with so many codes. There is no other way to answer (MQTT 5, section
+    /// 3.1.2.11.4), so the request is not acted on. Everything else that we send fits whoever could take our CONNACK, or can
+    /// be left out.
+    fn check_answer(&self, codes: usize) -> Result<(), Ending> {
+        if suback_len(codes) <= self.client_max_packet {
+            return Ok(());
+        }
+        Err(Ending::Offence(Reason::PACKET_TOO_LARGE, "asks for an answer above its own Maximum Packet Size"))
     }
 
     fn disconnect(&mut self, reason: Reason, session_expiry_s: Option<u32>) -> Result<(), Ending> {
@@ -69,10 +95,17 @@ impl Connection {
         let qos = message.qos;
         if is_reserved(&message.topic) {
             self.denied("publish to", message.topic.as_str());
-            return self.refuse_publish(qos, packet_id, Reason::NOT_AUTHORIZED, "sys-topic");
+            let why = "$SYS belongs to the gateway";
+            return self.refuse_publish(qos, packet_id, Reason::NOT_AUTHORIZED, "sys-topic", why);
         }
         if wrong_payload(&message) {
-            return self.refuse_publish(qos, packet_id, Reason::PAYLOAD_FORMAT, "payload-format");
+            return self.refuse_publish(
+                qos,
+                packet_id,
+                Reason::PAYLOAD_FORMAT,
+                "payload-format",
+                "the payload is not UTF-8",
+            );
         }
         let mut seen = None;
         if qos == QoS::ExactlyOnce {
@@ -87,7 +120,13 @@ impl Connection {
         // What was taken in before is only acknowledged again.
         if seen.is_none() && !self.badge.may_publish(&message.topic) {
             self.denied("publish to", message.topic.as_str());
-            return self.refuse_publish(qos, packet_id, Reason::NOT_AUTHORIZED, "acl-publish");
+            return self.refuse_publish(
+                qos,
+                packet_id,
+                Reason::NOT_AUTHORIZED,
+                "acl-publish",
+                "the access rules do not allow it",
+            );
         }
         let counts = qos != QoS::AtMostOnce && !seen.is_some_and(|receipt| receipt.counted);
         if counts {
@@ -113,21 +152,19 @@ impl Connection {
         let packet_id = Some(due.packet_id).filter(|_| message.qos == QoS::ExactlyOnce && self.inbound.persistent);
         let bytes = message_bytes(&message);
         self.inbound.undecided_bytes += bytes;
-        if streams.is_empty() && !set_retained && packet_id.is_none() {
-            self.inbound.arrivals.push(Wait::Turn(Some(Box::new(message))), due);
+        let mut routed = self.hub.fanout.route(&message);
+        let congested = routed.take_congested(self.claim.subscriber());
+        if !congested.is_empty() {
+            self.pause = Some(Box::pin(wait_for(congested)));
+        }
+        let Routed { copies, onward, .. } = routed;
+        if streams.is_empty() && !set_retained && packet_id.is_none() && copies.is_empty() {
+            self.inbound.arrivals.push(Wait::Turn(Some(Box::new(Passing { message, onward }))), due);
             return Ok(());
         }
-        let tag = self.inbound.arrivals.push(Wait::Store, due);
+        let tag = self.inbound.arrivals.push(Wait::Store(onward), due);
         self.enqueue(
-            Entry::Publish(Publish {
-                message,
-                streams,
-                packet_id,
-                copies: Vec::new(),
-                set_retained,
-                retained_revision: 0,
-                tag,
-            }),
+            Entry::Publish(Publish { message, streams, packet_id, copies, set_retained, retained_revision: 0, tag }),
             bytes,
         );
         Ok(())
@@ -149,12 +186,19 @@ impl Connection {
 
     /// Drops a message; the client is told why where its version of the protocol has words for it. An MQTT 3.1.1 client gets
     /// the acknowledgement that it waits for: cut off, it would only bring the same message again.
-    fn refuse_publish(&mut self, qos: QoS, packet_id: u16, reason: Reason, word: &'static str) -> Result<(), Ending> {
+    fn refuse_publish(
+        &mut self,
+        qos: QoS,
+        packet_id: u16,
+        reason: Reason,
+        word: &'static str,
+        why: &'static str,
+    ) -> Result<(), Ending> {
         self.hub.metrics.refused(word);
         let Some(kind) = publish_ack(qos) else { return Ok(()) };
         self.count()?;
         self.inbound.unacknowledged += 1;
-        let due = Due { kind: Some(kind), packet_id, reason, counts: true };
+        let due = Due { kind: Some(kind), packet_id, reason, why, counts: true };
         self.inbound.arrivals.push(Wait::Turn(None), due);
         Ok(())
     }
@@ -182,7 +226,7 @@ impl Connection {
         self.claim.kept.received.remove(&packet_id);
         let due = Due { counts: receipt.counted, ..Due::new(Some(AckKind::PubComp), packet_id) };
         if self.inbound.persistent {
-            self.inbound.arrivals.push(Wait::Store, due);
+            self.inbound.arrivals.push(Wait::Store(Onward::default()), due);
             self.enqueue(Entry::Release { packet_id }, ENTRY_BYTES);
         } else {
             self.inbound.arrivals.push(Wait::Turn(None), due);
@@ -263,7 +307,8 @@ impl Connection {
                 return Err(Ending::StoreGone);
             }
         }
-        let due = self.inbound.arrivals.decide(tag, refusal.map(|_| Reason::QUOTA_EXCEEDED));
+        let refused = refusal.map(|refusal| (Reason::QUOTA_EXCEEDED, refusal.sentence()));
+        let (due, onward) = self.inbound.arrivals.decide(tag, refused).unzip();
         if let Some(Due { kind: Some(AckKind::PubRec), packet_id, .. }) = due {
             if refusal.is_some() {
                 self.claim.kept.received.remove(&packet_id);
@@ -272,7 +317,7 @@ impl Connection {
             }
         }
         if outcome == Outcome::Accepted {
-            self.hub.accepted(publish, round, now);
+            self.hub.accepted(publish, onward.unwrap_or_default(), round, now);
         }
         Ok(())
     }
@@ -280,19 +325,25 @@ impl Connection {
     /// Acknowledges the arrivals whose turn has come.
     fn acknowledge(&mut self, round: &mut Round<'_>, patient: bool) {
         while !self.must_wait(round, patient)
-            && let Some((due, message)) = self.inbound.arrivals.next()
+            && let Some((due, passing)) = self.inbound.arrivals.next()
         {
-            if let Some(message) = message {
+            if let Some(passing) = passing {
+                let Passing { message, onward } = *passing;
                 self.inbound.undecided_bytes -= message_bytes(&message);
                 if due.kind == Some(AckKind::PubRec)
                     && let Some(receipt) = self.claim.kept.received.get_mut(&due.packet_id)
                 {
                     receipt.decided = true;
                 }
-                round.publish(*message);
+                self.hub.deliver(message, &[], onward, false, round);
             }
             let Some(kind) = due.kind else { continue };
-            ack(&mut self.wire.output, self.version, kind, due.packet_id, due.reason);
+            if due.reason.is_error() {
+                let manner = self.manner();
+                refusing_ack(&mut self.wire.output, manner, kind, due.packet_id, due.reason, due.why);
+            } else {
+                ack(&mut self.wire.output, self.version, kind, due.packet_id, due.reason);
+            }
             self.inbound.unacknowledged -= usize::from(kind != AckKind::PubComp);
             let frees = due.counts && (kind != AckKind::PubRec || due.reason.is_error());
             self.inbound.quota_used -= usize::from(frees);
@@ -328,7 +379,7 @@ fn publish_ack(qos: QoS) -> Option<AckKind> {
 }
 
 /// Whether the payload is something else than its Payload Format Indicator says (MQTT 5, section 3.3.2.3.2).
-fn wrong_payload(message: &Message) -> bool {
+pub(super) fn wrong_payload(message: &Message) -> bool {
     message.properties.as_ref().is_some_and(|properties| properties.payload_format == Some(1))
         && std::str::from_utf8(&message.payload).is_err()
 }

@@ -58,7 +58,7 @@ fn numbers(hub: &Hub) -> [(&'static str, u64); 22] {
         ("publish/messages/received", received.all_messages()),
         ("publish/messages/sent", sent.all_messages()),
         ("retained messages/count", retained),
-        ("shared_subscriptions/count", 0),
+        ("shared_subscriptions/count", hub.fanout.shared_subscriptions()),
         ("store/messages/bytes", retained_bytes + queues.bytes),
         ("store/messages/count", stored),
         ("subscriptions/count", hub.fanout.subscriptions()),

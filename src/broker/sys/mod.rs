@@ -160,9 +160,11 @@ pub(crate) async fn run(hub: Arc<Hub>) {
         }
         let now = Instant::now();
         let changed = hub.sys.tick(&hub, now);
+        // First all of these, for a round holds the subscriptions too.
+        let routes: Vec<_> = changed.iter().map(|message| hub.fanout.route(message).onward).collect();
         let mut round = hub.fanout.round(now);
-        for message in changed {
-            round.publish(message);
+        for (message, onward) in changed.into_iter().zip(routes) {
+            hub.deliver(message, &[], onward, false, &mut round);
         }
     }
 }
