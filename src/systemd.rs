@@ -18,6 +18,7 @@ use std::{
             net::{SocketAddr, UnixDatagram},
         },
     },
+    sync::Arc,
     time::Duration,
 };
 
@@ -28,9 +29,9 @@ use tokio_util::sync::CancellationToken;
 const STATUS_INTERVAL: Duration = Duration::from_secs(5);
 
 /// The service manager, or nobody.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Systemd {
-    socket: Option<(UnixDatagram, SocketAddr)>,
+    socket: Option<Arc<(UnixDatagram, SocketAddr)>>,
     watchdog: Option<Duration>,
     last_status: String,
 }
@@ -66,7 +67,7 @@ impl Systemd {
     pub fn of_process() -> Self {
         let address = env::var_os("NOTIFY_SOCKET");
         let socket = address.and_then(|address| match open(&address) {
-            Ok(socket) => Some(socket),
+            Ok(socket) => Some(Arc::new(socket)),
             Err(error) => {
                 tracing::warn!(%error, "NOTIFY_SOCKET cannot be used, systemd will hear nothing");
                 None
@@ -77,7 +78,7 @@ impl Systemd {
 
     /// A service manager that listens at this address, with this `WatchdogSec`.
     pub fn at(address: &OsStr, watchdog: Option<Duration>) -> io::Result<Self> {
-        Ok(Self { socket: Some(open(address)?), watchdog, last_status: String::new() })
+        Ok(Self { socket: Some(Arc::new(open(address)?)), watchdog, last_status: String::new() })
     }
 
     /// The gateway is up: listeners are open.
@@ -89,6 +90,12 @@ impl Systemd {
     pub fn still_starting(&self, status: &str, more: Duration) {
         let more = u32::try_from(more.as_micros()).unwrap_or(u32::MAX);
         self.send(&[NotifyState::Status(&one_line(status)), NotifyState::ExtendTimeoutUsec(more)]);
+    }
+
+    /// The configuration is being read again; [`Systemd::ready`] ends it. With the time, which `Type=notify-reload` asks for.
+    pub fn reloading(&self) {
+        let now = NotifyState::monotonic_usec_now();
+        self.send(&std::iter::once(NotifyState::Reloading).chain(now.ok()).collect::<Vec<_>>());
     }
 
     /// The gateway has begun to stop.
@@ -139,7 +146,7 @@ impl Systemd {
     }
 
     fn send(&self, states: &[NotifyState<'_>]) {
-        let Some((socket, address)) = &self.socket else { return };
+        let Some((socket, address)) = self.socket.as_deref() else { return };
         let message: Vec<String> = states.iter().map(ToString::to_string).collect();
         let message = message.join("\n") + "\n";
         if let Err(error) = socket.send_to_addr(message.as_bytes(), address) {
@@ -209,6 +216,10 @@ mod tests {
         assert_eq!(manager.heard(), "STATUS=salvaging\nEXTEND_TIMEOUT_USEC=2000000\n");
         manager.systemd.ready();
         assert_eq!(manager.heard(), "READY=1\n");
+        manager.systemd.clone().reloading();
+        let reloading = manager.heard();
+        let since = reloading.strip_prefix("RELOADING=1\nMONOTONIC_USEC=").and_then(|rest| rest.strip_suffix('\n'));
+        assert!(since.is_some_and(|since| since.parse::<u64>().is_ok_and(|since| since > 0)), "{reloading:?}");
         manager.systemd.status("cloud connected\nREADY=0");
         assert_eq!(manager.heard(), "STATUS=cloud connected READY=0\n");
         manager.systemd.status("cloud connected\nREADY=0");

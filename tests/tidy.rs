@@ -20,16 +20,27 @@ const CRATES: &[(&str, &[&str])] = &[
     // In the broker it is the second opinion of the fuzzer, and nothing else.
     ("rumqttc", &["src/uplink", "src/demo", "src/broker/packet/fuzz"]),
     ("axum", &["src/admin"]),
+    ("argon2", &["src/broker/access"]),
     ("clap", &["src/cli"]),
     ("sd_notify", &["src/systemd.rs"]),
     ("config", &["src/config"]),
+    ("tokio_rustls", &["src/broker/transport", "src/uplink"]),
+    ("tungstenite", &["src/broker/transport"]),
+    ("x509_parser", &["src/broker/transport"]),
 ];
 
 /// Rooms that never import each other; what joins them are the stations.
 const SHORES: [&str; 4] = ["broker", "store", "uplink", "admin"];
 
 /// Files that decide without a clock, a socket or a log: time and chance are arguments there.
-const PURE: [&str; 12] = [
+const PURE: [&str; 19] = [
+    "src/broker/access/guesses.rs",
+    "src/broker/access/policy.rs",
+    "src/broker/access/rules.rs",
+    "src/broker/access/scope.rs",
+    "src/broker/access/users.rs",
+    "src/broker/access/verdicts.rs",
+    "src/broker/sys/load.rs",
     "src/bucket.rs",
     "src/message.rs",
     "src/topic.rs",

@@ -11,6 +11,7 @@ use tokio::task;
 use super::{
     facts::{Facts, Heartbeat},
     scratch::Scratch,
+    sys,
 };
 use crate::{
     admin::{self, Admin},
@@ -56,6 +57,7 @@ impl Assembly {
             heartbeats: heartbeats(&handle, &forwarders),
             stopping: AtomicBool::new(false),
         });
+        broker.tell_sys(sys::facts(Arc::downgrade(&facts)));
         let admin = admin::start(&config.admin, Arc::clone(&facts) as _, registry)?;
         Ok(Self { store, handle, forwarders, broker, admin, scratch, facts })
     }

@@ -12,15 +12,18 @@
 
 mod assembly;
 mod facts;
+mod reload;
 mod scratch;
+mod sys;
 
-use std::{sync::Arc, time::Duration};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, anyhow};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use self::{assembly::Assembly, facts::Facts};
+use self::{assembly::Assembly, facts::Facts, reload::Reload};
 use crate::{
     config::Config,
     forward::Forwarder,
@@ -37,8 +40,9 @@ const FORWARD_GRACE: Duration = Duration::from_secs(10);
 /// Most worker threads: the work is spread over connections, and an edge device has few cores for much else.
 const WORKERS_MAX: usize = 4;
 
-/// Runs the gateway until a signal stops it, or until a part of it fails.
-pub fn run(config: &Config) -> anyhow::Result<()> {
+/// Runs the gateway until a signal stops it, or until a part of it fails. `file` is what the configuration was read from,
+/// as it was asked for, and is read again on SIGHUP.
+pub fn run(config: &Config, file: Option<&Path>) -> anyhow::Result<()> {
     raise_open_files();
     let workers = std::thread::available_parallelism().map_or(2, usize::from).clamp(1, WORKERS_MAX);
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -47,10 +51,10 @@ pub fn run(config: &Config) -> anyhow::Result<()> {
         .enable_all()
         .build()
         .context("cannot start the runtime")?;
-    runtime.block_on(live(config))
+    runtime.block_on(live(config, file))
 }
 
-async fn live(config: &Config) -> anyhow::Result<()> {
+async fn live(config: &Config, file: Option<&Path>) -> anyhow::Result<()> {
     let mut signals = Signals::catch().context("cannot catch signals")?;
     let mut systemd = Systemd::of_process();
     let mut assembly = Assembly::start(config, &systemd).await?;
@@ -65,6 +69,8 @@ async fn live(config: &Config) -> anyhow::Result<()> {
         "gateway ready"
     );
 
+    let reload_wanted = Notify::new();
+    let reload = Reload::new(file, config.clone(), Arc::clone(&assembly.broker), systemd.clone());
     let pulses = assembly.pulses();
     let watch = tokio::spawn({
         let (stopped, facts) = (stopped.clone(), Arc::clone(&facts));
@@ -74,7 +80,8 @@ async fn live(config: &Config) -> anyhow::Result<()> {
         }
     });
     let outcome = tokio::select! {
-        name = stop_signal(&mut signals) => { tracing::info!(signal = name, "stopping"); Ok(()) }
+        name = stop_signal(&mut signals, &reload_wanted) => { tracing::info!(signal = name, "stopping"); Ok(()) }
+        never = reload.run(&reload_wanted) => match never {},
         failure = assembly.failed() => { tracing::error!(failure, "stopping: a part of the gateway failed"); Err(anyhow!(failure)) }
     };
     stopped.cancel();
@@ -84,18 +91,16 @@ async fn live(config: &Config) -> anyhow::Result<()> {
     // A second signal means now: whoever sends it has waited long enough, and what was acknowledged is on disk anyway.
     tokio::select! {
         clean = assembly.stop(&facts) => outcome.and(clean),
-        name = stop_signal(&mut signals) => Err(anyhow!("ended by a second {name} before the stop was complete")),
+        name = stop_signal(&mut signals, &reload_wanted) => Err(anyhow!("ended by a second {name} before the stop was complete")),
     }
 }
 
-/// Waits for a signal that means stop. Reloading is for a later version: it is said, and nothing changes.
-async fn stop_signal(signals: &mut Signals) -> &'static str {
+/// Waits for a signal that means stop; passes on that a reload is wanted. Nobody reloads any more while the gateway stops.
+async fn stop_signal(signals: &mut Signals, reload: &Notify) -> &'static str {
     loop {
         match signals.next().await {
             Signal::Stop(name) => return name,
-            Signal::Reload => {
-                tracing::warn!("SIGHUP: reloading is not supported yet; restart to apply a new configuration");
-            }
+            Signal::Reload => reload.notify_one(),
         }
     }
 }

@@ -14,6 +14,7 @@ use super::{
     publisher::Errand,
     retained::Retained,
     sessions::Sessions,
+    sys::Sys,
 };
 use crate::{
     intake::{Intake, Publish, SessionCopy},
@@ -44,6 +45,8 @@ pub(crate) struct Hub {
     /// All connections.
     pub(crate) connections: TaskTracker,
     pub(crate) noise: Throttle,
+    /// What the gateway says of itself.
+    pub(crate) sys: Sys,
 }
 
 /// Who was refused, for the log.

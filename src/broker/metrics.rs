@@ -1,5 +1,10 @@
 //! What the broker counts.
 
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
+
 use prometheus::{IntCounter, IntCounterVec, IntGaugeVec, Opts, Registry};
 
 /// The words of `tidegate_broker_refused_total{reason}`, a closed set: what happened, and what the client is told
@@ -9,11 +14,18 @@ pub(crate) const REFUSED: &[(&str, &str)] = &[
     ("accept", "the system gave no connection (file descriptors, mostly): the client waits in its queue"),
     ("pending-full", "too many connections without a CONNECT, or too many bytes of them: the oldest is closed"),
     ("connect-timeout", "no CONNECT in its time: closed"),
+    ("tls", "no TLS handshake, a certificate that is not accepted, or TLS broken later: alert, closed"),
+    ("websocket", "no upgrade to WebSocket with `mqtt`, or frames that must not be: HTTP 4xx, or a close frame"),
     ("connections-full", "max_connections: CONNACK 0x97 / CONNACK 3"),
     ("sessions-full", "no room for another session: CONNACK 0x97 / CONNACK 3"),
     ("busy", "the previous connection of the client id does not let go: CONNACK 0x89 / CONNACK 3"),
     ("client-id", "a client id that is too long, or empty where it must not be: CONNACK 0x85 / CONNACK 2"),
-    ("not-authorized", "no such user, or anonymous where that is not allowed: CONNACK 0x86, 0x87 / CONNACK 4, 5"),
+    ("not-authorized", "an anonymous client where there are none: CONNACK 0x87 / CONNACK 5"),
+    ("bad-credentials", "no user of this name and password: CONNACK 0x86 / CONNACK 4"),
+    ("guessing", "too many wrong passwords: CONNACK 0x9F / CONNACK 3"),
+    ("acl-will", "a will to a topic that the client may not publish to: CONNACK 0x87 / CONNACK 5; later, dropped"),
+    ("access-revoked", "the user is gone or has another password: DISCONNECT 0x87 / closed"),
+    ("stopping", "the gateway stops: CONNACK 0x8B / CONNACK 3"),
     ("auth-method", "enhanced authentication: CONNACK 0x8C"),
     ("tls", "a TLS handshake or record that fails: closed"),
     ("version", "a protocol level that is not spoken: CONNACK 0x84 / CONNACK 1"),
@@ -25,6 +37,8 @@ pub(crate) const REFUSED: &[(&str, &str)] = &[
         "more in flight than max_inflight: DISCONNECT 0x93 / (3.1.1: not read for a while, not counted)",
     ),
     ("publish-rate", "max_publish_rate: PUBLISHes wait in the socket; counted once for each wait"),
+    ("acl-publish", "a topic that the client may not publish to: PUBACK or PUBREC 0x87 / acknowledged, dropped"),
+    ("acl-subscribe", "a filter that the client may not subscribe to: SUBACK 0x87 / SUBACK 0x80"),
     ("sys-topic", "a publish or will to $SYS, which is the gateway's: PUBACK or PUBREC 0x87 / acknowledged, dropped"),
     ("payload-format", "a payload that is not what its format indicator says: PUBACK or PUBREC 0x99"),
     ("retained-full", "no room for another retained message: published, not retained"),
@@ -48,6 +62,8 @@ pub(crate) const REFUSED: &[(&str, &str)] = &[
 #[derive(Debug, Clone)]
 pub(crate) struct Metrics {
     pub(crate) connections: IntGaugeVec,
+    /// Clients connected, over all listeners.
+    pub(crate) clients: Arc<Peak>,
     pub(crate) tls_not_after: IntGaugeVec,
     /// From clients.
     pub(crate) received: Traffic,
@@ -75,6 +91,31 @@ pub(crate) struct Traffic {
     /// Bytes of packets, without what transports add.
     pub(crate) bytes: IntCounter,
 }
+
+/// How many there are, and how many there were at most.
+#[derive(Debug, Default)]
+pub(crate) struct Peak {
+    now: AtomicU64,
+    most: AtomicU64,
+}
+
+impl Peak {
+    pub(crate) fn enter(&self) {
+        let now = self.now.fetch_add(1, Ordering::Relaxed) + 1;
+        self.most.fetch_max(now, Ordering::Relaxed);
+    }
+
+    pub(crate) fn leave(&self) {
+        self.now.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn most(&self) -> u64 {
+        self.most.load(Ordering::Relaxed)
+    }
+}
+
+/// Why a message that was accepted did not reach a local subscriber: the words of `tidegate_broker_dropped_total{reason}`.
+const DROPPED: [&str; 6] = ["queue-full", "memory-full", "away", "expired", "too-large", "not-authorized"];
 
 /// Messages that a local subscriber did not get.
 #[derive(Debug, Clone)]
@@ -114,6 +155,7 @@ impl Metrics {
         }
         Ok(Self {
             connections,
+            clients: Arc::default(),
             tls_not_after,
             received: Traffic::new(registry, "received", "received from clients")?,
             sent: Traffic::new(registry, "sent", "sent to clients")?,
@@ -137,6 +179,11 @@ impl Metrics {
     /// `reason` is a word of [`REFUSED`].
     pub(crate) fn refused(&self, reason: &'static str) {
         self.refused.with_label_values(&[reason]).inc();
+    }
+
+    /// The counts of all words.
+    pub(crate) fn refusals(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        REFUSED.iter().map(|(word, _)| (*word, self.refused.with_label_values(&[word]).get()))
     }
 }
 
@@ -171,10 +218,12 @@ impl Drops {
 
     /// All of them.
     pub fn total(&self) -> u64 {
-        ["queue-full", "memory-full", "away", "expired", "too-large", "not-authorized"]
-            .map(|reason| self.0.with_label_values(&[reason]).get())
-            .iter()
-            .sum()
+        self.by_reason().map(|(_, count)| count).sum()
+    }
+
+    /// Each of them.
+    pub(crate) fn by_reason(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        DROPPED.into_iter().map(|reason| (reason, self.0.with_label_values(&[reason]).get()))
     }
 
     /// The session's queue was full.

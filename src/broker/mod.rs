@@ -12,8 +12,10 @@
 //! | `connection` | one client: handshake, arrivals, acknowledgements, deliveries, the end |
 //! | `sessions` | who owns a client id; what outlives a connection; expiry and delayed wills |
 //! | [`access`] | who may connect, publish and subscribe; reload of that |
-//! | [`fanout`] | subscriptions and the queues of subscribers |
+//! | [`fanout`] | subscriptions, shared ones too, and the way to subscribers |
 //! | `retained`, `publisher` | retained messages; wills |
+//! | `pending` | connections that have not sent their CONNECT, and the bounds on them |
+//! | `metrics`, `gauges`, `sys` | what is counted, for Prometheus and as `$SYS` |
 //!
 //! Stopping, in the direction of travel: [`Broker::close_listeners`], then [`Broker::drain`], and after it the store.
 
@@ -22,6 +24,7 @@ pub mod access;
 pub mod conformance {}
 mod connection;
 pub mod fanout;
+mod gauges;
 mod hub;
 mod limits;
 mod listener;
@@ -33,6 +36,7 @@ mod publisher;
 mod retained;
 mod sessions;
 mod settings;
+mod sys;
 mod transport;
 
 use std::{future::Future, io, sync::Arc, time::Duration, time::Instant};
@@ -44,11 +48,12 @@ pub use metrics::Drops;
 #[cfg(any(test, feature = "fuzzing"))]
 pub use packet::fuzz;
 pub use settings::*;
+pub use sys::SysFacts;
 pub use transport::{TlsProblem, TlsRefused, check_tls};
 
 use self::{
     access::Access, fanout::Fanout, hub::Hub, listener::Listener, metrics::Metrics, pending::Pending,
-    retained::Retained, sessions::Sessions, transport::Tls,
+    retained::Retained, sessions::Sessions, sys::Sys, transport::Tls,
 };
 use crate::{
     intake::{Intake, StoreError},
@@ -125,7 +130,9 @@ pub async fn start(settings: Settings, intake: Intake, registry: &prometheus::Re
         last_call: CancellationToken::new(),
         connections: TaskTracker::new(),
         noise: noise::Throttle::default(),
+        sys: Sys::new(Instant::now()),
     });
+    registry.register(Box::new(gauges::Gauges::new(&hub)?))?;
     restore(&hub).await?;
 
     let (failing, failed) = watch::channel(None);
@@ -134,6 +141,7 @@ pub async fn start(settings: Settings, intake: Intake, registry: &prometheus::Re
     let publisher = publishing.track_future(publisher::run(Arc::clone(&hub), messages));
     spawn(&failing, &hub.last_call, "the publisher of wills", publisher);
     spawn(&failing, &hub.stopping, "the sweeper of sessions", sessions::sweep(Arc::clone(&hub)));
+    spawn(&failing, &hub.stopping, "the keeper of $SYS", sys::run(Arc::clone(&hub)));
     let tls = bound.iter().filter_map(|(listener, _)| listener.tls.clone()).collect();
     spawn(&failing, &hub.stopping, "the watch over TLS files", transport::watch(tls, hub.stopping.clone()));
     let accepting = TaskTracker::new();
@@ -182,6 +190,11 @@ impl Broker {
     /// The listeners as they are now, in configuration order.
     pub fn listeners(&self) -> Vec<ListenerStats> {
         self.listeners.iter().map(|listener| listener.stats()).collect()
+    }
+
+    /// What the other rooms have to say below `$SYS/`, from now on.
+    pub fn tell_sys(&self, facts: SysFacts) {
+        self.hub.sys.add(facts);
     }
 
     /// Reads the certificates, keys and authorities of all listeners again. Connections live on; where files cannot be used

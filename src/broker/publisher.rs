@@ -16,6 +16,7 @@ use super::{
     fanout::{Onward, Orphan, Routed},
     hub::Hub,
     limits::PUBLISHER_BATCH,
+    sys::is_reserved,
 };
 use crate::{
     intake::{Entry, Lane, OnRefusal, Outcome, Publish, Returns, StoreError},
@@ -87,6 +88,13 @@ async fn publish(
 ) -> Result<(), StoreError> {
     let (mut entries, mut pending, mut bytes) = (Vec::new(), Vec::new(), 0);
     for errand in errands.drain(..) {
+        if let Errand::Publish { message, .. } = &errand
+            && is_reserved(&message.topic)
+        {
+            hub.metrics.refused("sys-topic");
+            tracing::debug!(topic = %message.topic, client_id = %message.client, "will to a topic of the gateway's own dropped");
+            continue;
+        }
         let (publish, then) = prepare(hub, errand).await?;
         if publish.streams.is_empty() && publish.copies.is_empty() && !publish.set_retained {
             then.accepted(hub, publish);

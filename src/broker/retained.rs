@@ -113,6 +113,12 @@ impl Retained {
         self.kept().set(&message, revision, now, expires);
     }
 
+    /// How many there are, and the bytes of memory that they take, about.
+    pub(crate) fn size(&self) -> (u64, u64) {
+        let kept = self.kept();
+        ((kept.by_topic.len() - kept.buried) as u64, kept.bytes as u64)
+    }
+
     /// The moment before which everything that is retained now was entered.
     pub(crate) fn clock(&self) -> u64 {
         self.kept().clock

@@ -45,6 +45,9 @@ pub struct ListenerSettings {
     pub transport: Transport,
     /// TLS on its sockets.
     pub tls: Option<TlsSettings>,
+    /// Over WebSocket: the origins whose web pages may connect, `*` for any. Empty: any, but on an anonymous listener on
+    /// loopback only pages of this machine.
+    pub origins: Vec<String>,
     /// Mode of the socket file, where it is a unix socket.
     pub unix_mode: u32,
     /// Whether clients may connect without a name and password.
@@ -93,6 +96,7 @@ impl ListenerSettings {
             bind,
             transport: Transport::Tcp,
             tls: None,
+            origins: Vec::new(),
             unix_mode: DEFAULT_UNIX_MODE,
             anonymous,
             max_connections: DEFAULT_MAX_CONNECTIONS.into(),

@@ -5,6 +5,8 @@
 
 mod check;
 mod demo;
+mod passwd;
+mod prompt;
 mod run;
 mod table;
 
@@ -44,6 +46,7 @@ enum Command {
     Run(run::Arguments),
     Check(check::Arguments),
     Demo(demo::Arguments),
+    Passwd(passwd::Arguments),
 }
 
 /// Runs the program with these arguments, the program's name first.
@@ -52,6 +55,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Ok(Arguments { command: Command::Run(arguments) }) => run::main(&arguments),
         Ok(Arguments { command: Command::Check(arguments) }) => check::main(&arguments),
         Ok(Arguments { command: Command::Demo(arguments) }) => demo::main(&arguments),
+        Ok(Arguments { command: Command::Passwd(arguments) }) => passwd::main(&arguments),
         Err(error) if error.kind() == ErrorKind::DisplayVersion => {
             print(&error.to_string());
             ExitCode::SUCCESS

@@ -9,7 +9,8 @@ use crate::{app, config, log};
 
 /// Runs the gateway in the foreground.
 ///
-/// Logs to stderr. SIGTERM and SIGINT stop it in order, a second one at once. Without any configuration file it is a broker
+/// Logs to stderr. SIGTERM and SIGINT stop it in order, a second one at once; SIGHUP reads the configuration again and
+/// applies users, access rules and certificates. Without any configuration file it is a broker
 /// on 127.0.0.1:1883 that stores nothing.
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
@@ -27,5 +28,5 @@ pub(super) fn main(arguments: &Arguments) -> ExitCode {
     for warning in &config.warnings {
         tracing::warn!(%warning, "configuration: surely not meant");
     }
-    finish(app::run(&config))
+    finish(app::run(&config, arguments.config.as_deref()))
 }

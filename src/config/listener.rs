@@ -10,6 +10,7 @@ use crate::{
     admin,
     broker::{
         Bind, DEFAULT_MAX_CONNECTIONS, DEFAULT_MAX_INFLIGHT, DEFAULT_MAX_PACKET, DEFAULT_UNIX_MODE, ListenerSettings,
+        Transport,
     },
     named_file::Content,
 };
@@ -18,6 +19,7 @@ pub(super) const LISTENER_KEYS: &[&str] = &[
     "name",
     "bind",
     "transport",
+    "origins",
     "tls",
     "unix_mode",
     "anonymous",
@@ -53,7 +55,9 @@ const MAX_SOCKET_PATH: usize = 107;
 pub(super) fn read_listener(section: &Section<'_>) -> Option<ListenerSettings> {
     let name = read_name(section);
     let bind = read_bind(section);
-    section.choice("transport", (), &[("tcp", ())]);
+    let transport =
+        section.choice("transport", Transport::Tcp, &[("tcp", Transport::Tcp), ("ws", Transport::WebSocket)]);
+    let origins = read_origins(section, transport);
     let tls = read_tls(section);
     if matches!(bind, Some(Bind::Unix(_))) && section.has("tls") {
         section.refuse_unsaid("tls", "a unix socket does not leave this machine; expected `tls` on a `host:port` only");
@@ -68,6 +72,8 @@ pub(super) fn read_listener(section: &Section<'_>) -> Option<ListenerSettings> {
     let known = bind.is_some();
     let bare = ListenerSettings::new(name, bind.unwrap_or(Bind::Tcp(DEFAULT_LISTENER_BIND)));
     let listener = ListenerSettings {
+        transport,
+        origins,
         tls,
         unix_mode,
         anonymous,
@@ -95,6 +101,26 @@ fn read_bind(section: &Section<'_>) -> Option<Bind> {
         return None;
     }
     Some(Bind::Unix(PathBuf::from(path)))
+}
+
+/// Whose web pages may connect, as browsers write it in `Origin`.
+fn read_origins(section: &Section<'_>, transport: Transport) -> Vec<String> {
+    let expected = "an origin such as \"https://dash.example.com\" or \"http://10.0.0.7:3000\", or \"*\" for any";
+    if section.has("origins") && transport != Transport::WebSocket {
+        section.refuse_unsaid("origins", "is of no use without `transport = \"ws\"`");
+    }
+    let texts = section.texts("origins", expected).unwrap_or_default();
+    for text in &texts {
+        let rest = text.value.split_once("://").map(|(_, rest)| rest);
+        let is_origin = rest.is_some_and(|host| !host.is_empty() && !host.contains(['/', '?', '#', '@', '*', ' ']));
+        if !is_origin && text.value != "*" {
+            let bare = text.value.trim_end_matches('/');
+            let hint =
+                (rest.is_some() && bare.matches('/').count() == 2).then(|| format!("without the path: {bare:?}"));
+            section.refuse_text(text, format!("expected {expected}"), hint);
+        }
+    }
+    texts.into_iter().map(|text| text.value).collect()
 }
 
 /// Mode of a socket file, in octal digits as for chmod.

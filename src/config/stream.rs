@@ -49,7 +49,7 @@ pub const DEFAULT_QOS0: Qos0 = Qos0::Store;
 const MIN_TTL: Duration = Duration::from_secs(1);
 
 /// One stream, checked.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Stream {
     /// Its name, `[A-Za-z0-9_.-]{1,64}`.
     pub name: String,

@@ -8,7 +8,7 @@ use super::sessions::{SessionCopy, SessionId, Step};
 use crate::message::Message;
 
 /// Settings of the store, checked.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
     /// Folder of the database, the lock and the quarantine; made with mode 0700 where it is missing.
     pub data_dir: PathBuf,

@@ -1,6 +1,9 @@
 //! When things happened, on boards whose clock starts in the past: boot id and monotonic time, with the wall clock beside.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
 use rustix::time::{ClockId, clock_gettime};
 
@@ -53,13 +56,22 @@ pub(super) struct Boot {
     pub(super) synced: bool,
 }
 
-/// All boots that rows may refer to, the current one last.
+/// Most boots that are remembered. What is older has lost its time, not its age: that is at least what the boot has lasted.
+const BOOTS_MAX: usize = 4096;
+
+/// All boots that rows may refer to, the current one last. Cheap to clone.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Boots(Vec<Boot>);
+pub(super) struct Boots(Arc<Vec<Boot>>);
 
 impl Boots {
-    pub(super) fn new(boots: Vec<Boot>) -> Self {
-        Self(boots)
+    pub(super) fn new(mut boots: Vec<Boot>) -> Self {
+        boots.drain(..boots.len().saturating_sub(BOOTS_MAX));
+        Self(Arc::new(boots))
+    }
+
+    /// The number of the first one that is remembered.
+    pub(super) fn first_id(&self) -> i64 {
+        self.0.iter().map(|boot| boot.id).min().unwrap_or(0)
     }
 
     pub(super) fn current(&self) -> &Boot {
@@ -79,7 +91,7 @@ impl Boots {
 
     /// Takes over what [`Boots::correction`] proposed.
     pub(super) fn correct(&mut self, boot: Boot) {
-        if let Some(current) = self.0.last_mut() {
+        if let Some(current) = Arc::make_mut(&mut self.0).last_mut() {
             *current = boot;
         }
     }

@@ -239,7 +239,7 @@ impl Handle {
     /// The id stays the same until the session is deleted.
     pub async fn save_session(&self, session: SessionRecord) -> Result<SessionId, StoreError> {
         let (done, answer) = oneshot::channel();
-        self.control(Control::SaveSession { session, id: None, done }).await?;
+        self.control(Control::SaveSession { session: Box::new(session), id: None, done }).await?;
         self.answered(answer).await
     }
 

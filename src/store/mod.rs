@@ -7,8 +7,18 @@
 //! index is paid for. Each row carries the cumulative byte offset of its end, so that the bytes of any range are the difference
 //! of two point look-ups. The table `stream` holds the books: `tail <= head <= next` (rows below `head` have left, rows below
 //! `tail` are deleted), counters, drops by reason, holes. Times are boot id + CLOCK_BOOTTIME; the wall clock of a boot is one
-//! row of `boot`, so that correcting a clock corrects every message of that boot. Further tables: `dead`, `session`,
-//! `received` (QoS 2 packet ids), `retained`, `floor` (see recovery).
+//! row of `boot` (4096 at most), so that correcting a clock corrects every message of that boot. Further tables: `dead`, `received`
+//! (QoS 2 packet ids), `retained`, `floor` (see recovery), and those of session queues.
+//!
+//! *Session queues.* `session` has a row for each session that outlives its connection: number, client id, expiry, limits, will, and
+//! what else the broker wants remembered. All queues are one table, `queued`, keyed by session number (23 bits) and sequence
+//! number (40 bits), so that each queue is appended to at its own right edge, read and deleted by range, and a site with ten
+//! thousand sessions has as many tables as one with none. A message that goes into ten queues is ten rows: no count of references
+//! has to be kept, and each row leaves by itself. `queue` has the books of each queue: `tail <= head <= next` as for streams,
+//! but what lies between `head` and `next` may have holes, for acknowledgements may come in another order, and `drop-oldest` spares what is in flight; so
+//! `messages` is a count of its own. The row at `head` is always there. `ledger` has the one row of what is beyond sessions: the next session
+//! number, the end of the revisions of retained messages given so far, and the sums of the sessions that have ended. Session numbers begin
+//! anew after 8 million, passing over those in use.
 //!
 //! # Writing
 //!
@@ -21,15 +31,26 @@
 //! *Books.* Every change of a counter is in the transaction of the rows it counts. A pure append does not write the row of its
 //! stream: the rows themselves are the count, and opening adds them up from the last one (`accepted += last + 1 - next`). That
 //! halves what a lone message writes. Anything else (a settlement, a drop, a deletion) writes the row with the counters as they are then,
-//! so that the rows a count still hangs on are never deleted before it is written.
+//! so that the rows a count still hangs on are never deleted before it is written. Queues do the same, each by itself.
+//!
+//! *Copies.* [`Publish::copies`] are rows of queues in the transaction of the message itself. Where one queue refuses, the message is refused
+//! whole. `drop-oldest` drops what was not sent yet (see [`Handle::sent`]) and was not received (QoS 2); 1024 at most for each
+//! message that comes. Where there are no copies nothing of all this runs.
+//!
+//! *Steps.* [`Step::Received`] is committed before it is answered, for PUBREL must not go out before. The other steps, and
+//! [`Handle::session_left`], are *lazy*: answered at once, kept in memory as runs, and written by the next transaction, by one of
+//! their own with the next tick (1 s), or when 4096 wait, so that acknowledgements of subscribers cost no commits. A delivered message at the head moves the head;
+//! one behind it is deleted at once.
 //!
 //! *Full.* A stream refuses or drops as its `when_full` says. The whole store and the disk (`min_free`) refuse what comes; a
 //! stream that drops makes room in its own backlog. `SQLITE_FULL` rolls the transaction back and decides the same round again
 //! with less: without messages, then without any write; what must be written (settlements, sessions) is deferred in bounded
-//! number, what must be counted is counted at the doors and entered later. It is tried again every second. Any other write
+//! number, what must be counted is counted at the doors and entered later; lazy steps wait in memory (65 536 runs of neighbours at most; what
+//! comes then is forgotten as by a crash). It is tried again every second. Any other write
 //! error poisons the store: [`Handle::failed`] resolves, everything returns errors, the process ends. There is no memory to fall back to.
 //!
-//! *Deleting.* Rows below the head are deleted in slices (4096 rows, 4 MiB) when 1024 rows or 1 MiB have gathered. Free pages are
+//! *Deleting.* Rows below the head are deleted in slices (4096 rows, 4 MiB) when 1024 rows or 1 MiB have gathered, of a stream, or of all
+//! queues together. A session that ends has all its rows below the head: what was queued counts as purged at once, its row of `queue` goes when its rows are gone. Free pages are
 //! used again; when idle and more than 16 MiB are free they are given back to the file system, 1 MiB or 10 ms at a time
 //! (`auto_vacuum = INCREMENTAL`: its cost was not measurable beside the scatter of the machine, 2 runs with and 1 without).
 //!
@@ -41,14 +62,17 @@
 //! One reader thread with a connection of its own: the writer never blocks it. A read is one short statement (at most 4096
 //! messages, about 1 MiB), so that it never holds a checkpoint back for long. Topics and client ids that come back share
 //! their memory, small payloads share allocations of 32 KiB. `mmap_size = 0` and page caches of 2 MiB and 256 KiB: resident
-//! memory does not know how long the backlog is, and opening reads the first and last row of each stream, nothing more.
+//! memory does not know how long the backlog is, and opening reads the first and last row of each stream and queue, nothing more.
+//! Books and limits of each queue are in memory, about 1 KiB a session.
 //!
 //! # What a crash does
 //!
 //! Before the commit is synced: the round never was; nobody got an outcome. After it: everything is there at the next start,
 //! whether or not the outcome got out; a QoS 2 packet id then answers with [`Outcome::Duplicate`]. Sequence numbers are never
 //! used again: `next` is written before the rows it could be read from are deleted. Drops counted by [`Handle::drop_offline`] in the last
-//! second may be forgotten, both sides of the count.
+//! second may be forgotten, both sides of the count. Lazy steps of the last second may be forgotten: their messages are still queued and are
+//! delivered again. What was received stays received. A client that was connected is found as one of which nobody knows when it left
+//! and what it was sent.
 //!
 //! # Damage
 //!
@@ -58,6 +82,9 @@
 //! would leave messages behind, to go on writing would spread it. Salvage reads each stream around the damage (by key, found
 //! by growing steps and bisection), counts what is missing as dropped (`damaged`), skips a million numbers, and sets the damaged files aside
 //! unchanged; the steps are in `recovery`. Where a stream's row is lost too, its numbers go on from the milliseconds since 1970 (`floor`).
+//! Queues are salvaged alike: numbers go on a million further, or where the books are lost too from the seconds since 1970. A queued row that makes no
+//! sense is dropped and counted. As a queue may have holes, a gap is damage only where it is larger than all holes that its books know of.
+//! The messages of a session whose own row is lost are dropped and counted: nobody can ever ask for them.
 //! A garbage header is replaced on a copy. If the schema in page 1 is lost, nothing can be read: it is set aside, an alarm is
 //! logged, the store starts empty.
 

@@ -21,7 +21,7 @@ use super::{
     handle::{Handle, OpenError, Store},
     lock::DirectoryLock,
     metrics::Metrics,
-    queue::{self, Counts, QueueBooks},
+    queue::{self, Counts, Ledger, QueueBooks},
     reader, recovery,
     schema::{self, Role, StreamSql},
     sessions::{QueueLimits, SessionId},
@@ -51,12 +51,7 @@ struct Loaded {
 pub(super) struct LoadedSessions {
     /// All queues; without a session where that has ended and rows are left to be deleted.
     pub(super) queues: Vec<(SessionId, QueueBooks, Option<LoadedSession>)>,
-    /// The next session id.
-    pub(super) next_session: u32,
-    /// Sums of the sessions that are no more.
-    pub(super) ended: Counts,
-    /// The highest revision of a retained message.
-    pub(super) revision: u64,
+    pub(super) ledger: Ledger,
 }
 
 /// What the writer needs of a session.
@@ -148,7 +143,7 @@ fn load_sessions(connection: &Connection) -> Result<LoadedSessions, Failure> {
         let client_id = ByteString::from(row.get::<_, String>(1)?);
         sessions.insert(SessionId(row.get(0)?), LoadedSession { client_id, limits: queue::limits_of(row, 2) });
     }
-    let (next_session, ended) = queue::load_ledger(connection)?;
+    let ledger = queue::load_ledger(connection)?;
     let mut queues = Vec::with_capacity(sessions.len());
     for (id, mut books) in queue::load_queues(connection)? {
         let session = sessions.remove(&id);
@@ -165,9 +160,7 @@ fn load_sessions(connection: &Connection) -> Result<LoadedSessions, Failure> {
     if let Some(id) = sessions.keys().next() {
         return Err(Failure::Damaged(format!("the queue of the session {} is missing", id.0)));
     }
-    let revision: Option<i64> = connection.query_row("SELECT max(revision) FROM retained", [], |row| row.get(0))?;
-    let revision = revision.map_or(0, |revision| u64::try_from(revision).unwrap_or(0));
-    Ok(LoadedSessions { queues, next_session, ended, revision })
+    Ok(LoadedSessions { queues, ledger })
 }
 
 /// What is not ours, or newer than us, is left as it is.
@@ -238,7 +231,7 @@ fn start(
     let (queue, works) = sync_channel(QUEUE_PLACES);
     let (queries, questions) = sync_channel(READS_MAX + 1);
     let doors = found.iter().zip(streams).map(|((_, books), settings)| door(books, settings));
-    let mut totals = sessions.ended;
+    let mut totals = sessions.ledger.ended;
     let mut queues = HashMap::with_capacity(sessions.queues.len());
     for (id, books, session) in &sessions.queues {
         totals.add(books.counts);

@@ -82,7 +82,8 @@ pub struct RestoredSession {
     pub id: SessionId,
     /// What was remembered.
     pub record: SessionRecord,
-    /// How long the client has been away, in milliseconds; `None` where it was connected when the gateway ended.
+    /// How long the client has been away, in milliseconds; `None` where it was connected when the gateway ended. Whoever finds
+    /// that says with [`Handle::session_left`](super::Handle::session_left) from when on it counts.
     pub away_ms: Option<u64>,
     /// The oldest message of its queue; `head == next` where the queue is empty.
     pub head: Sequence,

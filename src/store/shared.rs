@@ -71,6 +71,9 @@ pub(super) enum Work {
     /// Let SQLite find the disk full from so many pages on (`PRAGMA max_page_count`).
     #[cfg(test)]
     MaxPages(u32),
+    /// Let every write find the disk full, or none.
+    #[cfg(test)]
+    NoSpace(bool),
 }
 
 /// What is decided and committed.
@@ -112,7 +115,7 @@ pub(super) enum Control {
     },
     /// `id`: set by the writer.
     SaveSession {
-        session: SessionRecord,
+        session: Box<SessionRecord>,
         id: Option<SessionId>,
         done: oneshot::Sender<SessionId>,
     },

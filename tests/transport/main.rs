@@ -4,7 +4,10 @@
 
 mod authority;
 mod client;
+mod identity;
 mod reload;
 mod rig;
 mod tls;
 mod unix;
+mod upgrade;
+mod websocket;

@@ -2,6 +2,7 @@
 //! the will is sent, the session is put away.
 
 use std::{
+    borrow::Cow,
     io,
     sync::Arc,
     time::{Duration, Instant},
@@ -13,7 +14,7 @@ use tokio::{
     time::timeout,
 };
 
-use super::{Connection, Ending, Wire, submission};
+use super::{Connection, Wire, submission};
 use crate::{
     broker::{
         fanout::{Delivery, Orphan},
@@ -26,6 +27,46 @@ use crate::{
     intake::StoreError,
     message::QoS,
 };
+
+const REVOKED: &str = "its user is gone or has another password";
+const SILENT: &str = "not heard within 1.5 times its keep alive";
+
+/// Why a connection ends.
+#[derive(Debug)]
+pub(super) enum Ending {
+    /// DISCONNECT.
+    Disconnected { with_will: bool },
+    /// The socket was closed, or failed, without one.
+    Lost(Option<io::Error>),
+    /// The client broke the protocol.
+    Decode(DecodeError),
+    /// The client did what it must not do now.
+    Offence(Reason, &'static str),
+    /// Nothing heard for too long.
+    Silent,
+    /// It does not read what is sent to it.
+    Stalled,
+    /// A reload took its access away.
+    Revoked,
+    /// Another connection took the session.
+    TakenOver,
+    /// The gateway stops.
+    Stopping,
+    /// The store takes and gives nothing any more.
+    StoreGone,
+}
+
+impl From<DecodeError> for Ending {
+    fn from(error: DecodeError) -> Self {
+        Self::Decode(error)
+    }
+}
+
+impl From<StoreError> for Ending {
+    fn from(_: StoreError) -> Self {
+        Self::StoreGone
+    }
+}
 
 impl Ending {
     /// What an MQTT 5 client is told; `None` where it cannot be told or needs not.
@@ -42,6 +83,20 @@ impl Ending {
             Self::Revoked => Some(Reason::NOT_AUTHORIZED),
             Self::Stopping => Some(Reason::SHUTTING_DOWN),
             Self::StoreGone => Some(Reason::IMPLEMENTATION),
+        }
+    }
+
+    /// The reason in words.
+    fn why(&self) -> Cow<'static, str> {
+        match self {
+            Self::Decode(error) => error.to_string().into(),
+            Self::Offence(_, cause) => (*cause).into(),
+            Self::Revoked => REVOKED.into(),
+            Self::Silent => SILENT.into(),
+            Self::TakenOver => "another connection has the same client id".into(),
+            Self::Stopping => "the gateway stops".into(),
+            Self::StoreGone => "the store takes nothing any more".into(),
+            Self::Disconnected { .. } | Self::Lost(_) | Self::Stalled => "".into(),
         }
     }
 
@@ -83,10 +138,7 @@ impl Ending {
 impl Connection {
     /// Ends the connection.
     pub(super) async fn finish(mut self, ending: Ending) {
-        let ending = match ending {
-            Ending::TakenOver => self.last_words().await,
-            other => other,
-        };
+        let ending = if matches!(ending, Ending::TakenOver) { self.last_words().await } else { ending };
         self.tally.enter(&self.hub.metrics);
         self.badge.leave();
         self.log(&ending);
@@ -106,7 +158,8 @@ impl Connection {
         }
         if ending.may_write() {
             if let Some(reason) = ending.reason() {
-                disconnect(&mut self.wire.output, self.version, reason);
+                let manner = self.manner();
+                disconnect(&mut self.wire.output, manner, reason, &ending.why());
             }
             let last = timeout(LAST_WRITE, self.write_all());
             tokio::select! {
@@ -287,8 +340,8 @@ impl Connection {
             Ending::Offence(Reason::RECEIVE_MAXIMUM, cause) => self.hub.refused(who, "receive-maximum", cause),
             Ending::Offence(_, cause) => self.hub.refused(who, "protocol", cause),
             Ending::Stalled => self.hub.refused(who, "slow-reader", "reads nothing of what is sent to it"),
-            Ending::Revoked => self.hub.refused(who, "access-revoked", "its user is gone or has another password"),
-            Ending::Silent => self.hub.refused(who, "keep-alive", "not heard within 1.5 times its keep alive"),
+            Ending::Revoked => self.hub.refused(who, "access-revoked", REVOKED),
+            Ending::Silent => self.hub.refused(who, "keep-alive", SILENT),
             Ending::Disconnected { .. }
             | Ending::Lost(_)
             | Ending::TakenOver

@@ -44,6 +44,11 @@ impl<T> Index<T> {
         self.len
     }
 
+    /// Whether there is a filter whose first level is this one, wildcards apart.
+    pub(super) fn has_branch(&self, level: &str) -> bool {
+        self.root.children.contains_key(level)
+    }
+
     /// Bytes of the filters of all subscriptions.
     pub(super) fn filter_bytes(&self) -> usize {
         self.filter_bytes

@@ -109,6 +109,21 @@ impl Subscriptions {
         true
     }
 
+    /// Number of subscriptions of all sessions, shared ones included.
+    pub(super) fn all(&self) -> usize {
+        self.volatile.len() + self.durable.len() + self.members
+    }
+
+    /// Number of subscriptions that are shared.
+    pub(super) fn members(&self) -> usize {
+        self.members
+    }
+
+    /// Whether there is a filter whose first level is this one, wildcards apart.
+    pub(super) fn has_branch(&self, level: &str) -> bool {
+        self.volatile.has_branch(level) || self.durable.has_branch(level) || self.groups.has_branch(level)
+    }
+
     /// Subscriptions that must be asked before a message goes into the store.
     pub(super) fn routed(&self) -> usize {
         self.durable.len() + self.members

@@ -15,12 +15,16 @@
 //! Nothing here outlives a crash.
 
 mod certificate;
+mod frames;
+mod origin;
 mod tls;
 mod tls_files;
 mod tls_words;
 mod turns;
 pub(crate) mod unix;
+mod upgrade;
 mod watch;
+mod websocket;
 mod whole_writes;
 
 use std::io;
@@ -31,12 +35,13 @@ use tokio::{
     net::{TcpStream, UnixStream},
 };
 
-use self::whole_writes::WholeWrites;
+use self::{origin::Origins, websocket::WebSocket, whole_writes::WholeWrites};
 pub(crate) use self::{tls::Tls, watch::watch};
 pub use self::{
     tls::TlsRefused,
     tls_files::{TlsProblem, check_tls},
 };
+use super::{ListenerSettings, Transport};
 
 /// A connection as it was accepted.
 #[derive(Debug)]
@@ -74,29 +79,51 @@ impl Socket {
 }
 
 /// Makes what was accepted carry MQTT. `Err(None)` where the client went without a word.
-pub(crate) async fn open(accepted: Accepted, tls: Option<&Tls>) -> Result<Socket, Option<Refused>> {
-    match (accepted, tls) {
-        (Accepted::Tcp(stream), None) => {
+pub(crate) async fn open(
+    accepted: Accepted,
+    tls: Option<&Tls>,
+    settings: &ListenerSettings,
+) -> Result<Socket, Option<Refused>> {
+    match (accepted, tls, settings.transport) {
+        (Accepted::Tcp(stream), None, Transport::Tcp) => {
             let (reader, writer) = stream.into_split();
             Ok(Socket::new(reader, writer))
         }
-        (Accepted::Unix(stream), _) => {
-            let (reader, writer) = stream.into_split();
-            Ok(Socket::new(reader, writer))
-        }
-        (Accepted::Tcp(stream), Some(tls)) => {
+        (Accepted::Tcp(stream), None, Transport::WebSocket) => web_socket(stream, settings).await,
+        (Accepted::Tcp(stream), Some(tls), transport) => {
             let refused = |cause: Option<String>| cause.map(|cause| Refused { word: "tls", cause });
             let (stream, certificate_name) = tls.handshake(stream).await.map_err(refused)?;
-            Ok(Socket { certificate_name, ..Socket::buffered(stream) })
+            let socket = match transport {
+                Transport::Tcp => Socket::buffered(stream),
+                Transport::WebSocket => web_socket(stream, settings).await?,
+            };
+            Ok(Socket { certificate_name, ..socket })
         }
+        (Accepted::Unix(stream), _, Transport::Tcp) => {
+            let (reader, writer) = stream.into_split();
+            Ok(Socket::new(reader, writer))
+        }
+        (Accepted::Unix(stream), _, Transport::WebSocket) => web_socket(stream, settings).await,
     }
+}
+
+async fn web_socket<S>(mut stream: S, settings: &ListenerSettings) -> Result<Socket, Option<Refused>>
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    let input = upgrade::upgrade(&mut stream, Origins::of(settings)).await?;
+    Ok(Socket::buffered(WebSocket::new(stream, input)))
 }
 
 /// The word for the metric where a connection failed because of what the client did to TLS or WebSocket; `None` where
 /// networks and processes just end.
 pub(crate) fn offence(error: &io::Error) -> Option<&'static str> {
     let cause = error.get_ref()?;
-    cause.is::<tokio_rustls::rustls::Error>().then_some("tls")
+    if cause.is::<tokio_rustls::rustls::Error>() {
+        Some("tls")
+    } else {
+        cause.is::<frames::Offence>().then_some("websocket")
+    }
 }
 
 /// Who it is that speaks something else than MQTT, where its first bytes tell.

@@ -23,7 +23,17 @@ fn wrong_values_are_told_with_what_would_be_right() {
             in_listener("anonymous = \"true\""),
             "listener[0].anonymous (l): \"true\": expected true or false; without quotes",
         ),
-        (in_listener("transport = \"ws\""), "listener[0].transport (l): \"ws\": expected \"tcp\""),
+        (
+            in_listener("transport = \"wss\""),
+            "listener[0].transport (l): \"wss\": expected \"tcp\" or \"ws\"; did you mean \"ws\"?",
+        ),
+        (in_listener("origins = [\"*\"]"), "listener[0].origins (l): is of no use without `transport = \"ws\"`"),
+        (
+            in_listener("transport = \"ws\"\norigins = [\"https://dash.example/\"]"),
+            "listener[0].origins[0] (l): \"https://dash.example/\": expected an origin such as \
+             \"https://dash.example.com\" or \"http://10.0.0.7:3000\", or \"*\" for any; \
+             without the path: \"https://dash.example\"",
+        ),
         (
             in_listener("unix_mode = \"0660\""),
             "listener[0].unix_mode (l): \"0660\": is of no use without a unix socket in `bind`",

@@ -1,7 +1,7 @@
 //! The books of session queues: what came, what left and why, what is still there. Pure: no SQL, no clock.
 
 use crate::store::{
-    api::Sequence,
+    api::{Position, Sequence},
     books::{Fit, Limits},
     sessions::{QueueLimits, QueueStats},
     shared::{DAMAGED, NEWEST, OLDEST, TOO_LARGE},
@@ -89,6 +89,17 @@ impl Counts {
     }
 }
 
+/// What is remembered beyond single sessions; the one row of the table `ledger`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(in crate::store) struct Ledger {
+    /// The next session id.
+    pub(in crate::store) next_session: u32,
+    /// No retained message has this revision or a higher one.
+    pub(in crate::store) revision_end: u64,
+    /// Sums of the sessions that are no more.
+    pub(in crate::store) ended: Counts,
+}
+
 /// Since when a client has been away, and what it had been sent until then.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::store) struct Left {
@@ -140,6 +151,10 @@ impl QueueBooks {
             self.tail_offset <= self.head_offset && self.head_offset <= self.end_offset && self.end_offset < 1 << 60;
         let messages = self.counts.messages <= self.next - self.head.min(self.next);
         ordered && offsets && messages && self.counts.make_sense()
+    }
+
+    pub(in crate::store) fn position(&self) -> Position {
+        Position { head: self.head, next: self.next }
     }
 
     /// Whether a message of this many bytes has room.

@@ -4,6 +4,6 @@ mod books;
 mod sql;
 
 pub(super) use self::{
-    books::{Counts, Drop, Left, QueueBooks, SESSION_END},
+    books::{Counts, Drop, Ledger, Left, QueueBooks, SESSION_END},
     sql::*,
 };

@@ -2,7 +2,7 @@
 
 use rusqlite::{Connection, OptionalExtension, Row, Statement};
 
-use super::books::{Counts, Left, QueueBooks, SEQUENCE_END, SESSION_END};
+use super::books::{Counts, Ledger, Left, QueueBooks, SEQUENCE_END, SESSION_END};
 use crate::{
     message::QoS,
     store::{
@@ -15,7 +15,7 @@ use crate::{
 /// Version 2 of the database: sessions get numbers, queues, limits and wills; retained messages get ages.
 ///
 /// `queue` has a row for each session, and for each ended one whose rows are not all deleted. `ledger` has one row: the next
-/// session id, and what became of the messages of sessions that are no more. `queued` has all messages of all queues: `id` is
+/// session id, the end of the revisions given, and what became of the messages of sessions that are no more. `queued` has all messages of all queues: `id` is
 /// the session's id << 40 | sequence number, `end` counts the bytes of all messages that came before it in its queue, and its own.
 pub(in crate::store) const MIGRATION_2: &str = "
     ALTER TABLE session RENAME TO session_1;
@@ -35,13 +35,13 @@ pub(in crate::store) const MIGRATION_2: &str = "
         id INTEGER PRIMARY KEY, end INTEGER NOT NULL, bytes INTEGER NOT NULL, boot INTEGER NOT NULL, at INTEGER NOT NULL,
         flags INTEGER NOT NULL, subscriptions BLOB, client TEXT, topic TEXT, properties BLOB, payload BLOB);
     CREATE TABLE ledger(
-        next_session INTEGER NOT NULL, messages INTEGER NOT NULL, bytes INTEGER NOT NULL,
+        next_session INTEGER NOT NULL, revision_end INTEGER NOT NULL, messages INTEGER NOT NULL, bytes INTEGER NOT NULL,
         queued INTEGER NOT NULL, delivered INTEGER NOT NULL, expired INTEGER NOT NULL, purged INTEGER NOT NULL,
         oldest INTEGER NOT NULL, newest INTEGER NOT NULL, too_large INTEGER NOT NULL, damaged INTEGER NOT NULL);
     INSERT INTO session SELECT row_number() OVER (ORDER BY client_id), client_id, expiry_s, state, 0, 0, 0,
         NULL, NULL, NULL, NULL, NULL, NULL FROM session_1;
     INSERT INTO queue SELECT id, 1, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, NULL, NULL, NULL FROM session;
-    INSERT INTO ledger SELECT coalesce(max(id), 0) + 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0 FROM session;
+    INSERT INTO ledger SELECT coalesce(max(id), 0) + 1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0 FROM session;
     DROP TABLE session_1;
     ALTER TABLE retained ADD COLUMN boot INTEGER NOT NULL DEFAULT 0;
     ALTER TABLE retained ADD COLUMN at INTEGER NOT NULL DEFAULT 0;
@@ -81,13 +81,13 @@ pub(in crate::store) const SELECT_QUEUES: &str =
     "SELECT session, head, next, tail, tail_offset, head_offset, end_offset, messages, bytes,
     queued, delivered, expired, purged, oldest, newest, too_large, damaged, left_boot, left_at, sent FROM queue";
 
-const LOAD_LEDGER: &str = "SELECT next_session, messages, bytes, queued, delivered, expired, purged,
+const LOAD_LEDGER: &str = "SELECT next_session, revision_end, messages, bytes, queued, delivered, expired, purged,
     oldest, newest, too_large, damaged FROM ledger";
 
 /// Writes the ledger; parameters from [`save_ledger`].
 pub(in crate::store) const SAVE_LEDGER: &str =
-    "UPDATE ledger SET next_session = ?1, messages = ?2, bytes = ?3, queued = ?4,
-    delivered = ?5, expired = ?6, purged = ?7, oldest = ?8, newest = ?9, too_large = ?10, damaged = ?11";
+    "UPDATE ledger SET next_session = ?1, revision_end = ?2, messages = ?3, bytes = ?4, queued = ?5,
+    delivered = ?6, expired = ?7, purged = ?8, oldest = ?9, newest = ?10, too_large = ?11, damaged = ?12";
 
 /// A row's delivery QoS, above the flags of its message.
 const DELIVERY_QOS_SHIFT: u32 = 3;
@@ -223,25 +223,23 @@ pub(in crate::store) fn save_queue(
     statement.raw_execute().map(|_| ())
 }
 
-/// The next session id, and the sums of the sessions that are no more.
-pub(in crate::store) fn load_ledger(connection: &Connection) -> Result<(u32, Counts), Failure> {
+/// The ledger.
+pub(in crate::store) fn load_ledger(connection: &Connection) -> Result<Ledger, Failure> {
     let mut statement = connection.prepare(LOAD_LEDGER)?;
     let mut rows = statement.query([])?;
     let Some(row) = rows.next()? else { return Err(Failure::Damaged("the ledger of sessions is missing".to_owned())) };
-    let ledger = (row.get(0)?, counts(row, 1)?);
-    if !ledger.1.make_sense() {
+    let ledger = Ledger { next_session: row.get(0)?, revision_end: number(row, 1)?, ended: counts(row, 2)? };
+    if !ledger.ended.make_sense() {
         return Err(Failure::Damaged(format!("the ledger of sessions makes no sense: {ledger:?}")));
     }
     Ok(ledger)
 }
 
 /// Writes the ledger.
-pub(in crate::store) fn save_ledger(
-    statement: &mut Statement<'_>,
-    (next_session, ended): (u32, &Counts),
-) -> Result<(), rusqlite::Error> {
-    statement.raw_bind_parameter(1, next_session)?;
-    bind_counts(statement, 2, ended)?;
+pub(in crate::store) fn save_ledger(statement: &mut Statement<'_>, ledger: &Ledger) -> Result<(), rusqlite::Error> {
+    statement.raw_bind_parameter(1, ledger.next_session)?;
+    statement.raw_bind_parameter(2, ledger.revision_end.cast_signed())?;
+    bind_counts(statement, 3, &ledger.ended)?;
     statement.raw_execute().map(|_| ())
 }
 

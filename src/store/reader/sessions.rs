@@ -4,11 +4,11 @@ use std::sync::PoisonError;
 
 use bytes::Bytes;
 use bytestring::ByteString;
-use rusqlite::{Row, types::ValueRef};
+use rusqlite::{Row, Statement, types::ValueRef};
 
 use super::{READ_BYTES_MAX, READ_MESSAGES_MAX, Reader};
 use crate::store::{
-    api::Sequence,
+    api::{Position, Sequence},
     clock::{Boots, Now},
     failure::Failure,
     queue,
@@ -42,8 +42,8 @@ impl Reader {
             // Not there: it ended since this statement began.
             let Some(door) = self.shared.queue(id) else { continue };
             let client_id: String = row.get(1)?;
-            let received = ids.query_map([&client_id], |row| row.get(0))?.collect::<Result<_, _>>()?;
-            let books = door.books();
+            let received = received(&mut ids, &client_id)?;
+            let queue = door.books();
             let record = SessionRecord {
                 client_id: ByteString::from(client_id),
                 expiry_s: row.get(2)?,
@@ -55,10 +55,10 @@ impl Reader {
             sessions.push(RestoredSession {
                 id,
                 record,
-                away_ms: books.left.map(|left| boots.age_ms(left.boot, left.at, now)),
-                head: books.head,
-                next: books.next,
-                sent: books.left.map(|left| left.sent),
+                away_ms: queue.left.map(|left| boots.age_ms(left.boot, left.at, now)),
+                head: queue.head,
+                next: queue.next,
+                sent: queue.left.map(|left| left.sent),
             });
         }
         Ok(sessions)
@@ -87,28 +87,47 @@ impl Reader {
     pub(super) fn read_session(
         &mut self,
         id: SessionId,
-        from: Sequence,
+        mut from: Sequence,
         max_messages: usize,
         max_bytes: usize,
     ) -> Result<Vec<SessionMessage>, Failure> {
-        let Some(door) = self.shared.queue(id) else { return Ok(Vec::new()) };
-        let books = door.books();
-        let from = from.max(books.head);
-        if from >= books.next {
-            return Ok(Vec::new());
+        loop {
+            let (page, next) = self.read_page(id, from, max_messages, max_bytes)?;
+            match next {
+                // Nothing but damage: there is more behind it.
+                Some(next) if page.is_empty() => from = next,
+                Some(_) | None => return Ok(page),
+            }
+        }
+    }
+
+    /// A page of a queue, and where the next one begins unless this was the last.
+    fn read_page(
+        &mut self,
+        id: SessionId,
+        from: Sequence,
+        max_messages: usize,
+        max_bytes: usize,
+    ) -> Result<(Vec<SessionMessage>, Option<Sequence>), Failure> {
+        let Some(door) = self.shared.queue(id) else { return Ok((Vec::new(), None)) };
+        let Position { head, next } = door.books().position();
+        let from = from.max(head);
+        if from >= next {
+            return Ok((Vec::new(), None));
         }
         let limit = max_messages.clamp(1, READ_MESSAGES_MAX);
-        let max_bytes = max_bytes.min(READ_BYTES_MAX) as u64;
+        let max_bytes = max_bytes.clamp(1, READ_BYTES_MAX) as u64;
         let (boots, now) = (self.boots(), Now::read());
         let mut statement = self.connection.prepare_cached(queue::READ_QUEUED)?;
-        let range = (queue::key(id, from), queue::key(id, books.next), i64::try_from(limit).unwrap_or(i64::MAX));
+        let range = (queue::key(id, from), queue::key(id, next), i64::try_from(limit).unwrap_or(i64::MAX));
         let mut rows = statement.query(range)?;
         let mut messages = Vec::with_capacity(limit.min(256));
         let (mut damaged, mut gaps) = (Vec::new(), Vec::new());
         let (mut bytes, mut count, mut expected) = (0, 0, from);
-        while bytes < max_bytes.max(1) && count < limit {
+        while bytes < max_bytes && count < limit {
             let Some(row) = rows.next()? else {
-                gaps.extend((expected < books.next).then_some((expected, books.next)));
+                gaps.extend((expected < next).then_some((expected, next)));
+                expected = next;
                 break;
             };
             let seq = queue::of_key(row.get(0)?).1;
@@ -131,7 +150,7 @@ impl Reader {
             self.report(Place::Queue(id), damaged);
         }
         self.must_have_left(id, &gaps)?;
-        Ok(messages)
+        Ok((messages, (expected < next).then_some(expected)))
     }
 
     /// Numbers that are not there must have left before older ones did, as many as the books know: a page that lost its rows
@@ -152,6 +171,16 @@ impl Reader {
         }
         Ok(())
     }
+}
+
+/// The packet ids of a session; what is none is passed over, for salvage copies it as it is.
+fn received(ids: &mut Statement<'_>, client_id: &str) -> Result<Vec<u16>, Failure> {
+    let mut rows = ids.query([client_id])?;
+    let mut received = Vec::new();
+    while let Some(row) = rows.next()? {
+        received.extend(row.get::<_, u16>(0).ok());
+    }
+    Ok(received)
 }
 
 fn will(row: &Row<'_>, decoder: &mut Decoder) -> Option<SessionWill> {

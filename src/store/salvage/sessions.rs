@@ -49,18 +49,20 @@ pub(super) fn copy(old: &Connection, new: &Connection, summary: &mut Summary) ->
     let is_version_1 = old.prepare(SESSIONS).is_err();
     let (sessions, retained) = if is_version_1 { (SESSIONS_1, RETAINED_1) } else { (SESSIONS, RETAINED) };
     copy_rows(old, new, retained, "rowid", "retained")?;
-    let (mut next_session, mut ended) = queue::load_ledger(old).unwrap_or_default();
+    let mut ledger = queue::load_ledger(old).unwrap_or_default();
+    let revision: Option<i64> = new.query_row("SELECT max(revision) FROM retained", [], |row| row.get(0))?;
+    ledger.revision_end = ledger.revision_end.max(revision.map_or(1, |last| last.saturating_add(1).unsigned_abs()));
     let mut found = copy_sessions(old, new, sessions)?;
     read_around(old, queue::SELECT_QUEUES, "session", |row| {
         let Ok((id, mut books)) = queue::queue_of(row) else { return Ok(()) };
-        next_session = next_session.max(id.0 + 1);
+        ledger.next_session = ledger.next_session.max(id.0 + 1);
         match found.get_mut(&id) {
             Some(found) => found.books = Some(books),
             None if books.counts != Counts::default() => {
                 tracing::error!(session = id.0, messages = books.counts.messages, "a session is lost to damage");
                 summary.lost += books.counts.messages;
                 lose(&mut books, 0, 0);
-                ended.add(books.counts);
+                ledger.ended.add(books.counts);
             }
             // Ended: its rows need no deleting here.
             None => {}
@@ -70,13 +72,12 @@ pub(super) fn copy(old: &Connection, new: &Connection, summary: &mut Summary) ->
     copy_queued(old, new, &mut found)?;
     let mut save = new.prepare(queue::SAVE_QUEUE)?;
     for (id, found) in found {
-        next_session = next_session.max(id.0 + 1);
+        ledger.next_session = ledger.next_session.max(id.0 + 1);
         let books = mended(id, &found, summary);
         queue::save_queue(&mut save, id, &books)?;
     }
-    next_session = if next_session < SESSION_END { next_session.max(1) } else { 1 };
-    ended.force_balance();
-    Ok(queue::save_ledger(&mut new.prepare(queue::SAVE_LEDGER)?, (next_session, &ended))?)
+    ledger.ended.force_balance();
+    Ok(queue::save_ledger(&mut new.prepare(queue::SAVE_LEDGER)?, &ledger)?)
 }
 
 /// Copies the rows of sessions that have a client id.

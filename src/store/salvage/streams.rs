@@ -94,8 +94,8 @@ fn copy_stream(
         copied: 0,
         holes: Holes::default(),
     };
-    let last = last_sequence(old, &sql).unwrap_or(SEQUENCE_END).min(SEQUENCE_END - 1);
-    let walk = Walk { old, sql: &sql.read, next: books.head, last };
+    let end = last_sequence(old, &sql).map_or(SEQUENCE_END, |last| last.saturating_add(1)).min(SEQUENCE_END);
+    let walk = Walk { old, sql: &sql.read, next: books.head, last: end - 1 };
     walk.run(|seq, row| copy.row(seq, row))?;
     copy.batches.end()?;
     if !known {

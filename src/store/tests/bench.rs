@@ -20,15 +20,36 @@ fn sized(number: u64, bytes: usize) -> Entry {
 
 /// Stores `count` messages over `lanes` lanes, `batch` a batch, each lane with at most `window` messages unanswered.
 async fn ingest(handle: &Handle, lanes: u64, count: u64, batch: u64, window: u64, bytes: usize) -> f64 {
+    ingest_for(handle, &[], lanes, count, batch, window, bytes).await
+}
+
+/// As [`ingest`], with a copy of each message for each of these sessions.
+async fn ingest_for(
+    handle: &Handle,
+    sessions: &[SessionId],
+    lanes: u64,
+    count: u64,
+    batch: u64,
+    window: u64,
+    bytes: usize,
+) -> f64 {
     let began = Instant::now();
     let tasks: Vec<_> = (0..lanes)
         .map(|_| {
             let (mut lane, mut returns) = handle.lane(OnRefusal::Report, None);
+            let sessions = sessions.to_vec();
+            let message = move |number| match sized(number, bytes) {
+                Entry::Publish(mut publish) => {
+                    publish.copies = sessions.iter().copied().map(super::queues::copy).collect();
+                    Entry::Publish(publish)
+                }
+                other @ (Entry::Release { .. } | Entry::Step { .. }) => other,
+            };
             tokio::spawn(async move {
                 let (mut sent, mut answered) = (0, 0);
                 while answered < count / lanes {
                     while sent < count / lanes && sent - answered + batch <= window.max(batch) {
-                        let entries: Vec<_> = (0..batch).map(|n| sized(sent + n, bytes)).collect();
+                        let entries: Vec<_> = (0..batch).map(|n| message(sent + n)).collect();
                         lane.reserve(bytes * entries.len()).await.unwrap().submit(entries);
                         sent += batch;
                     }
@@ -60,6 +81,72 @@ fn synced_appends_a_second() {
         let (store, handle) = open(&full(dir.path()), &[stream("a")], &prometheus::Registry::new()).unwrap();
         let rate = runtime.block_on(ingest(&handle, lanes, count, batch, window, bytes));
         eprintln!("{lanes:>3} lanes, batches of {batch:>3}, window {window:>4}, {bytes:>4} B: {rate:>9.0} rows/s");
+        store.close().unwrap();
+    }
+}
+
+#[test]
+#[ignore = "measures, does not test"]
+fn what_copies_for_sessions_cost() {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    for (lanes, batch, window, bytes, count) in [
+        (1, 1, 1, 128, 3_000),
+        (1, 20, 1000, 128, 400_000),
+        (20, 20, 1000, 128, 400_000),
+        (20, 20, 1000, 1024, 200_000),
+    ] {
+        // Twice the same, for the scatter of the machine.
+        for copies in [0, 1, 0, 1, 10] {
+            let dir = tempfile::tempdir_in(std::env::var("TIDEGATE_BENCH_DIR").unwrap_or("/tmp".into())).unwrap();
+            let (store, handle) = open(&full(dir.path()), &[stream("a")], &prometheus::Registry::new()).unwrap();
+            let save = async |number| {
+                let record = super::queues::record(&format!("c{number}"), super::queues::UNLIMITED);
+                handle.save_session(record).await.unwrap()
+            };
+            let rate = runtime.block_on(async {
+                let mut sessions = Vec::new();
+                for number in 0..copies {
+                    sessions.push(save(number).await);
+                }
+                ingest_for(&handle, &sessions, lanes, count / (copies + 1), batch, window, bytes).await
+            });
+            eprintln!(
+                "{lanes:>3} lanes, batches of {batch:>3}, {bytes:>4} B, {copies:>2} copies: {rate:>9.0} messages/s"
+            );
+            store.close().unwrap();
+        }
+    }
+}
+
+/// The whole way of a queued message: appended, read, received and delivered, by one client that keeps up.
+#[test]
+#[ignore = "measures, does not test"]
+fn deliveries_a_second() {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    for (steps, count) in [(&[Step::Delivered][..], 200_000_u64), (&[Step::Received, Step::Delivered][..], 100_000)] {
+        let dir = tempfile::tempdir_in(std::env::var("TIDEGATE_BENCH_DIR").unwrap_or("/tmp".into())).unwrap();
+        let (store, handle) = open(&full(dir.path()), &[stream("a")], &prometheus::Registry::new()).unwrap();
+        runtime.block_on(async {
+            let x = handle.save_session(super::queues::record("x", super::queues::UNLIMITED)).await.unwrap();
+            ingest_for(&handle, &[x], 20, count, 20, 1000, 128).await;
+            let (began, resident) = (Instant::now(), resident_kib());
+            let (mut lane, mut returns) = handle.lane(OnRefusal::Report, None);
+            let mut from = 0;
+            loop {
+                let page = handle.read_session(x, from, 256, 1 << 20).await.unwrap();
+                let Some(last) = page.last() else { break };
+                from = last.seq + 1;
+                for step in steps {
+                    let entry = |queued: &SessionMessage| super::queues::step(x, queued.seq, *step);
+                    lane.reserve(0).await.unwrap().submit(page.iter().map(entry).collect());
+                    returns.recv().await.unwrap();
+                }
+            }
+            handle.flush(DEADLINE).await.unwrap();
+            let rate = f64::from(u32::try_from(count).unwrap()) / began.elapsed().as_secs_f64();
+            let more = resident_kib().saturating_sub(resident);
+            eprintln!("{} steps: {rate:.0} deliveries/s, resident {more} KiB more; {:?}", steps.len(), handle.queues());
+        });
         store.close().unwrap();
     }
 }

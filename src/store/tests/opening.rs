@@ -89,3 +89,22 @@ fn a_data_directory_that_cannot_be_made_is_named() {
     let error = Bench::try_open(&settings(&file.join("data")), &[]).err().unwrap();
     assert!(error.to_string().contains("file/data"), "{error}");
 }
+
+#[test]
+fn a_gateway_that_starts_again_and_again_does_not_remember_every_start() {
+    let dir = tempfile::tempdir().unwrap();
+    Bench::open(&settings(dir.path()), &[stream("a")]).close();
+    let path = dir.path().join("tidegate.db");
+    let starting = rusqlite::Connection::open(&path).unwrap();
+    let starts = "WITH RECURSIVE n(id) AS (SELECT 1 UNION ALL SELECT id + 1 FROM n WHERE id < 5000)
+        INSERT INTO boot SELECT id, 'boot ' || id, 0, 0 FROM n";
+    starting.execute(starts, []).unwrap();
+    let bench = Bench::open(&settings(dir.path()), &[stream("a")]);
+    bench.store(A, [1]);
+    assert!(bench.backlog(A)[0].clock_synced || !bench.handle.clock_synced());
+    bench.close();
+    let (first, count) = starting
+        .query_row("SELECT min(id), count(*) FROM boot", [], |row| Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?)))
+        .unwrap();
+    assert_eq!((first, count), (906, 4096));
+}

@@ -212,6 +212,8 @@ impl Writer<'_> {
                     let connection = self.transaction.connection;
                     connection.pragma_update_and_check(None, "max_page_count", pages, |_| Ok(()))?;
                 }
+                #[cfg(test)]
+                Ok(Work::NoSpace(no_space)) => self.transaction.no_space = no_space,
                 Ok(work) => {
                     let round = self.gather(work);
                     let last = round.last;
@@ -445,7 +447,7 @@ impl Round {
             #[cfg(test)]
             Work::Abandon => self.last = Some(Last::Abandon),
             #[cfg(test)]
-            Work::MaxPages(_) => unreachable!("tests set it while nothing else is queued"),
+            Work::MaxPages(_) | Work::NoSpace(_) => unreachable!("tests set it while nothing else is queued"),
             Work::Job(job) => {
                 if let Job::Batch(batch) = &job {
                     self.bytes += batch.bytes;

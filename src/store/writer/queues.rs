@@ -13,10 +13,13 @@ use crate::store::{
     failure::Failure,
     metrics::Metrics,
     opening::LoadedSessions,
-    queue::{self, Counts, QueueBooks, SESSION_END},
+    queue::{self, Counts, Ledger, QueueBooks, SESSION_END},
     sessions::{QueueLimits, SessionId},
     shared::{QueueDoor, Shared, locked},
 };
+
+/// Revisions that may be given before the ledger is written again.
+const REVISIONS_AHEAD: u64 = 1 << 32;
 
 /// A queue in the writer's hands.
 pub(super) struct Queue {
@@ -44,11 +47,12 @@ struct Before {
 pub(super) struct Queues<'c> {
     map: HashMap<SessionId, Queue>,
     by_client: HashMap<ByteString, SessionId>,
-    next_session: u32,
-    /// Sums of the sessions that are no more.
-    ended: Counts,
-    /// `next_session` and `ended` before this transaction.
-    ledger_before: Option<(u32, Counts)>,
+    ledger: Ledger,
+    /// It before this transaction, once that touched it.
+    ledger_before: Option<Ledger>,
+    /// The next revision of a retained message, and the same as of the last commit.
+    revision: u64,
+    committed_revision: u64,
     touched: Vec<SessionId>,
     /// Rows to be deleted and bytes of them, or more, as of the last commit.
     garbage: (u64, u64),
@@ -72,9 +76,10 @@ impl<'c> Queues<'c> {
         let mut queues = Self {
             map: HashMap::with_capacity(loaded.queues.len()),
             by_client: HashMap::with_capacity(loaded.queues.len()),
-            next_session: loaded.next_session,
-            ended: loaded.ended,
+            ledger: loaded.ledger,
             ledger_before: None,
+            revision: loaded.ledger.revision_end,
+            committed_revision: loaded.ledger.revision_end,
             touched: Vec::new(),
             garbage: (0, 0),
             insert: connection.prepare(queue::INSERT_QUEUED)?,
@@ -129,14 +134,12 @@ impl<'c> Queues<'c> {
     /// Makes the queue of a new session. Its number is one that no row has; it comes again, if ever, after 8 million others.
     pub(super) fn create(&mut self, client_id: ByteString, limits: QueueLimits) -> SessionId {
         self.keep_ledger();
-        while self.next_session == 0
-            || self.next_session >= SESSION_END
-            || self.map.contains_key(&SessionId(self.next_session))
-        {
-            self.next_session = if self.next_session >= SESSION_END { 1 } else { self.next_session + 1 };
+        let next = &mut self.ledger.next_session;
+        while *next == 0 || *next >= SESSION_END || self.map.contains_key(&SessionId(*next)) {
+            *next = if *next >= SESSION_END { 1 } else { *next + 1 };
         }
-        let id = SessionId(self.next_session);
-        self.next_session += 1;
+        let id = SessionId(*next);
+        *next += 1;
         let books = QueueBooks::default();
         self.by_client.insert(client_id.clone(), id);
         let before = Before { books, limits, client_id: None, new: true };
@@ -154,15 +157,25 @@ impl<'c> Queues<'c> {
         queue.books.purge();
         let counts = std::mem::take(&mut queue.books.counts);
         let client_id = queue.client_id.take();
-        self.ended.add(counts);
+        self.ledger.ended.add(counts);
         if let Some(client_id) = client_id {
             self.by_client.remove(&client_id);
         }
     }
 
+    /// The next revision of a retained message. The ledger is written once in many: a restart skips those not given.
+    pub(super) fn next_revision(&mut self) -> u64 {
+        let revision = self.revision;
+        self.revision += 1;
+        if self.revision > self.ledger.revision_end {
+            self.keep_ledger();
+            self.ledger.revision_end = revision + REVISIONS_AHEAD;
+        }
+        revision
+    }
+
     fn keep_ledger(&mut self) {
-        let ledger = (self.next_session, self.ended);
-        self.ledger_before.get_or_insert(ledger);
+        self.ledger_before.get_or_insert(self.ledger);
     }
 
     /// Whether [`Queues::save`] has anything to write.
@@ -181,7 +194,7 @@ impl<'c> Queues<'c> {
             }
         }
         if self.ledger_before.is_some() {
-            queue::save_ledger(&mut self.save_ledger, (self.next_session, &self.ended))?;
+            queue::save_ledger(&mut self.save_ledger, &self.ledger)?;
         }
         Ok(())
     }
@@ -189,9 +202,10 @@ impl<'c> Queues<'c> {
     /// Shows what was committed; true where there may be room for what there was none for.
     pub(super) fn publish(&mut self, shared: &Shared, metrics: &Metrics) -> bool {
         let (mut came, mut left) = (Counts::default(), Counts::default());
-        if let Some((_, ended)) = self.ledger_before.take() {
-            came.add(self.ended);
-            left.add(ended);
+        self.committed_revision = self.revision;
+        if let Some(before) = self.ledger_before.take() {
+            came.add(self.ledger.ended);
+            left.add(before.ended);
         }
         let mut room = false;
         for id in std::mem::take(&mut self.touched) {
@@ -230,8 +244,9 @@ impl<'c> Queues<'c> {
 
     /// Puts everything back as it was before this transaction.
     pub(super) fn undo(&mut self) {
-        if let Some((next_session, ended)) = self.ledger_before.take() {
-            (self.next_session, self.ended) = (next_session, ended);
+        self.revision = self.committed_revision;
+        if let Some(before) = self.ledger_before.take() {
+            self.ledger = before;
         }
         let touched = std::mem::take(&mut self.touched);
         // First what is new: another session may have had the same client id before.

@@ -88,8 +88,7 @@ impl Writer<'_> {
     pub(super) fn set_retained(&mut self, message: &Message, properties: Option<&[u8]>) -> Result<u64, Failure> {
         self.transaction.begin()?;
         let connection = self.transaction.connection;
-        self.transaction.revision += 1;
-        let revision = self.transaction.revision;
+        let revision = self.transaction.queues.next_revision();
         if message.payload.is_empty() {
             let mut delete = connection.prepare_cached("DELETE FROM retained WHERE topic = ?1")?;
             delete.execute([message.topic.as_str()])?;

@@ -50,10 +50,8 @@ pub(super) struct Transaction<'c> {
     pub(super) lazy: Lazy,
     /// This transaction has written it.
     pub(super) lazy_written: bool,
-    /// Of the message that was retained last.
-    pub(super) revision: u64,
-    /// `revision` as of the last commit.
-    committed_revision: u64,
+    #[cfg(test)]
+    pub(super) no_space: bool,
     pub(super) shared: Arc<Shared>,
     pub(super) metrics: Metrics,
     /// Read once a round: all messages of a transaction have the same time.
@@ -111,15 +109,14 @@ impl<'c> Transaction<'c> {
         log_pages: Arc<AtomicU32>,
         boot_unsaved: bool,
     ) -> Result<Self, Failure> {
-        let revision = sessions.revision;
         Ok(Self {
             connection,
             streams,
             queues: Queues::new(connection, sessions, &shared)?,
             lazy: Lazy::default(),
             lazy_written: false,
-            revision,
-            committed_revision: revision,
+            #[cfg(test)]
+            no_space: false,
             shared,
             metrics,
             now: Now::read(),
@@ -138,12 +135,17 @@ impl<'c> Transaction<'c> {
     /// Makes sure that a transaction is open.
     pub(super) fn begin(&mut self) -> Result<(), Failure> {
         if self.begun.is_none() {
+            #[cfg(test)]
+            if self.no_space {
+                return Err(Failure::Full("as the test says".to_owned()));
+            }
             let at = Instant::now();
             self.begin.raw_execute()?;
             self.begun = Some(at);
             if self.boot_unsaved {
                 let boots = self.shared.boots.read().unwrap_or_else(PoisonError::into_inner);
                 schema::save_boot(self.connection, boots.current())?;
+                schema::forget_boots(self.connection, boots.first_id())?;
             }
         }
         Ok(())
@@ -223,7 +225,6 @@ impl<'c> Transaction<'c> {
             locked(&self.shared.glance).last_commit = Some(Instant::now());
         }
         self.inserted = 0;
-        self.committed_revision = self.revision;
         if std::mem::take(&mut self.lazy_written) {
             self.lazy.clear();
         }
@@ -293,7 +294,6 @@ impl<'c> Transaction<'c> {
             stream.entered = (0, 0);
         }
         self.queues.undo();
-        self.revision = self.committed_revision;
         self.lazy_written = false;
         self.inserted = 0;
         self.begun = None;
