@@ -2,21 +2,22 @@
 
 use std::{fmt::Display, sync::Arc, time::Instant};
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
     access::{Access, Principal},
-    fanout::{Fanout, Round},
+    fanout::{Fanout, Onward, Round},
     metrics::Metrics,
     noise::Throttle,
     pending::Pending,
+    publisher::Errand,
     retained::Retained,
     sessions::Sessions,
     sys::Sys,
 };
 use crate::{
-    intake::{Intake, Publish},
+    intake::{Intake, Publish, SessionCopy},
     message::Message,
 };
 
@@ -30,7 +31,7 @@ pub(crate) struct Hub {
     pub(crate) sessions: Arc<Sessions>,
     pub(crate) metrics: Metrics,
     /// To the publisher task: wills, and what the gateway itself has to say.
-    pub(crate) publisher: mpsc::Sender<Message>,
+    pub(crate) publisher: mpsc::Sender<Errand>,
     /// Connections whose CONNECT has not come.
     pub(crate) pending: Pending,
     /// No new connections.
@@ -39,6 +40,8 @@ pub(crate) struct Hub {
     pub(crate) stopping: CancellationToken,
     /// Connections end at once.
     pub(crate) aborted: CancellationToken,
+    /// Nobody is left who could give the publisher anything.
+    pub(crate) last_call: CancellationToken,
     /// All connections.
     pub(crate) connections: TaskTracker,
     pub(crate) noise: Throttle,
@@ -89,11 +92,39 @@ impl Hub {
     }
 
     /// Does with an accepted message what is left to do: keeps it where it is retained, and gives it to local subscribers.
-    pub(crate) fn accepted(&self, publish: Publish, round: &mut Round<'_>, now: Instant) {
-        if publish.set_retained {
-            self.retained.set(&publish.message, now);
+    pub(crate) fn accepted(&self, publish: Publish, onward: Onward, round: &mut Round<'_>, now: Instant) {
+        let Publish { message, copies, set_retained, retained_revision, .. } = publish;
+        if set_retained {
+            self.retained.set(&message, retained_revision, now);
         }
-        round.publish(publish.message);
+        self.deliver(message, &copies, onward, set_retained, round);
+    }
+
+    /// Gives a message to local subscribers.
+    pub(crate) fn deliver(
+        &self,
+        message: Message,
+        copies: &[SessionCopy],
+        onward: Onward,
+        retained: bool,
+        round: &mut Round<'_>,
+    ) {
+        round.deliver(message, copies, onward, retained);
+        for orphan in round.take_orphans() {
+            // Nobody can wait here, and its queue is long.
+            if self.publisher.try_send(Errand::Orphan(orphan)).is_err() {
+                self.metrics.drops.queue_full(1);
+            }
+        }
+    }
+
+    /// Publishes a message of a client that has gone, or of the gateway itself, and waits until it is decided.
+    pub(crate) async fn publish(&self, message: Message) {
+        let (done, decided) = oneshot::channel();
+        // The publisher ends last of all, so either it answers or nothing is published any more.
+        if self.publisher.send(Errand::Publish { message, done: Some(done) }).await.is_ok() {
+            let _ = decided.await;
+        }
     }
 
     /// Whether a message is to be kept as the retained one of its topic; counts it when there is no room.

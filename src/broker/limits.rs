@@ -16,8 +16,8 @@ pub(crate) const PUBLISH_BURST: Duration = Duration::from_secs(1);
 pub(crate) const PUBLISH_HOLD: Duration = Duration::from_millis(50);
 /// Most sessions, connected and away together.
 pub(crate) const SESSIONS_MAX: usize = 100_000;
-/// Most subscriptions of one session.
-pub(crate) const SUBSCRIPTIONS_MAX: usize = 1024;
+/// Sessions that give way at once when there are so many.
+pub(crate) const EVICTED_AT_ONCE: usize = 64;
 /// Most bytes of the filters of one session; its record in the store is written anew at each change.
 pub(crate) const SESSION_FILTER_BYTES: usize = 256 << 10;
 /// Most subscriptions of all sessions together, ...
@@ -44,6 +44,9 @@ pub(crate) const QUEUE_LOW: usize = 1000;
 pub(crate) const PATIENCE: Duration = Duration::from_millis(50);
 /// Messages that a subscriber takes in [`PATIENCE`] to be worth waiting for: 10 000 a second.
 pub(crate) const KEEPS_UP: u64 = 500;
+/// Most messages, and most bytes, of a durable queue that are also in memory because they were put in just now.
+pub(crate) const CACHE_MESSAGES: usize = 2048;
+pub(crate) const CACHE_BYTES: usize = 1 << 20;
 /// Most bytes that wait for one session.
 pub(crate) const QUEUE_BYTES: usize = 8 << 20;
 /// Most bytes that wait for all sessions together.
@@ -54,14 +57,25 @@ pub(crate) const OUTGOING_WINDOW: u16 = 1024;
 pub(crate) const OUTGOING_BYTES: usize = 2 << 20;
 /// When that is used up, a connected client still gets this much; who is away gets nothing.
 pub(crate) const QUEUE_RESERVE: usize = 64 << 10;
+/// Bytes of messages that a connection reads at a time from its durable queue in the store.
+pub(crate) const PAGE_BYTES: usize = 64 << 10;
 /// Bytes of messages that a connection takes off its queue at a time.
 pub(crate) const FETCH_BYTES: usize = 512 << 10;
 /// Most retained messages.
 pub(crate) const RETAINED_MESSAGES: usize = 100_000;
 /// Most bytes of retained messages.
 pub(crate) const RETAINED_BYTES: usize = 64 << 20;
-/// Most retained messages that wait to be sent to one new subscriber.
-pub(crate) const REPLAY_MESSAGES: usize = RETAINED_MESSAGES;
+/// Most retained messages that are looked at, and found, at a time for a new subscription; then others have their turn.
+pub(crate) const RETAINED_SCAN: usize = 2000;
+pub(crate) const RETAINED_PAGE: usize = 64;
+/// Most deletions of retained messages that are remembered for a while.
+pub(crate) const BURIED_MAX: usize = 10_000;
+/// Most messages of a durable queue beside which retained messages for a new subscription are added to it.
+pub(crate) const REPLAY_WAITING: u64 = 64;
+/// Expired retained messages that are forgotten in one commit.
+pub(crate) const FORGOTTEN_AT_ONCE: usize = 1000;
+/// Delayed wills that are published side by side.
+pub(crate) const WILLS_AT_ONCE: usize = 64;
 /// First and smallest read buffer of a connection.
 pub(crate) const READ_MIN: usize = 1024;
 /// Largest read buffer, unless one packet needs more.
@@ -82,6 +96,12 @@ pub(crate) const LAST_READS: usize = 16;
 pub(crate) const TAKEOVER: Duration = Duration::from_secs(30);
 /// How long a connection that ends waits for the store's verdict on what it submitted.
 pub(crate) const LAST_VERDICTS: Duration = Duration::from_secs(20);
+/// How long a connection that ends, or begins, waits for the store to write its session down, and for its will.
+pub(crate) const LAST_SAVE: Duration = Duration::from_secs(20);
+/// How long the last wills may take when the gateway stops.
+pub(crate) const LAST_WILLS: Duration = Duration::from_secs(5);
+/// Messages of the gateway's own publisher that go into the store at once.
+pub(crate) const PUBLISHER_BATCH: usize = 64;
 /// Wills and messages of the gateway itself that wait to be published.
 pub(crate) const PUBLISHER_QUEUE: usize = 1024;
 /// Buffers of a connection that was silent for this long are given back.

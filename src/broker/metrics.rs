@@ -46,7 +46,7 @@ pub(crate) const REFUSED: &[(&str, &str)] = &[
     ("store-full", "the store's max_bytes: as stream-full"),
     ("disk-full", "no space on the disk: as stream-full"),
     ("queue-full", "a queue's limits with queue_when_full = reject: as stream-full"),
-    ("subscribe", "a filter that is not taken: SUBACK 0x8F, 0x97, 0x9E / SUBACK 0x80"),
+    ("subscribe", "a filter that is not taken: SUBACK 0x8F, 0x97 / SUBACK 0x80"),
     ("quota", "more user properties or topic aliases than are kept: DISCONNECT 0x97 / closed"),
     // What breaks the protocol.
     ("malformed", "bytes that are no packet: DISCONNECT 0x81 / closed"),
@@ -74,6 +74,7 @@ pub(crate) struct Metrics {
     /// CONNECT packets received.
     pub(crate) connects: IntCounter,
     pub(crate) sessions_expired: IntCounter,
+    pub(crate) sessions_evicted: IntCounter,
     refused: IntCounterVec,
     pub(crate) drops: Drops,
 }
@@ -114,8 +115,7 @@ impl Peak {
 }
 
 /// Why a message that was accepted did not reach a local subscriber: the words of `tidegate_broker_dropped_total{reason}`.
-const DROPPED: [&str; 7] =
-    ["queue-full", "memory-full", "away", "expired", "too-large", "replay-full", "not-authorized"];
+const DROPPED: [&str; 6] = ["queue-full", "memory-full", "away", "expired", "too-large", "not-authorized"];
 
 /// Messages that a local subscriber did not get.
 #[derive(Debug, Clone)]
@@ -165,6 +165,11 @@ impl Metrics {
                 registry,
                 "tidegate_broker_sessions_expired_total",
                 "Sessions that ended because their client did not come back in time.",
+            )?,
+            sessions_evicted: counter(
+                registry,
+                "tidegate_broker_sessions_evicted_total",
+                "Sessions that ended because there were too many: clients away longest, with no message waiting.",
             )?,
             refused,
             drops: Drops(dropped),
@@ -244,11 +249,6 @@ impl Drops {
     /// Larger than the client's Maximum Packet Size.
     pub(crate) fn too_large(&self) {
         self.add("too-large", 1);
-    }
-
-    /// Too many retained messages for one subscriber.
-    pub(crate) fn replay_full(&self, count: usize) {
-        self.add("replay-full", count);
     }
 
     /// The receiver may not have it any more.

@@ -94,6 +94,8 @@ pub struct Broker {
     listeners: Vec<Arc<Listener>>,
     /// The tasks that accept.
     accepting: TaskTracker,
+    /// The task that publishes wills.
+    publishing: TaskTracker,
     failed: watch::Receiver<Option<String>>,
 }
 
@@ -115,7 +117,7 @@ pub async fn start(settings: Settings, intake: Intake, registry: &prometheus::Re
     fanout.restrict(access.has_rules());
     let hub = Arc::new(Hub {
         access,
-        sessions: Sessions::new(Arc::clone(&fanout)),
+        sessions: Sessions::new(Arc::clone(&fanout), metrics.sessions_evicted.clone()),
         fanout,
         intake,
         retained: Retained::default(),
@@ -125,6 +127,7 @@ pub async fn start(settings: Settings, intake: Intake, registry: &prometheus::Re
         closed: CancellationToken::new(),
         stopping: CancellationToken::new(),
         aborted: CancellationToken::new(),
+        last_call: CancellationToken::new(),
         connections: TaskTracker::new(),
         noise: noise::Throttle::default(),
         sys: Sys::new(Instant::now()),
@@ -133,7 +136,10 @@ pub async fn start(settings: Settings, intake: Intake, registry: &prometheus::Re
     restore(&hub).await?;
 
     let (failing, failed) = watch::channel(None);
-    spawn(&failing, &hub.aborted, "the publisher of wills", publisher::run(Arc::clone(&hub), messages));
+    let publishing = TaskTracker::new();
+    publishing.close();
+    let publisher = publishing.track_future(publisher::run(Arc::clone(&hub), messages));
+    spawn(&failing, &hub.last_call, "the publisher of wills", publisher);
     spawn(&failing, &hub.stopping, "the sweeper of sessions", sessions::sweep(Arc::clone(&hub)));
     spawn(&failing, &hub.stopping, "the keeper of $SYS", sys::run(Arc::clone(&hub)));
     let tls = bound.iter().filter_map(|(listener, _)| listener.tls.clone()).collect();
@@ -148,16 +154,16 @@ pub async fn start(settings: Settings, intake: Intake, registry: &prometheus::Re
         spawn(&failing, &hub.closed, "a listener", accepting.track_future(accept));
         listeners.push(listener);
     }
-    Ok(Broker { hub, listeners, accepting, failed })
+    Ok(Broker { hub, listeners, accepting, publishing, failed })
 }
 
 async fn restore(hub: &Hub) -> Result<(), StoreError> {
     let now = Instant::now();
     for message in hub.intake.retained().await? {
-        hub.retained.set(&message.message, now);
+        hub.retained.restore(message, now);
     }
     for session in hub.intake.sessions().await? {
-        hub.sessions.restore(session.record, now);
+        hub.sessions.restore(session, now);
     }
     Ok(())
 }
@@ -228,7 +234,7 @@ impl Broker {
     }
 
     /// Ends all connections in order: no more is read, what arrived is decided and acknowledged, MQTT 5 clients get
-    /// DISCONNECT 0x8B. What has not ended within `grace` is cut. Returns the number of connections that were cut.
+    /// DISCONNECT 0x8B, wills without delay are published, and those with one stay in the store with their sessions. What has not ended within `grace` is cut. Returns the number of connections that were cut.
     pub async fn drain(&self, grace: Duration) -> usize {
         self.close_listeners();
         // Sockets are closed and socket files removed; a connection accepted just now is among those that are ended.
@@ -241,6 +247,10 @@ impl Broker {
         };
         self.hub.aborted.cancel();
         self.hub.connections.wait().await;
+        self.hub.last_call.cancel();
+        if tokio::time::timeout(limits::LAST_WILLS, self.publishing.wait()).await.is_err() {
+            tracing::warn!("the store did not take the last wills in time");
+        }
         cut
     }
 }

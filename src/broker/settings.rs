@@ -8,6 +8,7 @@ use std::{
 };
 
 use super::access::{Rules, Users};
+use crate::intake::QueueLimits;
 
 pub use crate::intake::WhenFull;
 
@@ -72,6 +73,15 @@ pub struct ListenerSettings {
 }
 
 impl ListenerSettings {
+    /// What may wait for one client whose session outlives its connection.
+    pub(crate) fn queue_limits(&self) -> QueueLimits {
+        QueueLimits {
+            max_messages: self.max_queued_messages,
+            max_bytes: self.max_queued_bytes,
+            when_full: self.queue_when_full,
+        }
+    }
+
     /// A listener with the defaults of everything else.
     pub fn new(name: impl Into<String>, bind: Bind) -> Self {
         let anonymous = match &bind {

@@ -69,7 +69,7 @@ impl Way for Direct {
 
     fn subscribe(&mut self, filter: &str, got: Arc<AtomicU64>, stall: Arc<AtomicU64>) {
         let subscriber = Subscriber::new("sub".into());
-        self.fanout.connect(&subscriber);
+        self.fanout.connect(&subscriber, u16::MAX);
         self.fanout.subscribe(&subscriber, &TopicFilter::new(filter).unwrap(), OPTIONS);
         let fanout = Arc::clone(&self.fanout);
         tokio::spawn(async move {
@@ -100,7 +100,7 @@ impl Way for Direct {
         let subscriber = Subscriber::new("sub".into());
         let topic = TopicName::new(filter).unwrap();
         let filter = TopicFilter::new(filter).unwrap();
-        self.fanout.connect(&subscriber);
+        self.fanout.connect(&subscriber, u16::MAX);
         self.fanout.subscribe(&subscriber, &filter, OPTIONS);
         self.fanout.round(Instant::now()).publish(Message { topic, ..self.message.clone() });
         self.fanout.unsubscribe(&subscriber, &filter);

@@ -107,8 +107,6 @@ async fn subscription_options_of_mqtt_5_are_kept() {
     client.expect_quiet().await;
     client.send("A2 0A 0002 00 0001 61 0002 7A7A").await;
     client.expect("B0 05 0002 00 00 11").await;
-    client.send_bytes(&subscribe(5, 3, "$share/g/a", 0)).await;
-    client.expect("90 04 0003 00 9E").await;
     client.send_bytes(&subscribe(5, 3, "a/#/b", 0)).await;
     client.expect("90 04 0003 00 8F").await;
 }

@@ -3,7 +3,10 @@
 use std::collections::VecDeque;
 
 use crate::{
-    broker::packet::{AckKind, Reason},
+    broker::{
+        fanout::Onward,
+        packet::{AckKind, Reason},
+    },
     message::Message,
 };
 
@@ -28,10 +31,17 @@ impl Due {
 /// What an arrival waits for.
 #[derive(Debug)]
 pub(crate) enum Wait {
-    /// The store's verdict.
-    Store,
+    /// The store's verdict, and what is to be done for local subscribers then.
+    Store(Onward),
     /// Only for its turn; then the message goes to local subscribers.
-    Turn(Option<Box<Message>>),
+    Turn(Option<Box<Passing>>),
+}
+
+/// A message that the store has no part in.
+#[derive(Debug)]
+pub(crate) struct Passing {
+    pub(crate) message: Message,
+    pub(crate) onward: Onward,
 }
 
 /// Acknowledgements go out in the order in which the packets came in (MQTT 5, section 4.6), and local subscribers see
@@ -56,20 +66,23 @@ impl Arrivals {
     }
 
     /// The store has decided on an arrival; `refused` replaces the reason of its acknowledgement.
-    pub(crate) fn decide(&mut self, tag: u32, refused: Option<Reason>) -> Option<Due> {
+    pub(crate) fn decide(&mut self, tag: u32, refused: Option<Reason>) -> Option<(Due, Onward)> {
         let at = tag.wrapping_sub(self.first) as usize;
         let (wait, due) = self.queue.get_mut(at)?;
-        *wait = Wait::Turn(None);
+        let onward = match std::mem::replace(wait, Wait::Turn(None)) {
+            Wait::Store(onward) => onward,
+            Wait::Turn(_) => Onward::default(),
+        };
         if let Some(reason) = refused {
             due.reason = reason;
         }
-        Some(*due)
+        Some((*due, onward))
     }
 
     /// The store has released a packet id; releases carry no tag, and the oldest one that waits is meant.
     pub(crate) fn released(&mut self, packet_id: u16) {
         let meant = |(wait, due): &&mut (Wait, Due)| {
-            due.kind == Some(AckKind::PubComp) && due.packet_id == packet_id && matches!(wait, Wait::Store)
+            due.kind == Some(AckKind::PubComp) && due.packet_id == packet_id && matches!(wait, Wait::Store(_))
         };
         if let Some((wait, _)) = self.queue.iter_mut().find(meant) {
             *wait = Wait::Turn(None);
@@ -77,15 +90,15 @@ impl Arrivals {
     }
 
     /// The next arrival whose turn has come.
-    pub(crate) fn next(&mut self) -> Option<(Due, Option<Box<Message>>)> {
+    pub(crate) fn next(&mut self) -> Option<(Due, Option<Box<Passing>>)> {
         if !matches!(self.queue.front(), Some((Wait::Turn(_), _))) {
             return None;
         }
         let (wait, due) = self.queue.pop_front()?;
         self.first = self.first.wrapping_add(1);
         match wait {
-            Wait::Turn(message) => Some((due, message)),
-            Wait::Store => None,
+            Wait::Turn(passing) => Some((due, passing)),
+            Wait::Store(_) => None,
         }
     }
 
@@ -112,7 +125,7 @@ mod tests {
     #[test]
     fn acknowledgements_leave_in_the_order_of_arrival() {
         let mut arrivals = Arrivals { first: u32::MAX, ..Arrivals::default() };
-        let tags: Vec<u32> = (1..=3).map(|id| arrivals.push(Wait::Store, due(id))).collect();
+        let tags: Vec<u32> = (1..=3).map(|id| arrivals.push(Wait::Store(Onward::default()), due(id))).collect();
         arrivals.push(Wait::Turn(None), due(4));
         assert!(ready(&mut arrivals).is_empty());
         arrivals.decide(tags[1], Some(Reason::QUOTA_EXCEEDED));
@@ -121,6 +134,6 @@ mod tests {
         assert_eq!(ready(&mut arrivals), [1, 2]);
         arrivals.decide(tags[2], None);
         assert_eq!(ready(&mut arrivals), [3, 4]);
-        assert_eq!(arrivals.decide(tags[0], None), None);
+        assert!(arrivals.decide(tags[0], None).is_none());
     }
 }

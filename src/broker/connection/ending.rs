@@ -3,22 +3,27 @@
 
 use std::{
     io,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
+    sync::oneshot,
     time::timeout,
 };
 
 use super::{Connection, Ending, Wire, submission};
 use crate::{
     broker::{
-        limits::{LAST_READS, LAST_VERDICTS, LAST_WRITE},
+        fanout::{Delivery, Orphan},
+        limits::{LAST_READS, LAST_SAVE, LAST_VERDICTS, LAST_WRITE},
         packet::{DecodeError, Reason, disconnect},
+        publisher::Errand,
         sessions::Receipt,
         transport,
     },
+    intake::StoreError,
     message::QoS,
 };
 
@@ -40,18 +45,20 @@ impl Ending {
         }
     }
 
-    /// Whether the will is due (MQTT 5, section 3.1.2.5). Not when the gateway itself stops: the client is well.
+    /// Whether the will is due (MQTT 5, section 3.1.2.5); also when the gateway itself stops, as Mosquitto has it: nobody
+    /// hears of that client any more.
     fn wants_will(&self) -> bool {
         match self {
             Self::Disconnected { with_will } => *with_will,
-            Self::Stopping | Self::StoreGone => false,
+            Self::StoreGone => false,
             Self::Lost(_)
             | Self::Decode(_)
             | Self::Offence(..)
             | Self::Silent
             | Self::Stalled
             | Self::TakenOver
-            | Self::Revoked => true,
+            | Self::Revoked
+            | Self::Stopping => true,
         }
     }
 
@@ -155,6 +162,9 @@ impl Connection {
         {
             self.saved();
         }
+        if let Some(durable) = &mut self.durable {
+            durable.last_steps().await;
+        }
         loop {
             // An offence among the verdicts ends nothing that has not ended already.
             while self.proceed(false).is_err() {}
@@ -189,21 +199,21 @@ impl Connection {
         self.replay.retain(|delivery| delivery.qos != QoS::AtMostOnce);
         self.replay.append(&mut self.inbox);
         self.hub.fanout.disconnect(self.claim.subscriber(), &mut self.replay);
-        self.last_will(ending).await;
-        let expiry_s = self.claim.expiry_s;
-        let saved = if expiry_s == 0 {
-            self.claim.end(&self.hub.intake).await
-        } else if self.claim.kept.stored != Some(expiry_s) {
-            self.claim.save(&self.hub.intake).await
-        } else {
-            Ok(())
+        self.judge_will(ending);
+        let aborted = self.hub.aborted.clone();
+        let stowed = tokio::select! {
+            biased;
+            () = aborted.cancelled() => Err(StoreError::Deadline),
+            // A store that hangs must not hold up whoever waits for this connection to end.
+            stowed = timeout(LAST_SAVE, self.stow()) => stowed.unwrap_or(Err(StoreError::Deadline)),
         };
-        if let Err(error) = saved {
+        if let Err(error) = stowed {
             tracing::debug!(client_id = %self.claim.client_id(), %error, "session not put away");
         }
     }
 
-    async fn last_will(&mut self, ending: &Ending) {
+    /// Decides what becomes of the will: what is left here is to be published at once, whatever happens.
+    fn judge_will(&mut self, ending: &Ending) {
         let Some(will) = self.will.take().filter(|_| ending.wants_will()) else { return };
         // It was allowed when the client came, but rules may have changed since.
         if !self.badge.may_publish(&will.message.topic) {
@@ -211,11 +221,57 @@ impl Connection {
         }
         let delay = will.delay.min(Duration::from_secs(u64::from(self.claim.expiry_s)));
         if delay.is_zero() {
-            // The publisher ends only when the gateway stops, and then there are no wills.
-            let _ = self.hub.publisher.send(will.message).await;
+            self.will = Some(will);
         } else {
             // Not sent where another connection resumes the session: then the client is back.
             self.claim.delayed_will = Some((Instant::now() + delay, will.message));
+        }
+    }
+
+    /// Writes down what outlives the connection, and gives away what others are to have.
+    async fn stow(&mut self) -> Result<(), StoreError> {
+        let hub = Arc::clone(&self.hub);
+        let is_stored = self.claim.kept.will.is_some();
+        // The publisher ends after all connections, so there is always a place in the end.
+        if self.will.is_some()
+            && let Ok(place) = hub.publisher.reserve().await
+            && let Some(will) = self.will.take()
+        {
+            let (done, decided) = oneshot::channel();
+            place.send(Errand::Publish { message: will.message, done: Some(done) });
+            if is_stored {
+                // Taken off the session's record only once it is out, for a crash must not lose it in between.
+                let _ = decided.await;
+            }
+        }
+        let expiry_s = self.claim.expiry_s;
+        if expiry_s == 0 {
+            self.give_away_shared().await;
+            return self.claim.end(&hub.intake).await;
+        }
+        let is_over = is_stored && self.claim.delayed_will.is_none();
+        if is_over {
+            self.claim.kept.will = None;
+        }
+        if self.claim.kept.stored != Some(expiry_s) {
+            self.claim.save(&hub.intake).await?;
+        } else if is_over && let Some(id) = self.claim.kept.id {
+            hub.intake.forget_will(id).await?;
+        }
+        self.claim.leave(&hub.intake).await
+    }
+
+    /// Messages of shared subscriptions that this session had and its client has not acknowledged go to other members
+    /// (MQTT 5, section 4.8.2) - but for QoS 2 messages that were sent [MQTT-4.8.2-5].
+    async fn give_away_shared(&mut self) {
+        let mut shared = self.claim.kept.outgoing.take_shared();
+        shared.extend(self.hub.fanout.take_shared(self.claim.subscriber()));
+        for Delivery { publication, share, .. } in shared {
+            let Some(share) = share else { continue };
+            let orphan = Orphan { publication, share: *share };
+            if self.hub.publisher.send(Errand::Orphan(orphan)).await.is_err() {
+                return;
+            }
         }
     }
 

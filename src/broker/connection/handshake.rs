@@ -14,13 +14,15 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{Connection, Inbound, PublishRate, Tally, Wire, arrivals::Arrivals};
+use super::{Connection, Durable, Inbound, PublishRate, Tally, Wire, arrivals::Arrivals};
 use crate::{
     broker::{
-        CONNECT_TIMEOUT,
+        CONNECT_TIMEOUT, ListenerSettings,
         access::Badge,
         hub::{Hub, Who},
-        limits::{CLIENT_ID_MAX, CONNECT_MAX, LAST_WRITE, READ_MIN, TAKEOVER, TOPIC_ALIAS_MAX},
+        limits::{
+            CLIENT_ID_MAX, CONNECT_MAX, LAST_SAVE, LAST_WRITE, OUTGOING_WINDOW, READ_MIN, TAKEOVER, TOPIC_ALIAS_MAX,
+        },
         listener::Listener,
         metrics::Peak,
         packet::{
@@ -31,7 +33,7 @@ use crate::{
         sessions::{Claim, ClaimError},
         transport::{self, Accepted, Socket},
     },
-    intake::StoreError,
+    intake::{SessionWill, StoreError},
     message::Message,
 };
 
@@ -211,7 +213,8 @@ impl Door {
         match self.admit(&mut connect, assigned).await {
             Ok(Some((claim, place, kick, due_will))) => {
                 if let Some(will) = due_will {
-                    let _ = self.hub.publisher.send(will).await;
+                    // Full only while the store takes nothing, and then this client is not let in either.
+                    let _ = self.hub.publisher.send_timeout(will.into(), LAST_SAVE).await;
                 }
                 self.start(connect, assigned, claim, kick, place).await;
             }
@@ -266,7 +269,12 @@ impl Door {
     }
 
     /// Prepares the session: a new one on a clean start, saved where it outlives the connection. True = resumed.
-    async fn open_session(hub: &Hub, claim: &mut Claim, connect: &Connect) -> Result<bool, StoreError> {
+    async fn open_session(
+        hub: &Hub,
+        settings: &ListenerSettings,
+        claim: &mut Claim,
+        connect: &Connect,
+    ) -> Result<bool, StoreError> {
         if connect.clean_start || !claim.kept.present {
             claim.end(&hub.intake).await?;
         }
@@ -274,7 +282,12 @@ impl Door {
         claim.expiry_s = connect.session_expiry_s;
         // A resumed session that is to end with this connection must end with it after a crash, too.
         let is_stored = connect.session_expiry_s > 0 || claim.kept.stored.is_some();
-        if is_stored && claim.kept.stored != Some(connect.session_expiry_s) {
+        if is_stored {
+            claim.kept.limits = settings.queue_limits();
+            claim.kept.will = connect.will.as_ref().map(|will| SessionWill {
+                message: will.message.clone(),
+                delay_s: u32::try_from(will.delay.as_secs()).unwrap_or(u32::MAX),
+            });
             claim.save(&hub.intake).await?;
         }
         claim.kept.present = true;
@@ -283,14 +296,25 @@ impl Door {
 
     async fn start(
         mut self,
-        connect: Connect,
+        mut connect: Connect,
         assigned: bool,
         mut claim: Claim,
         kick: CancellationToken,
         place: OwnedSemaphorePermit,
     ) {
         let version = connect.version;
-        let session_present = match Self::open_session(&self.hub, &mut claim, &connect).await {
+        if let Some(will) = &mut connect.will {
+            will.message.client = connect.client_id.clone();
+        }
+        let opened = tokio::select! {
+            biased;
+            () = kick.cancelled() => return,
+            opened = timeout(
+                LAST_SAVE,
+                Self::open_session(&self.hub, &self.listener.settings, &mut claim, &connect),
+            ) => opened.unwrap_or(Err(StoreError::Deadline)),
+        };
+        let session_present = match opened {
             Ok(session_present) => session_present,
             Err(error) => {
                 self.refused(&connect.client_id, "store", &error.to_string());
@@ -321,14 +345,17 @@ impl Door {
         let badge = badge.expect("who was admitted has a badge");
         claim.subscriber().set_badge(&badge);
         claim.kept.outgoing.connect(connect.receive_maximum);
-        hub.fanout.connect(claim.subscriber());
+        let window = connect.receive_maximum.min(OUTGOING_WINDOW);
+        hub.fanout.connect(claim.subscriber(), window);
+        let durable = claim.kept.id.map(|id| {
+            let kept = &claim.kept;
+            hub.fanout.connect_queue(claim.subscriber(), window, kept.limits, kept.resume);
+            Box::new(Durable::new(id, window, kept.resume, kept.sent))
+        });
         let client_id = connect.client_id;
         let silence_max =
             (connect.keep_alive_s > 0).then(|| Duration::from_secs(u64::from(connect.keep_alive_s)) * 3 / 2);
-        let mut will = connect.will;
-        if let Some(will) = &mut will {
-            will.message.client = client_id.clone();
-        }
+        let will = connect.will;
         Connection {
             decoder: Decoder::new(connect.version, listener.settings.max_packet, client_id, TOPIC_ALIAS_MAX),
             version: connect.version,
@@ -349,6 +376,8 @@ impl Door {
             },
             publish_rate: PublishRate::new(listener.settings.max_publish_rate),
             tally: Tally::default(),
+            durable,
+            wants_turn: false,
             saving: None,
             pause: None,
             inbox: std::collections::VecDeque::new(),

@@ -4,11 +4,11 @@ use std::{sync::Arc, time::Instant};
 
 use super::{
     Connection, Ending,
-    arrivals::{Due, Wait},
+    arrivals::{Due, Passing, Wait},
 };
 use crate::{
     broker::{
-        fanout::{Round, wait_for},
+        fanout::{Onward, Round, Routed, wait_for},
         packet::{AckKind, Packet, Reason, Version, ack, pingresp},
         sessions::Receipt,
         sys::is_reserved,
@@ -25,9 +25,17 @@ impl Connection {
     pub(super) async fn packet(&mut self, packet: Packet) -> Result<(), Ending> {
         match packet {
             Packet::Publish(publish) => return self.publish(publish.message, publish.packet_id).await,
+            Packet::PubAck { packet_id } if self.durable.is_some() => self.queue_acknowledged(packet_id),
             Packet::PubAck { packet_id } => {
                 // An acknowledgement of something unknown harms nobody and is passed over, as Mosquitto does.
                 self.claim.kept.outgoing.acknowledged(packet_id);
+            }
+            Packet::PubRec { packet_id, reason } if self.durable.is_some() => {
+                if reason.is_error() {
+                    self.queue_refused(packet_id);
+                } else {
+                    self.queue_received(packet_id);
+                }
             }
             Packet::PubRec { packet_id, reason } if reason.is_error() => {
                 self.claim.kept.outgoing.refused(packet_id);
@@ -37,6 +45,7 @@ impl Connection {
                 let reason = if known { Reason::SUCCESS } else { Reason::PACKET_ID_NOT_FOUND };
                 ack(&mut self.wire.output, self.version, AckKind::PubRel, packet_id, reason);
             }
+            Packet::PubComp { packet_id } if self.durable.is_some() => self.queue_completed(packet_id),
             Packet::PubComp { packet_id } => {
                 self.claim.kept.outgoing.completed(packet_id);
             }
@@ -113,21 +122,19 @@ impl Connection {
         let packet_id = Some(due.packet_id).filter(|_| message.qos == QoS::ExactlyOnce && self.inbound.persistent);
         let bytes = message_bytes(&message);
         self.inbound.undecided_bytes += bytes;
-        if streams.is_empty() && !set_retained && packet_id.is_none() {
-            self.inbound.arrivals.push(Wait::Turn(Some(Box::new(message))), due);
+        let mut routed = self.hub.fanout.route(&message);
+        let congested = routed.take_congested(self.claim.subscriber());
+        if !congested.is_empty() {
+            self.pause = Some(Box::pin(wait_for(congested)));
+        }
+        let Routed { copies, onward, .. } = routed;
+        if streams.is_empty() && !set_retained && packet_id.is_none() && copies.is_empty() {
+            self.inbound.arrivals.push(Wait::Turn(Some(Box::new(Passing { message, onward }))), due);
             return Ok(());
         }
-        let tag = self.inbound.arrivals.push(Wait::Store, due);
+        let tag = self.inbound.arrivals.push(Wait::Store(onward), due);
         self.enqueue(
-            Entry::Publish(Publish {
-                message,
-                streams,
-                packet_id,
-                copies: Vec::new(),
-                set_retained,
-                retained_revision: 0,
-                tag,
-            }),
+            Entry::Publish(Publish { message, streams, packet_id, copies, set_retained, retained_revision: 0, tag }),
             bytes,
         );
         Ok(())
@@ -182,7 +189,7 @@ impl Connection {
         self.claim.kept.received.remove(&packet_id);
         let due = Due { counts: receipt.counted, ..Due::new(Some(AckKind::PubComp), packet_id) };
         if self.inbound.persistent {
-            self.inbound.arrivals.push(Wait::Store, due);
+            self.inbound.arrivals.push(Wait::Store(Onward::default()), due);
             self.enqueue(Entry::Release { packet_id }, ENTRY_BYTES);
         } else {
             self.inbound.arrivals.push(Wait::Turn(None), due);
@@ -263,7 +270,8 @@ impl Connection {
                 return Err(Ending::StoreGone);
             }
         }
-        let due = self.inbound.arrivals.decide(tag, refusal.map(|_| Reason::QUOTA_EXCEEDED));
+        let decided = self.inbound.arrivals.decide(tag, refusal.map(|_| Reason::QUOTA_EXCEEDED));
+        let (due, onward) = decided.unzip();
         if let Some(Due { kind: Some(AckKind::PubRec), packet_id, .. }) = due {
             if refusal.is_some() {
                 self.claim.kept.received.remove(&packet_id);
@@ -272,7 +280,7 @@ impl Connection {
             }
         }
         if outcome == Outcome::Accepted {
-            self.hub.accepted(publish, round, now);
+            self.hub.accepted(publish, onward.unwrap_or_default(), round, now);
         }
         Ok(())
     }
@@ -280,16 +288,17 @@ impl Connection {
     /// Acknowledges the arrivals whose turn has come.
     fn acknowledge(&mut self, round: &mut Round<'_>, patient: bool) {
         while !self.must_wait(round, patient)
-            && let Some((due, message)) = self.inbound.arrivals.next()
+            && let Some((due, passing)) = self.inbound.arrivals.next()
         {
-            if let Some(message) = message {
+            if let Some(passing) = passing {
+                let Passing { message, onward } = *passing;
                 self.inbound.undecided_bytes -= message_bytes(&message);
                 if due.kind == Some(AckKind::PubRec)
                     && let Some(receipt) = self.claim.kept.received.get_mut(&due.packet_id)
                 {
                     receipt.decided = true;
                 }
-                round.publish(*message);
+                self.hub.deliver(message, &[], onward, false, round);
             }
             let Some(kind) = due.kind else { continue };
             ack(&mut self.wire.output, self.version, kind, due.packet_id, due.reason);

@@ -25,14 +25,17 @@
 
 mod admission;
 mod arrivals;
+mod durable;
 mod ending;
 mod handshake;
 mod inbound;
 mod outbound;
 mod outgoing;
 mod publish_rate;
+mod remains;
 mod subscribe;
 mod tally;
+mod window;
 mod wire;
 
 use std::{
@@ -52,9 +55,11 @@ use tokio::{
 use tokio_util::sync::WaitForCancellationFutureOwned;
 
 use arrivals::Arrivals;
+use durable::{Durable, Progress, STEP_RETRY};
 pub(crate) use handshake::serve;
 pub(crate) use outgoing::Outgoing;
 use publish_rate::PublishRate;
+pub(crate) use subscribe::Replay;
 use subscribe::Saving;
 use tally::Tally;
 use wire::Wire;
@@ -65,7 +70,7 @@ use super::{
     hub::{Hub, Who},
     limits::{IDLE, READ_MAX, READ_MIN, UNDECIDED_BYTES, UNDECIDED_MAX, WRITE_HIGH, WRITE_STALL},
     listener::Listener,
-    packet::{DecodeError, Decoder, Packet, Reason, Version, Will},
+    packet::{DecodeError, Decoder, Reason, Version, Will, is_acknowledgement},
     sessions::Claim,
 };
 use crate::intake::{Entry, Lane, Outcome, Returned, Returns, StoreError};
@@ -89,6 +94,10 @@ struct Connection {
     saving: Option<Saving>,
     /// Subscribers are given a moment to catch up with this publisher.
     pause: Option<Pause>,
+    /// Where the session outlives the connection: its queue in the store.
+    durable: Option<Box<Durable>>,
+    /// There is more to do, and others are to have their turn first.
+    wants_turn: bool,
     /// Taken from the mailbox and not sent yet.
     inbox: VecDeque<Delivery>,
     /// Retained messages for new subscriptions; they go before the inbox.
@@ -151,6 +160,8 @@ enum Event {
     Written(io::Result<usize>),
     Read(io::Result<usize>),
     Mail,
+    Queue(Progress),
+    Turn,
     Tick,
 }
 
@@ -218,7 +229,10 @@ impl Connection {
             }
             self.proceed(true)?;
             self.inbound.begin_submit();
-        } else if self.wire.ended && !self.inbound.held.is_empty() {
+        } else {
+            self.take_acknowledgements().await?;
+        }
+        if !self.is_listening() && self.wire.ended && !self.inbound.held.is_empty() {
             // Nobody is left who could be acknowledged, and the client keeps what was not.
             return Err(Ending::Lost(None));
         }
@@ -229,17 +243,16 @@ impl Connection {
         Ok(())
     }
 
-    /// Takes the next packet off the input; `None` while it is not complete.
-    fn next_packet(&mut self) -> Result<Option<Packet>, DecodeError> {
-        let before = self.wire.input.len();
-        let packet = self.decoder.decode(&mut self.wire.input);
-        self.wire.was_decoded(before);
-        self.tally.packets_in += u64::from(matches!(packet, Ok(Some(_))));
-        if let Ok(Some(Packet::Publish(publish))) = &packet {
-            self.tally.received(&publish.message);
-            self.spend_publish();
+    /// Takes acknowledgements that are next in the input also while the client is not listened to: they make room, and what
+    /// it is held back for may be a queue that only this client can empty.
+    async fn take_acknowledgements(&mut self) -> Result<(), Ending> {
+        while is_acknowledgement(&self.wire.input) && self.wire.output.len() < WRITE_HIGH {
+            match self.next_packet()? {
+                Some(packet) => self.packet(packet).await?,
+                None => break,
+            }
         }
-        packet
+        Ok(())
     }
 
     /// Whether the client is listened to: what it said before has gone to the store.
@@ -262,9 +275,13 @@ impl Connection {
 
     async fn next_event(&mut self) -> Event {
         self.inbound.begin_submit();
+        if let Some(durable) = &mut self.durable {
+            durable.begin_submit();
+        }
         let may_decode = self.is_listening() && !self.is_made_to_wait();
         let want_mail = self.wants_mail();
-        let Self { kicked, wire, inbound, saving, pause, publish_rate, claim, timer, .. } = self;
+        let wants_turn = self.wants_turn;
+        let Self { kicked, wire, inbound, saving, pause, publish_rate, durable, claim, timer, .. } = self;
         let Inbound { lane, returns, submitting, held, submitted, .. } = inbound;
         let wants_room = !held.is_empty() && submitting.is_none() && *submitted == 0;
         let want_read = !wire.ended && (may_decode || wire.input.len() < READ_MAX);
@@ -283,7 +300,9 @@ impl Connection {
             () = publish_rate::allowed(publish_rate), if publish_rate.is_some() => Event::MayPublish,
             written = writer.write_buf(output), if !output.is_empty() => Event::Written(written),
             read = reader.read_buf(input), if want_read => Event::Read(read),
+            progress = progress(durable), if durable.as_ref().is_some_and(|durable| durable.is_busy()) => Event::Queue(progress),
             () = claim.subscriber().woken(), if want_mail => Event::Mail,
+            () = tokio::task::yield_now(), if wants_turn => Event::Turn,
             () = timer.as_mut() => Event::Tick,
         }
     }
@@ -328,9 +347,13 @@ impl Connection {
                 Ok(())
             }
             Event::Mail => {
-                self.fetch_mail();
+                if self.inbox.is_empty() && self.replay.is_empty() {
+                    self.fetch_mail();
+                }
                 Ok(())
             }
+            Event::Queue(progress) => self.progressed(progress),
+            Event::Turn => Ok(()),
             Event::Tick => self.tick(Instant::now()),
         }
     }
@@ -344,6 +367,7 @@ impl Connection {
         if !self.is_listening() || self.is_made_to_wait() {
             self.wire.heard = now;
         }
+        let retries = self.retry_steps();
         let silent = now.duration_since(self.wire.heard);
         if self.silence_max.is_some_and(|max| silent >= max) {
             return Err(Ending::Silent);
@@ -354,6 +378,7 @@ impl Connection {
         }
         let alive = self.silence_max.map_or(WRITE_STALL, |max| max.saturating_sub(silent));
         let next = if busy { IDLE } else { WRITE_STALL };
+        let next = if retries { STEP_RETRY } else { next };
         self.timer.as_mut().reset((now + alive.min(next).max(Duration::from_millis(10))).into());
         Ok(())
     }
@@ -447,6 +472,13 @@ async fn returned(returns: &mut Option<Returns>) -> Option<Returned> {
 async fn saved(saving: &mut Option<Saving>) -> Result<(), StoreError> {
     match saving {
         Some(saving) => saving.commit.as_mut().await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn progress(durable: &mut Option<Box<Durable>>) -> Progress {
+    match durable {
+        Some(durable) => durable.progress().await,
         None => std::future::pending().await,
     }
 }

@@ -6,8 +6,8 @@ use super::{Connection, outgoing::Stage};
 use crate::{
     broker::{
         fanout::Delivery,
-        limits::WRITE_HIGH,
-        packet::{AckKind, PublishOut, Reason, Version, ack},
+        limits::{REPLAY_WAITING, RETAINED_SCAN, WRITE_HIGH},
+        packet::{AckKind, PublishOut, Reason, SubscribeOptions, Version, ack},
     },
     message::QoS,
 };
@@ -16,7 +16,7 @@ use crate::{
 const FETCH: usize = 64;
 
 /// What became of a message that was about to be sent.
-enum Fate {
+pub(super) enum Fate {
     Encoded,
     Expired,
     TooLarge,
@@ -27,7 +27,8 @@ enum Fate {
 impl Connection {
     /// Whether new mail would be looked at now.
     pub(super) fn wants_mail(&self) -> bool {
-        self.inbox.is_empty() && self.replay.is_empty() && self.wire.output.len() < WRITE_HIGH
+        let is_idle = self.inbox.is_empty() && self.replay.is_empty() && self.claim.kept.replays.is_empty();
+        (is_idle || self.durable.is_some()) && self.wire.output.len() < WRITE_HIGH
     }
 
     pub(super) fn fetch_mail(&mut self) -> bool {
@@ -38,22 +39,83 @@ impl Connection {
     /// Encodes what may be sent: first what must be sent again, then retained messages for new subscriptions, then mail.
     pub(super) fn pump(&mut self) {
         let now = Instant::now();
+        self.pump_queue(now);
         while self.wire.output.len() < WRITE_HIGH && self.resend(now) {}
+        // The scan of retained messages is work that nobody asked for but this client: others have their turn in between.
+        let mut scan = RETAINED_SCAN;
+        self.wants_turn = false;
         while self.wire.output.len() < WRITE_HIGH {
+            if self.replay.is_empty() && !self.claim.kept.replays.is_empty() {
+                if scan == 0 {
+                    self.wants_turn = true;
+                    break;
+                }
+                scan = scan.saturating_sub(self.fetch_replay(now));
+                continue;
+            }
             if self.replay.is_empty() && self.inbox.is_empty() && !self.fetch_mail() {
                 break;
             }
-            let queue = if self.replay.is_empty() { &mut self.inbox } else { &mut self.replay };
+            let queue = if self.replay.is_empty() { &self.inbox } else { &self.replay };
             let needs_room = queue.front().is_some_and(|delivery| delivery.qos != QoS::AtMostOnce);
-            if needs_room && !self.claim.kept.outgoing.has_room() {
+            if needs_room && !self.has_room() {
                 break;
             }
-            if let Some(delivery) = queue.pop_front() {
-                self.send(delivery, now);
+            let queue = if self.replay.is_empty() { &mut self.inbox } else { &mut self.replay };
+            match queue.pop_front() {
+                Some(delivery) if needs_room && self.durable.is_some() => self.queue_own(&delivery, now),
+                Some(delivery) => self.send(delivery, now),
+                None => {}
             }
         }
         let kept = &mut *self.claim.kept;
         self.hub.fanout.recount(&mut kept.counted, kept.outgoing.bytes());
+    }
+
+    /// Whether a QoS 1 or 2 message can go its way: to the client, or into the queue of the session, which is filled with
+    /// what is retained only as fast as the client takes it.
+    fn has_room(&self) -> bool {
+        match &self.durable {
+            Some(_) => {
+                let subscriber = self.claim.subscriber();
+                subscriber.has_room() && subscriber.waiting() < REPLAY_WAITING
+            }
+            None => self.claim.kept.outgoing.has_room(),
+        }
+    }
+
+    /// Some of the retained messages that a new subscription is due; gives the number of those that were looked at.
+    fn fetch_replay(&mut self, now: Instant) -> usize {
+        let Some(replay) = self.claim.kept.replays.front_mut() else { return 0 };
+        // What the gateway says of itself is not among them, and comes with the first page.
+        let own = if replay.after.is_none() { self.hub.sys.matching(&self.hub, &replay.filter) } else { Vec::new() };
+        let page = self.hub.retained.page(&replay.filter, replay.after.as_ref(), replay.clock, now);
+        let SubscribeOptions { qos, no_local, .. } = replay.subscription.options;
+        let subscription_ids: Option<Box<[u32]>> = replay.subscription.id.map(|id| Box::from([id]));
+        replay.after = page.last;
+        if replay.after.is_none() {
+            self.claim.kept.replays.pop_front();
+        }
+        for publication in own.into_iter().chain(page.found) {
+            let message = &publication.message;
+            if (no_local && message.client == *self.claim.client_id()) || !self.badge.may_receive(&message.topic) {
+                continue;
+            }
+            let qos = qos.min(message.qos);
+            let subscription_ids = subscription_ids.clone();
+            self.replay.push_back(Delivery { publication, qos, retain: true, subscription_ids, share: None });
+        }
+        page.scanned
+    }
+
+    /// Counts a message that was not sent.
+    pub(super) fn count_unsent(&self, fate: &Fate) {
+        match fate {
+            Fate::Encoded => {}
+            Fate::Expired => self.hub.metrics.drops.expired(),
+            Fate::TooLarge => self.hub.metrics.drops.too_large(),
+            Fate::Denied => self.hub.metrics.drops.not_authorized(),
+        }
     }
 
     fn send(&mut self, delivery: Delivery, now: Instant) {
@@ -70,9 +132,7 @@ impl Connection {
                     self.claim.kept.outgoing.send(delivery);
                 }
             }
-            Fate::Expired => self.hub.metrics.drops.expired(),
-            Fate::TooLarge => self.hub.metrics.drops.too_large(),
-            Fate::Denied => self.hub.metrics.drops.not_authorized(),
+            fate @ (Fate::Expired | Fate::TooLarge | Fate::Denied) => self.count_unsent(&fate),
         }
     }
 
@@ -109,7 +169,7 @@ impl Connection {
         }
     }
 
-    fn encode(&mut self, delivery: &Delivery, packet_id: u16, dup: bool, now: Instant) -> Fate {
+    pub(super) fn encode(&mut self, delivery: &Delivery, packet_id: u16, dup: bool, now: Instant) -> Fate {
         let message = &delivery.publication.message;
         if !self.badge.may_receive(&message.topic) {
             return Fate::Denied;

@@ -146,6 +146,21 @@ impl Outgoing {
         self.finish(packet_id);
     }
 
+    /// Takes out the QoS 1 messages of shared subscriptions, in the order in which they were sent.
+    pub(crate) fn take_shared(&mut self) -> Vec<Delivery> {
+        let is_shared = |sent: &mut Sent| match &sent.stage {
+            Stage::Published(delivery) => delivery.qos == QoS::AtLeastOnce && delivery.share.is_some(),
+            Stage::Released => false,
+        };
+        let mut taken: Vec<Sent> = self.slots.iter_mut().filter_map(|slot| slot.take_if(is_shared)).collect();
+        taken.sort_unstable_by_key(|sent| sent.order);
+        let deliveries = taken.into_iter().filter_map(|sent| match sent.stage {
+            Stage::Published(delivery) => Some(delivery),
+            Stage::Released => None,
+        });
+        deliveries.collect()
+    }
+
     fn stage(&mut self, packet_id: u16) -> Option<&mut Stage> {
         let slot = self.slots.get_mut(usize::from(packet_id).checked_sub(1)?)?;
         // What was not sent on this connection cannot be acknowledged on it.
@@ -181,7 +196,7 @@ mod tests {
             properties: None,
         };
         let publication = Arc::new(Publication { message, at: Instant::now() });
-        Delivery { publication, qos, retain: false, subscription_ids: None }
+        Delivery { publication, qos, retain: false, subscription_ids: None, share: None }
     }
 
     #[test]

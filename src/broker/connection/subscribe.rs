@@ -1,6 +1,6 @@
 //! SUBSCRIBE and UNSUBSCRIBE: changed in memory, saved where the session outlives the connection, then answered.
 
-use std::{collections::VecDeque, sync::Arc};
+use std::sync::Arc;
 
 use bytestring::ByteString;
 use smallvec::SmallVec;
@@ -8,13 +8,32 @@ use smallvec::SmallVec;
 use super::{Commit, Connection, Ending};
 use crate::{
     broker::{
-        fanout::Delivery,
-        limits::{FILTER_LEVELS_MAX, REPLAY_MESSAGES, SESSION_FILTER_BYTES, SUBSCRIPTIONS_MAX},
+        fanout::{bare, check_filter as check_shared, is_shared},
+        limits::{FILTER_LEVELS_MAX, SESSION_FILTER_BYTES},
         packet::{Reason, RetainHandling, Subscribe, SubscribeOptions, Unsubscribe, suback, unsuback},
         sessions::Subscription,
     },
-    topic::{TopicError, TopicFilter},
+    topic::{TopicError, TopicFilter, TopicName},
 };
+
+/// The retained messages that a new subscription is due: what to look for, and how far that has come. Instead of the
+/// messages themselves, for there may be 100 000 of them for each client.
+#[derive(Debug)]
+pub(crate) struct Replay {
+    pub(super) filter: TopicFilter,
+    pub(super) subscription: Subscription,
+    /// The last topic that was looked at.
+    pub(super) after: Option<TopicName>,
+    /// When the subscription began, as [`Retained::clock`](crate::broker::retained::Retained::clock) has it.
+    pub(super) clock: u64,
+}
+
+impl Replay {
+    /// Whether it belongs to the subscription to this filter.
+    pub(crate) fn is_of(&self, filter: &TopicFilter) -> bool {
+        self.filter == *filter
+    }
+}
 
 /// A change of the subscriptions on its way to the disk.
 pub(super) struct Saving {
@@ -32,39 +51,39 @@ struct Answer {
 
 enum Request {
     /// With the retained messages that the new subscriptions are due.
-    Subscribe(VecDeque<Delivery>),
+    Subscribe(Vec<Replay>),
     Unsubscribe,
 }
 
 impl Connection {
     pub(super) fn subscribe(&mut self, subscribe: Subscribe) -> Result<(), Ending> {
         let mut codes = SmallVec::new();
-        let mut replay = VecDeque::new();
+        let mut replays = Vec::new();
         for (filter, options) in subscribe.filters {
             let subscription = Subscription { options, id: subscribe.subscription_id };
-            codes.push(match check_filter(filter)? {
-                Ok(filter) if !self.badge.may_subscribe(&filter) => {
+            codes.push(match check_filter(filter, options)? {
+                Ok(filter) if !self.badge.may_subscribe(&bare(&filter)) => {
                     self.denied("subscribe to", filter.as_str());
                     self.hub.metrics.refused("acl-subscribe");
                     Reason::NOT_AUTHORIZED.0
                 }
-                Ok(filter) => self.enter(&filter, subscription, &mut replay),
+                Ok(filter) => self.enter(&filter, subscription, &mut replays),
                 Err(reason) => {
                     self.hub.metrics.refused("subscribe");
                     reason.0
                 }
             });
         }
-        self.answer(Answer { packet_id: subscribe.packet_id, codes, to: Request::Subscribe(replay) });
+        self.answer(Answer { packet_id: subscribe.packet_id, codes, to: Request::Subscribe(replays) });
         Ok(())
     }
 
     /// Enters one subscription and gives its SUBACK code.
-    fn enter(&mut self, filter: &TopicFilter, subscription: Subscription, replay: &mut VecDeque<Delivery>) -> u8 {
+    fn enter(&mut self, filter: &TopicFilter, subscription: Subscription, replays: &mut Vec<Replay>) -> u8 {
         let subscriptions = &mut self.claim.kept.subscriptions;
         let has_room = || {
             let bytes: usize = subscriptions.keys().map(|filter| filter.as_str().len()).sum();
-            subscriptions.len() < SUBSCRIPTIONS_MAX
+            subscriptions.len() < self.listener.settings.max_subscriptions
                 && bytes + filter.as_str().len() <= SESSION_FILTER_BYTES
                 && self.hub.fanout.has_room(filter)
         };
@@ -74,39 +93,17 @@ impl Connection {
         }
         let new = subscriptions.insert(filter.clone(), subscription).is_none();
         self.hub.fanout.subscribe(self.claim.subscriber(), filter, subscription.fanout_options());
-        // Looked up after subscribing: a message may come twice, as live and as retained, but none falls between.
+        // The moment is noted after subscribing: what is retained up to it is sent as such, what comes later is live.
         let due = match subscription.options.retain_handling {
             RetainHandling::Always => true,
             RetainHandling::WhenNew => new,
             RetainHandling::Never => false,
         };
-        if due {
-            self.replay_retained(filter, subscription, replay);
+        if due && !is_shared(filter) {
+            let clock = self.hub.retained.clock();
+            replays.push(Replay { filter: filter.clone(), subscription, after: None, clock });
         }
         subscription.options.qos.number()
-    }
-
-    fn replay_retained(&self, filter: &TopicFilter, subscription: Subscription, replay: &mut VecDeque<Delivery>) {
-        let SubscribeOptions { qos, no_local, .. } = subscription.options;
-        let mut dropped = 0;
-        for publication in
-            self.hub.retained.matching(filter).into_iter().chain(self.hub.sys.matching(&self.hub, filter))
-        {
-            if no_local && publication.message.client == *self.claim.client_id() {
-                continue;
-            }
-            if !self.badge.may_receive(&publication.message.topic) {
-                continue;
-            }
-            if self.replay.len() + replay.len() >= REPLAY_MESSAGES {
-                dropped += 1;
-                continue;
-            }
-            let qos = qos.min(publication.message.qos);
-            let subscription_ids = subscription.id.map(|id| Box::from([id]));
-            replay.push_back(Delivery { publication, qos, retain: true, subscription_ids });
-        }
-        self.hub.metrics.drops.replay_full(dropped);
     }
 
     pub(super) fn unsubscribe(&mut self, unsubscribe: Unsubscribe) {
@@ -114,6 +111,7 @@ impl Connection {
         for filter in unsubscribe.filters {
             let known = TopicFilter::new(filter).is_ok_and(|filter| {
                 self.hub.fanout.unsubscribe(self.claim.subscriber(), &filter);
+                self.claim.kept.forget_replay(&filter);
                 self.claim.kept.subscriptions.remove(&filter).is_some()
             });
             codes.push(if known { Reason::SUCCESS.0 } else { Reason::NO_SUBSCRIPTION_EXISTED.0 });
@@ -144,9 +142,12 @@ impl Connection {
 
     fn write_answer(&mut self, Answer { packet_id, codes, to }: Answer) {
         match to {
-            Request::Subscribe(replay) => {
+            Request::Subscribe(replays) => {
                 suback(&mut self.wire.output, self.version, packet_id, &codes);
-                self.replay.extend(replay);
+                for replay in replays {
+                    self.claim.kept.forget_replay(&replay.filter);
+                    self.claim.kept.replays.push_back(replay);
+                }
             }
             Request::Unsubscribe => unsuback(&mut self.wire.output, self.version, packet_id, &codes),
         }
@@ -154,16 +155,17 @@ impl Connection {
 }
 
 /// The filter, or the reason why this one is refused; an error where the whole packet is wrong.
-fn check_filter(filter: ByteString) -> Result<Result<TopicFilter, Reason>, Ending> {
-    if filter.starts_with("$share/") {
-        return Ok(Err(Reason::SHARED_NOT_SUPPORTED));
-    }
+fn check_filter(filter: ByteString, options: SubscribeOptions) -> Result<Result<TopicFilter, Reason>, Ending> {
     if filter.split('/').count() > FILTER_LEVELS_MAX {
         return Ok(Err(Reason::FILTER_INVALID));
     }
-    match TopicFilter::new(filter) {
+    match check_shared(filter) {
+        Ok(filter) if is_shared(&filter) && options.no_local => {
+            // [MQTT-3.8.3-4]
+            Err(Ending::Offence(Reason::PROTOCOL_ERROR, "No Local on a shared subscription"))
+        }
         Ok(filter) => Ok(Ok(filter)),
-        Err(TopicError::Empty) => Err(Ending::Offence(Reason::PROTOCOL_ERROR, "empty topic filter")),
+        Err(Some(TopicError::Empty)) => Err(Ending::Offence(Reason::PROTOCOL_ERROR, "empty topic filter")),
         Err(_) => Ok(Err(Reason::FILTER_INVALID)),
     }
 }

@@ -7,6 +7,7 @@ use crate::{
         FETCH_BYTES, QUEUE_AWAY_MESSAGES, QUEUE_BYTES, QUEUE_LOW, QUEUE_MESSAGES, QUEUE_RESERVE, QUEUE_SOFT,
     },
     message::{Message, QoS},
+    topic::TopicFilter,
 };
 
 /// A message on its way to local subscribers; shared by all of them.
@@ -16,6 +17,22 @@ pub struct Publication {
     pub message: Message,
     /// When it was accepted, for its expiry interval.
     pub at: Instant,
+}
+
+impl Publication {
+    /// The message with its expiry interval lowered by the time spent here (MQTT 5, section 3.3.2.3.3); `None` where that
+    /// has passed.
+    pub(crate) fn aged(&self, now: Instant) -> Option<Message> {
+        let mut message = self.message.clone();
+        if let Some(properties) = &mut message.properties
+            && let Some(seconds) = &mut properties.message_expiry_s
+        {
+            let waited = now.saturating_duration_since(self.at).as_secs();
+            *seconds =
+                u32::try_from(waited).ok().and_then(|waited| seconds.checked_sub(waited)).filter(|left| *left > 0)?;
+        }
+        Some(message)
+    }
 }
 
 /// What one session is to get.
@@ -29,6 +46,8 @@ pub struct Delivery {
     pub retain: bool,
     /// Subscription identifiers of the subscriptions that matched.
     pub subscription_ids: Option<Box<[u32]>>,
+    /// The shared subscription that it comes from: where this client goes without it, another member gets it.
+    pub share: Option<Box<TopicFilter>>,
 }
 
 impl Delivery {
@@ -64,6 +83,8 @@ pub(crate) struct Mailbox {
     slow: bool,
     /// Messages ever taken out.
     taken: u64,
+    /// The client's window.
+    window: u16,
 }
 
 impl Mailbox {
@@ -159,8 +180,32 @@ impl Mailbox {
     }
 
     /// The client came: its queue may be longer.
-    pub(crate) fn connect(&mut self) {
+    pub(crate) fn connect(&mut self, window: u16) {
         self.connected = true;
+        self.window = window;
+    }
+
+    pub(crate) fn is_connected(&self) -> bool {
+        self.connected
+    }
+
+    /// Whether what waits could be sent at once, and one more.
+    pub(crate) fn is_ready(&self) -> bool {
+        self.connected && self.queue.len() < usize::from(self.window)
+    }
+
+    /// Whether one more message of usual size is taken.
+    pub(crate) fn has_place(&self) -> bool {
+        self.connected && self.queue.len() < QUEUE_MESSAGES && self.bytes < QUEUE_BYTES
+    }
+
+    /// Takes out the messages of shared subscriptions that another member is to get.
+    pub(crate) fn take_shared(&mut self) -> Vec<Delivery> {
+        let is_shared = |delivery: &Delivery| delivery.share.is_some() && delivery.qos != QoS::AtMostOnce;
+        let (shared, own): (Vec<_>, Vec<_>) = std::mem::take(&mut self.queue).into_iter().partition(is_shared);
+        self.queue = own.into();
+        self.bytes = self.queue.iter().map(Delivery::cost).sum();
+        shared
     }
 
     /// The client went: QoS 0 and what does not fit any more leave. Returns how many went of each.
@@ -216,13 +261,13 @@ mod tests {
             properties: None,
         };
         let publication = Arc::new(Publication { message, at: Instant::now() });
-        Delivery { publication, qos, retain: false, subscription_ids: None }
+        Delivery { publication, qos, retain: false, subscription_ids: None, share: None }
     }
 
     #[test]
     fn a_full_queue_drops_qos_0_first_and_never_grows() {
         let mut mailbox = Mailbox::default();
-        mailbox.connect();
+        mailbox.connect(10);
         assert_eq!(mailbox.offer(delivery(QoS::AtMostOnce, 1)), Offered::Queued { first: true });
         for _ in 1..QUEUE_MESSAGES {
             assert_eq!(mailbox.offer(delivery(QoS::AtLeastOnce, 1)), Offered::Queued { first: false });

@@ -34,26 +34,34 @@
 //! A crash loses what waits here and nothing else: streams are on disk before anything gets here, and what a persistent
 //! session subscribed to is restored from the store.
 
+mod census;
 mod index;
 mod mailbox;
+mod queue;
+mod round;
+mod share;
+mod subscriptions;
 
 use std::{
     collections::VecDeque,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
+        atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering},
     },
-    time::Instant,
 };
 
 use bytestring::ByteString;
-use smallvec::SmallVec;
 use tokio::sync::Notify;
 
-use index::Index;
 pub(crate) use mailbox::Mailbox;
 use mailbox::Offered;
 pub use mailbox::{Delivery, Publication};
+pub(crate) use queue::{Next, Queue};
+pub use round::Round;
+pub(crate) use round::{Choice, Congested, Onward, Orphan, Routed};
+use share::Readiness;
+pub(crate) use share::{bare, check as check_filter, is_shared};
+use subscriptions::Subscriptions;
 
 use crate::{
     broker::{
@@ -62,7 +70,8 @@ use crate::{
         metrics::Drops,
         sys::is_reserved,
     },
-    message::{Message, QoS},
+    intake::{QueueLimits, Sequence, SessionId},
+    message::QoS,
     topic::{TopicFilter, TopicName},
 };
 
@@ -79,31 +88,30 @@ pub struct Options {
     pub id: Option<u32>,
 }
 
-/// A session as the fan-out sees it: a name and a queue.
+/// A session as the fan-out sees it: a name, a queue in memory, and what memory knows of one in the store.
 #[derive(Debug)]
 pub struct Subscriber {
     client_id: ByteString,
     /// Of the last connection; `None` for a session that was restored and whose client has not come back yet.
     badge: RwLock<Option<Arc<Badge>>>,
     mailbox: Mutex<Mailbox>,
+    queue: Mutex<Queue>,
+    /// The session's id in the store; 0 where it is not there.
+    durable: AtomicU32,
     wake: Notify,
-    /// Tells waiting publishers that little is left in the queue.
+    /// Tells waiting publishers that little is left.
     low: Notify,
-}
-
-#[derive(Debug)]
-struct Entry {
-    subscriber: Arc<Subscriber>,
-    options: Options,
 }
 
 /// All subscriptions.
 #[derive(Debug)]
 pub struct Fanout {
-    index: RwLock<Index<Entry>>,
+    subscriptions: RwLock<Subscriptions>,
+    /// Subscriptions that must be asked before a message goes into the store: none at most sites.
+    routed: AtomicUsize,
     /// There are access rules, so receivers are to be asked.
     restricted: AtomicBool,
-    /// Bytes in all queues.
+    /// Bytes in all queues in memory.
     queued: AtomicUsize,
     drops: Drops,
 }
@@ -115,6 +123,8 @@ impl Subscriber {
             client_id,
             badge: RwLock::default(),
             mailbox: Mutex::default(),
+            queue: Mutex::default(),
+            durable: AtomicU32::new(0),
             wake: Notify::new(),
             low: Notify::new(),
         })
@@ -123,6 +133,10 @@ impl Subscriber {
     fn mailbox(&self) -> MutexGuard<'_, Mailbox> {
         // The queue is whole after every statement, so a panic elsewhere does not spoil it.
         self.mailbox.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn queue(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The session is now that of this client, whose rights decide what is queued for it.
@@ -136,18 +150,73 @@ impl Subscriber {
         badge.as_ref().is_none_or(|badge| badge.may_receive(topic))
     }
 
-    /// Waits for the queue to change from empty to not empty. Cancel safe.
+    /// Whether the session outlives its connection. Changes only while it has no subscriptions.
+    pub(crate) fn is_durable(&self) -> bool {
+        self.durable.load(Ordering::Relaxed) != 0
+    }
+
+    /// Whether nothing waits for the session in the store, as far as memory knows.
+    pub(crate) fn has_empty_queue(&self) -> bool {
+        self.queue().is_empty()
+    }
+
+    /// Messages that wait in the session's durable queue, those that left out of order included.
+    pub(crate) fn waiting(&self) -> u64 {
+        self.queue().waiting()
+    }
+
+    /// Whether the session's durable queue takes one more message.
+    pub(crate) fn has_room(&self) -> bool {
+        self.queue().has_room()
+    }
+
+    /// Waits for a queue to change from empty to not empty. Cancel safe.
     pub async fn woken(&self) {
         self.wake.notified().await;
     }
 
-    /// Waits until little is left in the queue. Others may have filled it again since; then the subscriber has kept up all the same.
-    async fn is_low(&self) {
-        let low = self.low.notified();
-        tokio::pin!(low);
-        low.as_mut().enable();
-        if !self.mailbox().is_low() {
+    fn is_low(&self) -> bool {
+        self.mailbox().is_low() && (!self.is_durable() || self.queue().is_low())
+    }
+
+    fn taken(&self) -> u64 {
+        self.mailbox().taken() + self.queue().taken()
+    }
+
+    fn give_up_waiting(&self) {
+        self.mailbox().give_up_waiting();
+        self.queue().give_up_waiting();
+    }
+
+    /// Waits until little is left. Others may have added to it again since; then the subscriber has kept up all the same.
+    async fn becomes_low(&self) {
+        loop {
+            let low = self.low.notified();
+            tokio::pin!(low);
+            low.as_mut().enable();
+            if self.is_low() {
+                return;
+            }
             low.await;
+        }
+    }
+
+    /// How willing it is to take a message that it would get at this QoS.
+    fn readiness(&self, qos: QoS) -> Readiness {
+        if qos != QoS::AtMostOnce && self.is_durable() {
+            let queue = self.queue();
+            return match (queue.is_connected(), queue.is_ready(), queue.has_room()) {
+                (true, true, true) => Readiness::Ready,
+                (true, false, true) => Readiness::Busy,
+                _ => Readiness::Keeps,
+            };
+        }
+        let mailbox = self.mailbox();
+        match (mailbox.is_connected(), mailbox.is_ready(), mailbox.has_place()) {
+            (false, ..) => Readiness::Absent,
+            (true, true, _) => Readiness::Ready,
+            (true, false, true) => Readiness::Busy,
+            (true, false, false) => Readiness::Full,
         }
     }
 }
@@ -155,7 +224,13 @@ impl Subscriber {
 impl Fanout {
     /// Nothing subscribed; drops are counted in `drops`.
     pub fn new(drops: Drops) -> Self {
-        Self { index: RwLock::default(), restricted: AtomicBool::new(false), queued: AtomicUsize::new(0), drops }
+        Self {
+            subscriptions: RwLock::default(),
+            routed: AtomicUsize::new(0),
+            restricted: AtomicBool::new(false),
+            queued: AtomicUsize::new(0),
+            drops,
+        }
     }
 
     /// Whether there are access rules; without any nobody is asked.
@@ -163,42 +238,53 @@ impl Fanout {
         self.restricted.store(restricted, Ordering::Release);
     }
 
+    fn is_restricted(&self) -> bool {
+        self.restricted.load(Ordering::Acquire)
+    }
+
+    fn read(&self) -> RwLockReadGuard<'_, Subscriptions> {
+        self.subscriptions.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, Subscriptions> {
+        self.subscriptions.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Subscribes, or changes the options of a subscription. True when it is new.
     pub fn subscribe(&self, subscriber: &Arc<Subscriber>, filter: &TopicFilter, options: Options) -> bool {
-        let entry = Entry { subscriber: Arc::clone(subscriber), options };
-        let mut index = self.index.write().unwrap_or_else(PoisonError::into_inner);
-        index.insert(filter, entry, |old| Arc::ptr_eq(&old.subscriber, subscriber))
+        let mut subscriptions = self.write();
+        let new = subscriptions.insert(subscriber, filter, options);
+        self.routed.store(subscriptions.routed(), Ordering::Relaxed);
+        new
     }
 
     /// Whether one more subscription is within the bounds on what all take together.
     pub(crate) fn has_room(&self, filter: &TopicFilter) -> bool {
-        self.index.read().unwrap_or_else(PoisonError::into_inner).has_room(filter)
-    }
-
-    /// Number of subscriptions.
-    pub(crate) fn subscriptions(&self) -> u64 {
-        self.index.read().unwrap_or_else(PoisonError::into_inner).len() as u64
-    }
-
-    /// Whether somebody subscribed with a filter whose first level is this one.
-    pub(crate) fn is_subscribed_below(&self, level: &str) -> bool {
-        self.index.read().unwrap_or_else(PoisonError::into_inner).has_branch(level)
-    }
-
-    /// Bytes in all queues, and of what was sent and not acknowledged.
-    pub(crate) fn waiting_bytes(&self) -> u64 {
-        self.queued.load(Ordering::Relaxed) as u64
+        self.read().has_room(filter)
     }
 
     /// Ends a subscription; false where there was none.
     pub fn unsubscribe(&self, subscriber: &Arc<Subscriber>, filter: &TopicFilter) -> bool {
-        let mut index = self.index.write().unwrap_or_else(PoisonError::into_inner);
-        index.remove(filter, |old| Arc::ptr_eq(&old.subscriber, subscriber))
+        let mut subscriptions = self.write();
+        let known = subscriptions.remove(subscriber, filter);
+        self.routed.store(subscriptions.routed(), Ordering::Relaxed);
+        known
     }
 
-    /// The client of a session came: its queue takes QoS 0 and more.
-    pub fn connect(&self, subscriber: &Subscriber) {
-        subscriber.mailbox().connect();
+    /// The session has a queue in the store from now on. It must not have subscriptions yet.
+    pub(crate) fn attach(&self, subscriber: &Subscriber, session: SessionId, head: Sequence, next: Sequence) {
+        subscriber.queue().attach(session, head, next);
+        subscriber.durable.store(session.0, Ordering::Relaxed);
+    }
+
+    /// The client of a session came: its queue takes QoS 0 and more. `window`: messages that it takes at a time.
+    pub fn connect(&self, subscriber: &Subscriber, window: u16) {
+        subscriber.mailbox().connect(window);
+    }
+
+    /// The same for the session's queue in the store, which is looked at from `head` on.
+    pub(crate) fn connect_queue(&self, subscriber: &Subscriber, window: u16, limits: QueueLimits, head: Sequence) {
+        subscriber.queue().connect(window, limits, head);
     }
 
     /// The client of a session went; `unsent` is what it had taken and not sent.
@@ -209,16 +295,31 @@ impl Fanout {
         let (expendable, too_many) = mailbox.disconnect();
         self.account(before, mailbox.bytes());
         drop(mailbox);
+        self.account(subscriber.queue().disconnect(), 0);
+        subscriber.low.notify_waiters();
         self.drops.away(expendable);
         self.drops.queue_full(too_many);
     }
 
-    /// Throws the queue of a session away.
+    /// Throws the queue of a session away, and what is known of the one in the store. It must not have subscriptions any more.
     pub fn clear(&self, subscriber: &Subscriber) {
         let mut mailbox = subscriber.mailbox();
         let before = mailbox.bytes();
         mailbox.clear();
+        drop(mailbox);
         self.account(before, 0);
+        subscriber.durable.store(0, Ordering::Relaxed);
+        let cached = std::mem::take(&mut *subscriber.queue()).disconnect();
+        self.account(cached, 0);
+    }
+
+    /// Takes out the messages of shared subscriptions that wait for a client that has gone for good.
+    pub(crate) fn take_shared(&self, subscriber: &Subscriber) -> Vec<Delivery> {
+        let mut mailbox = subscriber.mailbox();
+        let before = mailbox.bytes();
+        let shared = mailbox.take_shared();
+        self.account(before, mailbox.bytes());
+        shared
     }
 
     /// Moves up to `most` messages of the queue to `into`; false when the queue is empty afterwards.
@@ -235,15 +336,33 @@ impl Fanout {
         !mailbox.is_empty()
     }
 
+    /// What the connection does about the message at `cursor` of its durable queue.
+    pub(crate) fn next(&self, subscriber: &Subscriber, cursor: Sequence) -> Next {
+        let (next, freed) = subscriber.queue().next(cursor);
+        self.account(freed, 0);
+        next
+    }
+
+    /// A connection has seen that it must look into the store, and not looked.
+    pub(crate) fn doubt(&self, subscriber: &Subscriber) {
+        subscriber.queue().doubt();
+    }
+
+    /// A read of the durable queue found messages up to the one before `next`.
+    pub(crate) fn found(&self, subscriber: &Subscriber, next: Sequence) {
+        subscriber.queue().found(next);
+    }
+
+    /// Messages have left a durable queue: so many, with so many bytes, and everything before `head`.
+    pub(crate) fn left(&self, subscriber: &Subscriber, head: Sequence, count: u64, bytes: usize) {
+        if subscriber.queue().left(head, count, bytes) {
+            subscriber.low.notify_waiters();
+        }
+    }
+
     /// Gives memory of an idle queue back.
     pub fn shrink(&self, subscriber: &Subscriber) {
         subscriber.mailbox().shrink();
-    }
-
-    /// Starts publishing. The subscriptions stand still until the round is dropped; that wakes the receivers.
-    pub fn round(&self, now: Instant) -> Round<'_> {
-        let index = self.index.read().unwrap_or_else(PoisonError::into_inner);
-        Round { fanout: self, index, now, woken: SmallVec::new(), congested: SmallVec::new() }
     }
 
     /// Counts what a session has sent and its client has not acknowledged: `counted` is what was counted before.
@@ -260,108 +379,23 @@ impl Fanout {
             self.queued.fetch_sub(before - after, Ordering::Relaxed);
         }
     }
-}
 
-/// A number of messages published at one instant.
-#[derive(Debug)]
-pub struct Round<'f> {
-    fanout: &'f Fanout,
-    index: RwLockReadGuard<'f, Index<Entry>>,
-    now: Instant,
-    woken: SmallVec<[Arc<Subscriber>; 8]>,
-    congested: SmallVec<[Arc<Subscriber>; 1]>,
+    fn has_memory(&self) -> bool {
+        self.queued.load(Ordering::Relaxed) <= QUEUES_BYTES
+    }
 }
-
-/// Subscribers whose queues are getting long.
-pub(crate) type Congested = SmallVec<[Arc<Subscriber>; 1]>;
 
 /// Waits until the subscribers have caught up, as long as each takes [`KEEPS_UP`] messages every [`PATIENCE`]; those that take
 /// less are not waited for again soon.
 pub(crate) async fn wait_for(congested: Congested) {
     for subscriber in congested {
-        let mut taken = subscriber.mailbox().taken();
-        while tokio::time::timeout(PATIENCE, subscriber.is_low()).await.is_err() {
-            let mut mailbox = subscriber.mailbox();
-            if mailbox.taken() - taken < KEEPS_UP {
-                mailbox.give_up_waiting();
+        let mut taken = subscriber.taken();
+        while tokio::time::timeout(PATIENCE, subscriber.becomes_low()).await.is_err() {
+            if subscriber.taken() - taken < KEEPS_UP {
+                subscriber.give_up_waiting();
                 break;
             }
-            taken = mailbox.taken();
-        }
-    }
-}
-
-impl Round<'_> {
-    /// Queues a message for everybody who wants it.
-    pub fn publish(&mut self, message: Message) {
-        if self.index.len() == 0 {
-            return;
-        }
-        let restricted = self.fanout.restricted.load(Ordering::Acquire);
-        let mut found: SmallVec<[&Entry; 8]> = SmallVec::new();
-        self.index.matches(&message.topic, |entry| {
-            let is_own = entry.options.no_local && entry.subscriber.client_id == message.client;
-            if !is_own && (!restricted || entry.subscriber.may_receive(&message.topic)) {
-                found.push(entry);
-            }
-        });
-        if found.is_empty() {
-            return;
-        }
-        let publication = Arc::new(Publication { message, at: self.now });
-        if found.len() > 1 {
-            // Overlapping subscriptions of one session become one delivery (MQTT 5, section 3.3.4).
-            found.sort_unstable_by_key(|entry| Arc::as_ptr(&entry.subscriber));
-        }
-        for entries in found.chunk_by(|a, b| Arc::ptr_eq(&a.subscriber, &b.subscriber)) {
-            let delivery = Delivery::merge(&publication, entries.iter().map(|entry| entry.options));
-            let subscriber = &entries[0].subscriber;
-            let (first, congested) = offer(self.fanout, subscriber, delivery);
-            if first {
-                self.woken.push(Arc::clone(subscriber));
-            }
-            if congested && !self.congested.iter().any(|other| Arc::ptr_eq(other, subscriber)) {
-                self.congested.push(Arc::clone(subscriber));
-            }
-        }
-    }
-
-    /// Whether the publisher should give others a moment.
-    pub(crate) fn is_congested(&self, publisher: &Arc<Subscriber>) -> bool {
-        self.congested.iter().any(|subscriber| !Arc::ptr_eq(subscriber, publisher))
-    }
-
-    /// The subscribers that the publisher should give a moment, itself excepted.
-    pub(crate) fn take_congested(&mut self, publisher: &Arc<Subscriber>) -> Congested {
-        let mut congested = std::mem::take(&mut self.congested);
-        congested.retain(|subscriber| !Arc::ptr_eq(subscriber, publisher));
-        congested
-    }
-}
-
-impl Drop for Round<'_> {
-    fn drop(&mut self) {
-        for subscriber in &self.woken {
-            subscriber.wake.notify_one();
-        }
-    }
-}
-
-impl Delivery {
-    fn merge(publication: &Arc<Publication>, options: impl Iterator<Item = Options>) -> Self {
-        let mut granted = QoS::AtMostOnce;
-        let mut retain = false;
-        let mut ids: SmallVec<[u32; 4]> = SmallVec::new();
-        for options in options {
-            granted = granted.max(options.qos);
-            retain |= options.retain_as_published;
-            ids.extend(options.id);
-        }
-        Self {
-            publication: Arc::clone(publication),
-            qos: granted.min(publication.message.qos),
-            retain: retain && publication.message.retain,
-            subscription_ids: (!ids.is_empty()).then(|| ids.into_boxed_slice()),
+            taken = subscriber.taken();
         }
     }
 }
@@ -371,7 +405,7 @@ fn offer(fanout: &Fanout, subscriber: &Subscriber, delivery: Delivery) -> (bool,
     let topic_is_ours = is_reserved(&delivery.publication.message.topic);
     let mut mailbox = subscriber.mailbox();
     // A few clients that do not read must not use up what all others live on.
-    if fanout.queued.load(Ordering::Relaxed) > QUEUES_BYTES && !mailbox.has_reserve(&delivery) {
+    if !fanout.has_memory() && !mailbox.has_reserve(&delivery) {
         drop(mailbox);
         fanout.drops.memory_full();
         return (false, false);
@@ -393,8 +427,10 @@ fn offer(fanout: &Fanout, subscriber: &Subscriber, delivery: Delivery) -> (bool,
 
 #[cfg(test)]
 mod tests {
+    use std::time::Instant;
+
     use super::*;
-    use crate::topic::TopicName;
+    use crate::{message::Message, topic::TopicName};
     use bytes::Bytes;
 
     #[test]
@@ -403,7 +439,7 @@ mod tests {
         let options = Options { qos: QoS::AtLeastOnce, no_local: false, retain_as_published: false, id: None };
         let (subscriber, publisher) = (Subscriber::new("s".into()), Subscriber::new("p".into()));
         fanout.subscribe(&subscriber, &TopicFilter::new("t").unwrap(), options);
-        fanout.connect(&subscriber);
+        fanout.connect(&subscriber, 10);
         let mut round = fanout.round(Instant::now());
         let mut count = 0;
         while !round.is_congested(&publisher) {
@@ -439,7 +475,7 @@ mod tests {
         };
         let stuck: Vec<_> = (0..20).map(|id| subscribe(id, "big")).collect();
         let (reader, away) = (subscribe(20, "small"), subscribe(21, "small"));
-        fanout.connect(&reader);
+        fanout.connect(&reader, 10);
         (0..4).for_each(|_| publish("big", 2 << 20));
         assert!(fanout.drops.total() > 0, "the bound over all sessions is reached");
         (0..10).for_each(|_| publish("small", 100));

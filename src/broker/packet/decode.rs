@@ -358,6 +358,11 @@ pub(crate) fn is_publish(buffer: &[u8]) -> bool {
     buffer.first().is_some_and(|first| first >> 4 == PUBLISH)
 }
 
+/// Whether the buffer begins with what a receiver of messages answers, complete or not: PUBACK, PUBREC or PUBCOMP.
+pub(crate) fn is_acknowledgement(buffer: &[u8]) -> bool {
+    buffer.first().is_some_and(|first| matches!(first >> 4, PUBACK | PUBREC | PUBCOMP))
+}
+
 /// Reserved flags of the fixed header (section 2.1.3), seen before a byte of the body is waited for.
 fn check_flags(first: u8) -> Result<(), DecodeError> {
     let right = match first >> 4 {

@@ -51,7 +51,6 @@ pub(crate) fn connack(out: &mut BytesMut, version: Version, session_present: boo
             block.put_u8(id::SERVER_KEEP_ALIVE);
             block.put_u16(seconds);
         }
-        block.put_slice(&[id::SHARED_AVAILABLE, 0]);
     }
     let properties = if version == Version::V5 { varint_len(block.len()) + block.len() } else { 0 };
     out.put_u8(0x20);

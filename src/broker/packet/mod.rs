@@ -23,7 +23,9 @@ mod tests;
 mod wire;
 
 pub(crate) use connect::{Connect, Will, decode_connect, version_of};
-pub(crate) use decode::{Decoder, Packet, RetainHandling, Subscribe, SubscribeOptions, Unsubscribe, is_publish};
+pub(crate) use decode::{
+    Decoder, Packet, RetainHandling, Subscribe, SubscribeOptions, Unsubscribe, is_acknowledgement, is_publish,
+};
 pub(crate) use encode::{
     AckKind, ConnAckProperties, PublishOut, ack, connack, connack_refusal, disconnect, pingresp, suback, unsuback,
 };

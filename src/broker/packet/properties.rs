@@ -28,7 +28,6 @@ pub(crate) const TOPIC_ALIAS_MAXIMUM: u8 = 0x22;
 const TOPIC_ALIAS: u8 = 0x23;
 const USER_PROPERTY: u8 = 0x26;
 pub(crate) const MAXIMUM_PACKET_SIZE: u8 = 0x27;
-pub(crate) const SHARED_AVAILABLE: u8 = 0x2A;
 
 /// Which packet the properties belong to, as the set of properties that a client may put into it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

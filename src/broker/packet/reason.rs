@@ -47,7 +47,6 @@ reasons! {
     PACKET_TOO_LARGE = 0x95, "packet too large";
     QUOTA_EXCEEDED = 0x97, "quota exceeded";
     PAYLOAD_FORMAT = 0x99, "payload format invalid";
-    SHARED_NOT_SUPPORTED = 0x9E, "shared subscriptions not supported";
     CONNECTION_RATE = 0x9F, "connection rate exceeded";
 }
 

@@ -160,9 +160,11 @@ pub(crate) async fn run(hub: Arc<Hub>) {
         }
         let now = Instant::now();
         let changed = hub.sys.tick(&hub, now);
+        // Before the round, which holds the subscriptions: members of shared ones are chosen.
+        let routed: Vec<_> = changed.into_iter().map(|message| (hub.fanout.route(&message).onward, message)).collect();
         let mut round = hub.fanout.round(now);
-        for message in changed {
-            round.publish(message);
+        for (onward, message) in routed {
+            hub.deliver(message, &[], onward, false, &mut round);
         }
     }
 }

@@ -3,65 +3,45 @@
 //! - A session's state ([`Kept`]) is owned by one connection at a time, through an async lock that it holds for its whole
 //!   life. A client that connects again kicks the owner, which finishes what it had submitted to the store and lets go;
 //!   so no two connections ever work on one session (MQTT 5, section 3.1.4).
-//! - What must survive a crash (subscriptions, expiry, QoS 2 ids) is in the store; the queue and the window of outgoing
-//!   messages are in memory and bounded. Sessions are restored at start, and their expiry counts from then.
-//! - The sweeper ends expired sessions and fires delayed wills, once a second. It claims a session like a connection
-//!   does, so a client that comes back at that moment waits until the end is committed.
+//! - A session that ends with its connection is in memory alone. One that outlives it has a record in the store
+//!   (subscriptions, expiry, limits, will, QoS 2 ids) and a queue there (see `connection/durable`); it gets both before
+//!   its CONNACK. Every CONNECT writes the record anew, which says that the client is here, and whose commit comes after
+//!   all that the connection before had submitted.
+//! - When the client goes, the store is told so ([`Claim::leave`]): expiry and will delay count from that moment also
+//!   across a restart. A client that was connected when the gateway died counts as having left at the start.
+//! - The sweeper (see `sweep`) ends expired sessions and fires delayed wills, once a second. It claims a session like a
+//!   connection does, so a client that comes back at that moment waits until the end is committed.
+//! - There are at most [`SESSIONS_MAX`] sessions. Beyond that those that have been away longest, and for whom no message
+//!   waits, end to make room, and are counted: clients that come with a new id each time must not lock all others out.
+//!
+//! A crash loses what memory alone has: sessions that end with their connections, whose connections have ended.
+
+mod kept;
+mod sweep;
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, VecDeque},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
-use bytes::{Buf, BufMut, Bytes, BytesMut};
 use bytestring::ByteString;
+use prometheus::IntCounter;
 use tokio::sync::OwnedMutexGuard;
 use tokio_util::sync::CancellationToken;
 
+use kept::decode_state;
+pub(crate) use kept::{Kept, Receipt, Subscription};
+pub(crate) use sweep::sweep;
+
 use super::{
-    connection::Outgoing,
-    fanout::{Fanout, Options, Subscriber},
-    hub::Hub,
-    limits::{SESSIONS_MAX, TAKEOVER},
-    packet::SubscribeOptions,
+    fanout::{Fanout, Subscriber},
+    limits::{EVICTED_AT_ONCE, SESSIONS_MAX, TAKEOVER},
 };
 use crate::{
-    intake::{Intake, QueueLimits, SessionRecord, StoreError},
+    intake::{Intake, RestoredSession, SessionRecord, StoreError},
     message::Message,
-    topic::TopicFilter,
 };
-
-/// What a session remembers between connections.
-#[derive(Debug, Default)]
-pub(crate) struct Kept {
-    pub(crate) subscriptions: HashMap<TopicFilter, Subscription>,
-    pub(crate) outgoing: Outgoing,
-    /// Bytes of `outgoing` that count in the bound over all sessions.
-    pub(crate) counted: usize,
-    /// QoS 2 packet ids that arrived and are not released.
-    pub(crate) received: HashMap<u16, Receipt>,
-    /// The session expiry in the store's record; `None` where there is no record.
-    pub(crate) stored: Option<u32>,
-    /// Whether there is a session to resume.
-    pub(crate) present: bool,
-}
-
-/// One subscription.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Subscription {
-    pub(crate) options: SubscribeOptions,
-    pub(crate) id: Option<u32>,
-}
-
-/// A QoS 2 message between PUBLISH and PUBREL.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Receipt {
-    /// Whether the message is safe; until then the id must not come again.
-    pub(crate) decided: bool,
-    /// Whether it counts in the Receive Maximum of this connection.
-    pub(crate) counted: bool,
-}
 
 /// One session.
 #[derive(Debug)]
@@ -77,6 +57,8 @@ struct Slot {
     claim: u64,
     /// Sends the latest claimant away; `None` while the client is away.
     kick: Option<CancellationToken>,
+    /// Since when the client is away, while it is.
+    left: Instant,
     /// When the session ends, while the client is away; `None` = never.
     expires: Option<Instant>,
     /// A will that waits for its delay.
@@ -88,12 +70,15 @@ struct Slot {
 pub(crate) struct Sessions {
     map: Mutex<Map>,
     fanout: Arc<Fanout>,
+    evictions: IntCounter,
 }
 
 #[derive(Debug, Default)]
 struct Map {
     slots: HashMap<ByteString, Slot>,
     last_claim: u64,
+    /// Sessions that were evicted and whose places are not taken yet.
+    evicted: usize,
 }
 
 /// Why a session could not be claimed.
@@ -124,99 +109,55 @@ pub(crate) struct Claim {
     pub(crate) delayed_will: Option<(Instant, Message)>,
 }
 
-impl Kept {
-    /// Ends the session in memory.
-    fn reset(&mut self, fanout: &Fanout, subscriber: &Arc<Subscriber>) {
-        for filter in self.subscriptions.keys() {
-            fanout.unsubscribe(subscriber, filter);
-        }
-        fanout.clear(subscriber);
-        fanout.recount(&mut self.counted, 0);
-        *self = Self { stored: self.stored, ..Self::default() };
-    }
-
-    /// What the store remembers of the session, beside its QoS 2 ids.
-    pub(crate) fn record(&self, client_id: &ByteString, expiry_s: u32) -> SessionRecord {
-        let mut state = BytesMut::new();
-        state.put_u8(STATE_VERSION);
-        for (filter, subscription) in &self.subscriptions {
-            state.put_u8(subscription.options.bits());
-            state.put_u32(subscription.id.unwrap_or(0));
-            state.put_u16(u16::try_from(filter.as_str().len()).expect("a filter has at most 65 535 bytes"));
-            state.put_slice(filter.as_str().as_bytes());
-        }
-        SessionRecord {
-            client_id: client_id.clone(),
-            expiry_s,
-            state: state.freeze(),
-            received: Vec::new(),
-            limits: QueueLimits::default(),
-            will: None,
-        }
-    }
-}
-
-const STATE_VERSION: u8 = 1;
-
-fn decode_state(mut state: Bytes) -> Option<HashMap<TopicFilter, Subscription>> {
-    if state.try_get_u8().ok()? != STATE_VERSION {
-        return None;
-    }
-    let mut subscriptions = HashMap::new();
-    while state.has_remaining() {
-        let options = SubscribeOptions::from_bits(state.try_get_u8().ok()?)?;
-        let id = Some(state.try_get_u32().ok()?).filter(|id| *id != 0);
-        let len = usize::from(state.try_get_u16().ok()?);
-        if state.remaining() < len {
-            return None;
-        }
-        let text = ByteString::from(std::str::from_utf8(&state.split_to(len)).ok()?);
-        subscriptions.insert(TopicFilter::new(text).ok()?, Subscription { options, id });
-    }
-    Some(subscriptions)
-}
-
-impl Subscription {
-    pub(crate) fn fanout_options(self) -> Options {
-        Options {
-            qos: self.options.qos,
-            no_local: self.options.no_local,
-            retain_as_published: self.options.retain_as_published,
-            id: self.id,
-        }
-    }
-}
-
 impl Sessions {
-    pub(crate) fn new(fanout: Arc<Fanout>) -> Arc<Self> {
-        Arc::new(Self { map: Mutex::default(), fanout })
+    /// No sessions; those that give way to others are counted in `evictions`.
+    pub(crate) fn new(fanout: Arc<Fanout>, evictions: IntCounter) -> Arc<Self> {
+        Arc::new(Self { map: Mutex::default(), fanout, evictions })
     }
 
     fn map(&self) -> MutexGuard<'_, Map> {
         self.map.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Brings back a session that the store remembered.
-    pub(crate) fn restore(&self, record: SessionRecord, now: Instant) {
-        let SessionRecord { client_id, expiry_s, state, received, limits: _, will: _ } = record;
+    /// Brings back a session that the store remembered. A client that was connected when the gateway ended counts as
+    /// having left now.
+    pub(crate) fn restore(&self, restored: RestoredSession, now: Instant) {
+        let RestoredSession { id, record, away_ms, head, next, sent } = restored;
+        let SessionRecord { client_id, expiry_s, state, received, limits, will } = record;
         let subscriptions = decode_state(state).unwrap_or_else(|| {
             tracing::warn!(%client_id, "the subscriptions of a session could not be read back; it starts without");
             HashMap::new()
         });
         let subscriber = Subscriber::new(client_id.clone());
+        self.fanout.attach(&subscriber, id, head, next);
         for (filter, subscription) in &subscriptions {
             self.fanout.subscribe(&subscriber, filter, subscription.fanout_options());
         }
+        let away = Duration::from_millis(away_ms.unwrap_or(0));
+        let left = |seconds: u32| now + Duration::from_secs(u64::from(seconds)).saturating_sub(away);
+        let due = will.as_ref().map(|will| (left(will.delay_s.min(expiry_s)), will.message.clone()));
         let receipt = Receipt { decided: true, counted: false };
         let kept = Kept {
             subscriptions,
             received: received.into_iter().map(|id| (id, receipt)).collect(),
             stored: Some(expiry_s),
+            id: Some(id),
+            will,
+            limits,
+            sent: sent.unwrap_or(next.saturating_sub(1)),
+            resume: head,
             present: true,
             ..Kept::default()
         };
         let session = Arc::new(Session { subscriber, kept: Arc::new(tokio::sync::Mutex::new(kept)) });
-        let slot = Slot { session, claim: 0, kick: None, expires: expires(now, expiry_s), will: None };
+        let slot = Slot {
+            session,
+            claim: 0,
+            kick: None,
+            left: now.checked_sub(away).unwrap_or(now),
+            expires: (expiry_s != u32::MAX).then(|| left(expiry_s)),
+            will: due,
+        };
         self.map().slots.insert(client_id, slot);
     }
 
@@ -280,11 +221,16 @@ impl Sessions {
             return Ok((Arc::clone(&slot.session), number, is_over));
         }
         if map.slots.len() >= SESSIONS_MAX {
-            return Err(ClaimError::Full);
+            // The sweeper ends within a second what is evicted; until then there are so many sessions too many.
+            if map.evicted == 0 {
+                map.evicted = map.evict(Instant::now());
+                self.evictions.inc_by(map.evicted as u64);
+            }
+            map.evicted = map.evicted.checked_sub(1).ok_or(ClaimError::Full)?;
         }
         let session = Arc::new(Session { subscriber: Subscriber::new(client_id.clone()), kept: Arc::default() });
-        let slot =
-            Slot { session: Arc::clone(&session), claim: number, kick: Some(kick.clone()), expires: None, will: None };
+        let (kick, left) = (Some(kick.clone()), Instant::now());
+        let slot = Slot { session: Arc::clone(&session), claim: number, kick, left, expires: None, will: None };
         map.slots.insert(client_id.clone(), slot);
         Ok((session, number, false))
     }
@@ -300,36 +246,24 @@ impl Sessions {
             slot.kick = None;
         }
     }
+}
 
-    /// Wills whose delay has passed, of clients that are away.
-    fn due_wills(&self, now: Instant) -> Vec<Message> {
-        let mut map = self.map();
-        let is_due = |slot: &&mut Slot| slot.kick.is_none() && slot.will.as_ref().is_some_and(|(at, _)| *at <= now);
-        let due = map.slots.values_mut().filter(is_due);
-        due.filter_map(|slot| slot.will.take()).map(|(_, message)| message).collect()
-    }
-
-    /// Claims one session that has expired, with its will.
-    fn claim_expired(self: &Arc<Self>, now: Instant) -> Option<(Claim, Option<Message>)> {
-        let mut map = self.map();
-        map.last_claim += 1;
-        let number = map.last_claim;
-        let over = |slot: &Slot| slot.kick.is_none() && slot.expires.is_some_and(|at| at <= now);
-        let (client_id, slot) = map.slots.iter_mut().find(|(_, slot)| over(slot))?;
-        let kept = Arc::clone(&slot.session.kept).try_lock_owned().ok()?;
-        slot.claim = number;
-        slot.kick = Some(CancellationToken::new());
-        let will = slot.will.take().map(|(_, message)| message);
-        let claim = Claim {
-            sessions: Arc::clone(self),
-            session: Arc::clone(&slot.session),
-            number,
-            client_id: client_id.clone(),
-            kept,
-            expiry_s: 0,
-            delayed_will: None,
+impl Map {
+    /// Makes room: sessions whose clients have been away longest, and for whom nothing waits, are over. Gives their number.
+    fn evict(&mut self, now: Instant) -> usize {
+        let is_idle = |slot: &Slot| {
+            slot.kick.is_none() && slot.expires.is_none_or(|at| at > now) && slot.session.subscriber.has_empty_queue()
         };
-        Some((claim, will))
+        let mut idle: Vec<&mut Slot> = self.slots.values_mut().filter(|slot| is_idle(slot)).collect();
+        let count = idle.len().min(EVICTED_AT_ONCE);
+        if count < idle.len() {
+            idle.select_nth_unstable_by_key(count, |slot| slot.left);
+        }
+        idle.truncate(count);
+        for slot in idle {
+            slot.expires = Some(now);
+        }
+        count
     }
 }
 
@@ -347,16 +281,32 @@ impl Claim {
         self.kept.reset(&self.sessions.fanout, &self.session.subscriber);
         if self.kept.stored.is_some() {
             intake.delete_session(self.client_id.clone()).await?;
-            self.kept.stored = None;
+            (self.kept.stored, self.kept.id) = (None, None);
         }
         Ok(())
     }
 
-    /// Writes the session into the store.
+    /// Writes the session into the store; the first time, its queue begins. Everything that was submitted before is
+    /// committed then, too.
     pub(crate) async fn save(&mut self, intake: &Intake) -> Result<(), StoreError> {
-        intake.save_session(self.kept.record(&self.client_id, self.expiry_s)).await?;
+        let record = self.kept.record(&self.client_id, self.expiry_s);
+        // Before it is there: whoever gives up waiting must not take it for a session that the store does not know.
         self.kept.stored = Some(self.expiry_s);
+        let id = intake.save_session(record).await?;
+        if self.kept.id != Some(id) {
+            self.kept.id = Some(id);
+            self.kept.resume = 1;
+            self.sessions.fanout.attach(&self.session.subscriber, id, 1, 1);
+        }
         Ok(())
+    }
+
+    /// Tells the store that the client is away from now on.
+    pub(crate) async fn leave(&self, intake: &Intake) -> Result<(), StoreError> {
+        match self.kept.id {
+            Some(id) => intake.session_left(id, self.kept.sent).await,
+            None => Ok(()),
+        }
     }
 }
 
@@ -364,7 +314,7 @@ impl Drop for Claim {
     /// Also what a panic of the connection leaves behind: the session is away, or gone.
     fn drop(&mut self) {
         let Self { sessions, session, number, client_id, kept, expiry_s, delayed_will } = self;
-        sessions.fanout.disconnect(&session.subscriber, &mut std::collections::VecDeque::new());
+        sessions.fanout.disconnect(&session.subscriber, &mut VecDeque::new());
         // What is still in the store is ended by the sweeper, for that takes a commit.
         let over = *expiry_s == 0 && kept.stored.is_none();
         if over {
@@ -381,7 +331,8 @@ impl Drop for Claim {
             map.slots.remove(client_id);
         } else {
             slot.kick = None;
-            slot.expires = expires(Instant::now(), *expiry_s);
+            slot.left = Instant::now();
+            slot.expires = expires(slot.left, *expiry_s);
             slot.will = delayed_will.take();
         }
     }
@@ -391,57 +342,14 @@ fn expires(now: Instant, expiry_s: u32) -> Option<Instant> {
     (expiry_s != u32::MAX).then(|| now + Duration::from_secs(u64::from(expiry_s)))
 }
 
-/// Ends expired sessions and fires delayed wills until the broker stops.
-pub(crate) async fn sweep(hub: Arc<Hub>) {
-    let mut tick = tokio::time::interval(Duration::from_secs(1));
-    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    loop {
-        tokio::select! {
-            _ = tick.tick() => {}
-            () = hub.stopping.cancelled() => return,
-        }
-        let now = Instant::now();
-        for will in hub.sessions.due_wills(now) {
-            // The publisher ends only when the broker stops, and then no wills are sent.
-            let _ = hub.publisher.send(will).await;
-        }
-        while let Some((mut claim, will)) = hub.sessions.claim_expired(now) {
-            if let Some(will) = will {
-                let _ = hub.publisher.send(will).await;
-            }
-            if let Err(error) = claim.end(&hub.intake).await {
-                tracing::debug!(client_id = %claim.client_id, %error, "expired session not deleted");
-                break;
-            }
-            hub.metrics.sessions_expired.inc();
-            tracing::debug!(client_id = %claim.client_id, "session expired");
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::broker::metrics::Drops;
 
-    #[test]
-    fn subscriptions_come_back_as_they_were_stored() {
-        let mut kept = Kept::default();
-        for (text, bits, id) in [("a/+/#", 0b0010_1101, Some(7)), ("b", 0, None)] {
-            let options = SubscribeOptions::from_bits(bits).unwrap();
-            kept.subscriptions.insert(TopicFilter::new(text).unwrap(), Subscription { options, id });
-        }
-        let record = kept.record(&"c".into(), 5);
-        assert_eq!(decode_state(record.state.clone()), Some(kept.subscriptions));
-        for len in 1..record.state.len() {
-            let _ = decode_state(record.state.slice(..len));
-        }
-        assert_eq!(decode_state(Bytes::new()), None);
-    }
-
     #[tokio::test]
     async fn a_second_claim_waits_for_the_first_to_let_go() {
-        let sessions = Sessions::new(Arc::new(Fanout::new(Drops::unregistered())));
+        let sessions = Sessions::new(Arc::new(Fanout::new(Drops::unregistered())), IntCounter::new("e", "e").unwrap());
         let id = ByteString::from("c");
         let (first_kick, second_kick) = (CancellationToken::new(), CancellationToken::new());
         let (mut first, _) = sessions.claim(&id, false, &first_kick).await.unwrap();
@@ -462,7 +370,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_claimant_that_is_taken_over_itself_gives_up() {
-        let sessions = Sessions::new(Arc::new(Fanout::new(Drops::unregistered())));
+        let sessions = Sessions::new(Arc::new(Fanout::new(Drops::unregistered())), IntCounter::new("e", "e").unwrap());
         let id = ByteString::from("c");
         let owner = sessions.claim(&id, false, &CancellationToken::new()).await.unwrap().0;
         let kick = CancellationToken::new();
