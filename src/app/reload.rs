@@ -28,7 +28,7 @@ use crate::{
 };
 
 /// How often the files of access are looked at.
-const LOOK_INTERVAL: Duration = Duration::from_secs(10);
+const LOOK_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Reads again and applies.
 #[derive(Debug)]
@@ -69,6 +69,8 @@ impl Reload {
                 tell(&new.warnings);
                 let restart = differences(&self.running, &new);
                 self.apply_access(new.broker.clone()).await;
+                // Refusals are logged there; a file that was good a moment ago is rarely bad now.
+                let _ = self.broker.reload_tls().await;
                 if !restart.is_empty() {
                     let changed = restart.join(", ");
                     tracing::warn!(changed, "reload: this has changed too, and takes a restart");

@@ -32,16 +32,6 @@ pub(crate) enum Errand {
     Orphan(Orphan),
 }
 
-impl Errand {
-    /// Whether it would publish below `$SYS`, which is the gateway's own.
-    fn is_reserved(&self) -> bool {
-        match self {
-            Self::Publish { message, .. } => is_reserved(&message.topic),
-            Self::Orphan(_) => false,
-        }
-    }
-}
-
 impl From<Message> for Errand {
     fn from(message: Message) -> Self {
         Self::Publish { message, done: None }
@@ -98,8 +88,11 @@ async fn publish(
 ) -> Result<(), StoreError> {
     let (mut entries, mut pending, mut bytes) = (Vec::new(), Vec::new(), 0);
     for errand in errands.drain(..) {
-        if errand.is_reserved() {
+        if let Errand::Publish { message, .. } = &errand
+            && is_reserved(&message.topic)
+        {
             hub.metrics.refused("sys-topic");
+            tracing::debug!(topic = %message.topic, client_id = %message.client, "will to a topic of the gateway's own dropped");
             continue;
         }
         let (publish, then) = prepare(hub, errand).await?;

@@ -65,6 +65,16 @@ fn summary(config: &Config) -> String {
             "store limit",
             format!("{}, leaving {} free on its disk", limit(store.max_bytes), format_size(store.min_free)),
         ),
+        ("users", config.broker.access.users.as_ref().map_or("none".to_owned(), |users| users.len().to_string())),
+        (
+            "rules",
+            config
+                .broker
+                .access
+                .rules
+                .as_ref()
+                .map_or("none: everybody may everything".to_owned(), |rules| rules.len().to_string()),
+        ),
         ("admin", config.admin.bind.map_or("off".to_owned(), |bind| format!("http://{bind}"))),
         ("log", format!("{} ({})", config.log.level, format_word(config.log.format))),
     ];
@@ -92,7 +102,7 @@ fn listeners(config: &Config) -> String {
         [
             listener.name.clone(),
             bind_text(&listener.bind),
-            if listener.anonymous { "anybody" } else { "nobody yet" }.to_owned(),
+            open_to(listener, config),
             listener.max_connections.to_string(),
             format_size(listener.max_packet.into()),
             listener.max_inflight.to_string(),
@@ -100,6 +110,19 @@ fn listeners(config: &Config) -> String {
     };
     let rows: Vec<_> = config.broker.listeners.iter().map(row).collect();
     layout(["LISTENER", "ADDRESS", "OPEN TO", "CONNECTIONS", "PACKET", "IN FLIGHT"], &rows)
+}
+
+/// Whom a listener lets in.
+fn open_to(listener: &crate::broker::ListenerSettings, config: &Config) -> String {
+    let tls = listener.tls.as_ref().filter(|tls| tls.client_ca.is_some());
+    let by_certificate = match tls {
+        Some(tls) if tls.require_client_cert => return "certificates".to_owned(),
+        tls => tls.map(|_| "certificates"),
+    };
+    let users = config.broker.access.users.as_ref().map(|_| "users");
+    let open = if listener.anonymous { Some("anybody") } else { users };
+    let words: Vec<&str> = open.into_iter().chain(by_certificate).collect();
+    if words.is_empty() { "nobody".to_owned() } else { words.join(", ") }
 }
 
 fn client_limits(config: &Config) -> String {
@@ -187,7 +210,9 @@ fn summary_json(config: &Config) -> Value {
     json!({
         "files": config.files, "gateway": config.gateway_id, "data_dir": config.store.data_dir,
         "durability": durability_word(config.store.durability), "max_bytes": config.store.max_bytes,
-        "min_free": config.store.min_free, "admin": config.admin.bind,
+        "min_free": config.store.min_free,
+        "users": config.broker.access.users.as_ref().map(|users| users.len()),
+        "rules": config.broker.access.rules.as_ref().map(|rules| rules.len()), "admin": config.admin.bind,
         "log": { "level": config.log.level, "format": format_word(config.log.format) },
         "listeners": listeners.collect::<Vec<_>>(), "uplinks": uplinks.collect::<Vec<_>>(),
         "streams": streams.collect::<Vec<_>>(),

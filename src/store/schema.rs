@@ -283,13 +283,18 @@ impl StreamSql {
     }
 }
 
-/// All boots.
+/// All boots; a row that makes no sense is none, for salvage copies it as it is.
 pub(super) fn load_boots(connection: &Connection) -> Result<Vec<Boot>, rusqlite::Error> {
     let mut statement = connection.prepare("SELECT id, kernel_id, offset_ms, synced FROM boot ORDER BY id")?;
-    let boots = statement.query_map([], |row| {
+    let boot = |row: &rusqlite::Row<'_>| -> Result<Boot, rusqlite::Error> {
         Ok(Boot { id: row.get(0)?, kernel_id: row.get(1)?, offset_ms: row.get(2)?, synced: row.get(3)? })
-    })?;
-    boots.collect()
+    };
+    let mut rows = statement.query([])?;
+    let mut boots = Vec::new();
+    while let Some(row) = rows.next()? {
+        boots.extend(boot(row).ok());
+    }
+    Ok(boots)
 }
 
 /// Writes a boot, new or corrected.

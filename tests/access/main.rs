@@ -4,6 +4,7 @@
 
 mod admission;
 mod plant;
+mod process;
 mod reload;
 #[path = "../broker/rig.rs"]
 #[allow(dead_code, reason = "shared with the tests of the broker, which use more of it")]

@@ -9,4 +9,5 @@ mod notation;
 mod rig;
 mod script;
 mod table;
+mod v3;
 mod v5;

@@ -76,7 +76,7 @@ fn element(word: &str) -> Pattern {
     if word.starts_with('\'') {
         return repeated(word).into_iter().map(Some).collect();
     }
-    assert!(word.len() % 2 == 0, "an odd number of hexadecimal digits: {word}");
+    assert!(word.len().is_multiple_of(2), "an odd number of hexadecimal digits: {word}");
     let digits: Vec<_> = word.chars().collect();
     let byte = |pair: &[char]| {
         u8::from_str_radix(&pair.iter().collect::<String>(), 16).unwrap_or_else(|_| panic!("not hexadecimal: {word}"))

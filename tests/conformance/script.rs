@@ -34,6 +34,11 @@ pub(crate) fn v5(script: &str) {
     with(5, Options::default(), script);
 }
 
+/// Plays a script in MQTT 3.1.1 against a gateway of its own.
+pub(crate) fn v3(script: &str) {
+    with(4, Options::default(), script);
+}
+
 /// Plays a script: `version` 4 or 5, and a gateway with these options.
 pub(crate) fn with(version: u8, options: Options, script: &str) {
     stage(version, options, async |stage| stage.play(script).await);
@@ -44,8 +49,7 @@ pub(crate) fn stage(version: u8, options: Options, test: impl AsyncFnOnce(&mut S
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     runtime.block_on(async {
         let rig = Rig::with(options).await;
-        let mut stage = Stage { version, rig: Some(rig), clients: HashMap::new() };
-        test(&mut stage).await;
+        test(&mut Stage { version, rig: Some(rig), clients: HashMap::new() }).await;
     });
 }
 
@@ -146,7 +150,7 @@ impl Stage {
         if version == 5 {
             bytes += if flags == "02" { "()" } else { "(11 FFFFFFFF)" };
         }
-        write!(bytes, "={who})").unwrap();
+        write!(bytes, " ={who})").unwrap();
         self.clients.remove(who);
         self.line(&bytes).await;
         self.actor(who).await.version = version;
@@ -191,6 +195,6 @@ impl Actor {
 }
 
 fn shown(bytes: &[u8]) -> String {
-    let hex: String = bytes.iter().take(200).map(|byte| format!("{byte:02X} ")).collect();
-    format!("{hex} ({} bytes, {:?})", bytes.len(), String::from_utf8_lossy(&bytes[..bytes.len().min(200)]))
+    let start = &bytes[..bytes.len().min(200)];
+    format!("{start:02X?} ({} bytes, {:?})", bytes.len(), String::from_utf8_lossy(start))
 }

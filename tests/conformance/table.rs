@@ -74,4 +74,10 @@ fn check(heading: &str, folder: &str) {
 #[test]
 fn every_statement_of_mqtt_5_has_its_test_and_every_test_its_statement() {
     check("MQTT 5", "v5");
+    assert_eq!(rows("MQTT 5").len(), 251, "appendix B has that many");
+}
+
+#[test]
+fn every_statement_of_mqtt_3_1_1_has_its_test_and_every_test_its_statement() {
+    check("MQTT 3.1.1", "v3");
 }

@@ -4,6 +4,7 @@
 
 mod authority;
 mod client;
+mod identity;
 mod reload;
 mod rig;
 mod tls;

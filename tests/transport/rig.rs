@@ -5,7 +5,7 @@ use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 use prometheus::Registry;
 use tempfile::TempDir;
 use tidegate::{
-    broker::{self, Bind, Broker, Identity, ListenerSettings, TlsSettings},
+    broker::{self, AccessSettings, Bind, Broker, Identity, ListenerSettings, TlsSettings},
     intake::Intake,
     store::{self, Durability, Store},
 };
@@ -50,6 +50,10 @@ impl Site {
     }
 
     pub(crate) async fn start(self, listener: ListenerSettings) -> Rig {
+        self.start_with(AccessSettings::default(), listener).await
+    }
+
+    pub(crate) async fn start_with(self, access: AccessSettings, listener: ListenerSettings) -> Rig {
         let registry = Registry::new();
         let settings = store::Settings {
             data_dir: self.folder.path().join("data"),
@@ -59,7 +63,7 @@ impl Site {
             min_free: 0,
         };
         let (store, handle) = store::open(&settings, &[], &registry).unwrap();
-        let settings = broker::Settings { listeners: vec![listener], ..broker::Settings::default() };
+        let settings = broker::Settings { listeners: vec![listener], access };
         let broker = broker::start(settings, Intake::new(handle, vec![]), &registry).await.unwrap();
         // A unix socket has another address, which its test knows.
         let address = broker.listeners()[0].bind.parse().unwrap_or_else(|_| SocketAddr::from(([0; 4], 0)));

@@ -280,7 +280,8 @@ async fn a_client_that_reads_nothing_holds_up_nobody_and_gets_all_when_it_reads(
     }
     slow.send(&binary(PINGREQ)).await;
     let (mut payload, mut pongs) = (Vec::new(), 0);
-    while !payload.ends_with(PINGRESP) || payload.len() < 6 * message.len() {
+    // The answer to the ping may come between two messages.
+    while payload.len() < 6 * message.len() + PINGRESP.len() {
         match slow.frame().await {
             (first, more) if first == FIN | BINARY => payload.extend(more),
             (first, _) => {
@@ -290,5 +291,5 @@ async fn a_client_that_reads_nothing_holds_up_nobody_and_gets_all_when_it_reads(
         }
     }
     assert!((1..=2000).contains(&pongs), "{pongs}");
-    assert_eq!(payload.len(), 6 * message.len() + 2);
+    assert_eq!(payload.windows(message.len()).filter(|window| *window == message).count(), 6);
 }

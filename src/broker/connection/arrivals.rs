@@ -17,6 +17,8 @@ pub(crate) struct Due {
     pub(crate) kind: Option<AckKind>,
     pub(crate) packet_id: u16,
     pub(crate) reason: Reason,
+    /// The reason in words, where it is an error.
+    pub(crate) why: &'static str,
     /// Whether the end of the exchange frees a place in the Receive Maximum.
     pub(crate) counts: bool,
 }
@@ -24,7 +26,7 @@ pub(crate) struct Due {
 impl Due {
     /// A success that frees nothing.
     pub(crate) const fn new(kind: Option<AckKind>, packet_id: u16) -> Self {
-        Self { kind, packet_id, reason: Reason::SUCCESS, counts: false }
+        Self { kind, packet_id, reason: Reason::SUCCESS, why: "", counts: false }
     }
 }
 
@@ -65,16 +67,16 @@ impl Arrivals {
         tag
     }
 
-    /// The store has decided on an arrival; `refused` replaces the reason of its acknowledgement.
-    pub(crate) fn decide(&mut self, tag: u32, refused: Option<Reason>) -> Option<(Due, Onward)> {
+    /// The store has decided on an arrival; `refused` replaces the reason of its acknowledgement, with its words.
+    pub(crate) fn decide(&mut self, tag: u32, refused: Option<(Reason, &'static str)>) -> Option<(Due, Onward)> {
         let at = tag.wrapping_sub(self.first) as usize;
         let (wait, due) = self.queue.get_mut(at)?;
         let onward = match std::mem::replace(wait, Wait::Turn(None)) {
             Wait::Store(onward) => onward,
             Wait::Turn(_) => Onward::default(),
         };
-        if let Some(reason) = refused {
-            due.reason = reason;
+        if let Some(refused) = refused {
+            (due.reason, due.why) = refused;
         }
         Some((*due, onward))
     }
@@ -128,7 +130,7 @@ mod tests {
         let tags: Vec<u32> = (1..=3).map(|id| arrivals.push(Wait::Store(Onward::default()), due(id))).collect();
         arrivals.push(Wait::Turn(None), due(4));
         assert!(ready(&mut arrivals).is_empty());
-        arrivals.decide(tags[1], Some(Reason::QUOTA_EXCEEDED));
+        arrivals.decide(tags[1], Some((Reason::QUOTA_EXCEEDED, "full")));
         assert!(ready(&mut arrivals).is_empty());
         arrivals.decide(tags[0], None);
         assert_eq!(ready(&mut arrivals), [1, 2]);

@@ -2,6 +2,7 @@
 //! the will is sent, the session is put away.
 
 use std::{
+    borrow::Cow,
     io,
     sync::Arc,
     time::{Duration, Instant},
@@ -27,6 +28,9 @@ use crate::{
     message::QoS,
 };
 
+const REVOKED: &str = "its user is gone or has another password";
+const SILENT: &str = "not heard within 1.5 times its keep alive";
+
 impl Ending {
     /// What an MQTT 5 client is told; `None` where it cannot be told or needs not.
     fn reason(&self) -> Option<Reason> {
@@ -42,6 +46,20 @@ impl Ending {
             Self::Revoked => Some(Reason::NOT_AUTHORIZED),
             Self::Stopping => Some(Reason::SHUTTING_DOWN),
             Self::StoreGone => Some(Reason::IMPLEMENTATION),
+        }
+    }
+
+    /// The reason in words.
+    fn why(&self) -> Cow<'static, str> {
+        match self {
+            Self::Decode(error) => error.to_string().into(),
+            Self::Offence(_, cause) => (*cause).into(),
+            Self::Revoked => REVOKED.into(),
+            Self::Silent => SILENT.into(),
+            Self::TakenOver => "another connection has the same client id".into(),
+            Self::Stopping => "the gateway stops".into(),
+            Self::StoreGone => "the store takes nothing any more".into(),
+            Self::Disconnected { .. } | Self::Lost(_) | Self::Stalled => "".into(),
         }
     }
 
@@ -106,7 +124,8 @@ impl Connection {
         }
         if ending.may_write() {
             if let Some(reason) = ending.reason() {
-                disconnect(&mut self.wire.output, self.version, reason);
+                let manner = self.manner();
+                disconnect(&mut self.wire.output, manner, reason, &ending.why());
             }
             let last = timeout(LAST_WRITE, self.write_all());
             tokio::select! {
@@ -287,8 +306,8 @@ impl Connection {
             Ending::Offence(Reason::RECEIVE_MAXIMUM, cause) => self.hub.refused(who, "receive-maximum", cause),
             Ending::Offence(_, cause) => self.hub.refused(who, "protocol", cause),
             Ending::Stalled => self.hub.refused(who, "slow-reader", "reads nothing of what is sent to it"),
-            Ending::Revoked => self.hub.refused(who, "access-revoked", "its user is gone or has another password"),
-            Ending::Silent => self.hub.refused(who, "keep-alive", "not heard within 1.5 times its keep alive"),
+            Ending::Revoked => self.hub.refused(who, "access-revoked", REVOKED),
+            Ending::Silent => self.hub.refused(who, "keep-alive", SILENT),
             Ending::Disconnected { .. }
             | Ending::Lost(_)
             | Ending::TakenOver

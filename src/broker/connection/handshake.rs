@@ -5,6 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use bytes::BytesMut;
 use bytestring::ByteString;
 use prometheus::IntGauge;
 use tokio::{
@@ -14,7 +15,10 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{Connection, Durable, Inbound, PublishRate, Tally, Wire, arrivals::Arrivals};
+use super::{
+    Connection, Durable, Inbound, PublishRate, Tally, Wire, aliases::Aliases, arrivals::Arrivals,
+    inbound::wrong_payload,
+};
 use crate::{
     broker::{
         CONNECT_TIMEOUT, ListenerSettings,
@@ -26,7 +30,7 @@ use crate::{
         listener::Listener,
         metrics::Peak,
         packet::{
-            ConnAckProperties, Connect, DecodeError, Decoder, Reason, Version, connack, connack_refusal,
+            ConnAckProperties, Connect, DecodeError, Decoder, Manner, Reason, Version, connack, connack_refusal,
             decode_connect, version_of,
         },
         pending::Place,
@@ -188,12 +192,12 @@ impl Door {
             version.filter(|version| *version == Version::V5)
         };
         if let Some(version) = version {
-            self.answer(version, error.reason()).await;
+            self.answer(Manner::unknown(version), error.reason(), "").await;
         }
     }
 
-    async fn answer(&mut self, version: Version, reason: Reason) {
-        connack_refusal(&mut self.wire.output, version, reason);
+    async fn answer(&mut self, manner: Manner, reason: Reason, why: &str) {
+        connack_refusal(&mut self.wire.output, manner, reason, why);
         self.hub.metrics.sent.packets.inc();
         self.hub.metrics.sent.bytes.inc_by(self.wire.output.len() as u64);
         let Wire { writer, output, .. } = &mut self.wire;
@@ -207,7 +211,7 @@ impl Door {
 
     /// Lets the client in, or tells it why not.
     async fn enter(mut self, mut connect: Connect) {
-        let version = connect.version;
+        let manner = connect.manner();
         let client_id = connect.client_id.clone();
         let assigned = client_id.is_empty();
         match self.admit(&mut connect, assigned).await {
@@ -221,7 +225,7 @@ impl Door {
             Ok(None) => {}
             Err(Refusal { reason, word, cause }) => {
                 self.refused(&client_id, word, &cause);
-                self.answer(version, reason).await;
+                self.answer(manner, reason, &cause).await;
             }
         }
     }
@@ -239,6 +243,7 @@ impl Door {
         if assigned {
             connect.client_id = assign_client_id();
         }
+        self.check_connack(connect, assigned)?;
         let full =
             || Refusal::new(Reason::QUOTA_EXCEEDED, "connections-full", "the listener has max_connections clients");
         let mut place = Arc::clone(&self.listener.places).try_acquire_owned().ok();
@@ -266,6 +271,31 @@ impl Door {
         }
         let place = place.ok_or_else(full)?;
         Ok(Some((claim, place, kick, due_will)))
+    }
+
+    /// Whether the client takes a packet as large as our CONNACK. Every other packet that we cannot leave out is smaller,
+    /// but for a SUBACK or UNSUBACK.
+    fn check_connack(&self, connect: &Connect, assigned: bool) -> Result<(), Refusal> {
+        let mut longest = BytesMut::new();
+        connack(&mut longest, connect.version, false, &self.properties(connect, assigned));
+        if longest.len() <= connect.manner().max_packet {
+            return Ok(());
+        }
+        let cause = format!("its Maximum Packet Size leaves no room for a CONNACK of {} bytes", longest.len());
+        Err(Refusal::new(Reason::PACKET_TOO_LARGE, "maximum-packet-size", &cause))
+    }
+
+    fn properties<'a>(&self, connect: &'a Connect, assigned: bool) -> ConnAckProperties<'a> {
+        let settings = &self.listener.settings;
+        let keep_alive_s = keep_alive_s(connect, settings.max_keep_alive_s);
+        ConnAckProperties {
+            session_expiry_s: None,
+            receive_maximum: settings.max_inflight,
+            maximum_packet_size: settings.max_packet,
+            topic_alias_maximum: TOPIC_ALIAS_MAX,
+            server_keep_alive_s: (keep_alive_s != connect.keep_alive_s).then_some(keep_alive_s),
+            assigned_client_id: assigned.then_some(&*connect.client_id),
+        }
     }
 
     /// Prepares the session: a new one on a clean start, saved where it outlives the connection. True = resumed.
@@ -318,18 +348,11 @@ impl Door {
             Ok(session_present) => session_present,
             Err(error) => {
                 self.refused(&connect.client_id, "store", &error.to_string());
-                return self.answer(version, Reason::UNAVAILABLE).await;
+                return self.answer(connect.manner(), Reason::UNAVAILABLE, "the store cannot take the session").await;
             }
         };
         let settings = &self.listener.settings;
-        let properties = ConnAckProperties {
-            session_expiry_s: None,
-            receive_maximum: settings.max_inflight,
-            maximum_packet_size: settings.max_packet,
-            topic_alias_maximum: TOPIC_ALIAS_MAX,
-            server_keep_alive_s: None,
-            assigned_client_id: assigned.then_some(&*connect.client_id),
-        };
+        let properties = self.properties(&connect, assigned);
         connack(&mut self.wire.output, version, session_present, &properties);
         let connected = Connected::enter(&self.hub, &self.listener, place);
         tracing::debug!(
@@ -352,9 +375,10 @@ impl Door {
             hub.fanout.connect_queue(claim.subscriber(), window, kept.limits, kept.resume);
             Box::new(Durable::new(id, window, kept.resume, kept.sent))
         });
+        let keep_alive_s = keep_alive_s(&connect, listener.settings.max_keep_alive_s);
+        let silence_max = (keep_alive_s > 0).then(|| Duration::from_secs(u64::from(keep_alive_s)) * 3 / 2);
+        let manner = connect.manner();
         let client_id = connect.client_id;
-        let silence_max =
-            (connect.keep_alive_s > 0).then(|| Duration::from_secs(u64::from(connect.keep_alive_s)) * 3 / 2);
         let will = connect.will;
         Connection {
             decoder: Decoder::new(connect.version, listener.settings.max_packet, client_id, TOPIC_ALIAS_MAX),
@@ -379,10 +403,13 @@ impl Door {
             durable,
             wants_turn: false,
             saving: None,
+            request: None,
             pause: None,
             inbox: std::collections::VecDeque::new(),
             replay: std::collections::VecDeque::new(),
-            client_max_packet: usize::try_from(connect.maximum_packet_size).unwrap_or(usize::MAX),
+            client_max_packet: manner.max_packet,
+            reason_strings: manner.reason_strings,
+            aliases: Aliases::new(connect.topic_alias_maximum),
             silence_max,
             will,
             told_denial: false,
@@ -438,11 +465,22 @@ fn check(connect: &Connect) -> Result<(), Refusal> {
         let cause = "an empty client id needs a clean session";
         return Err(Refusal::new(Reason::CLIENT_ID_INVALID, "client-id", cause));
     }
+    if connect.will.as_ref().is_some_and(|will| wrong_payload(&will.message)) {
+        let cause = "the payload of the will is not UTF-8, as its Payload Format Indicator says";
+        return Err(Refusal::new(Reason::PAYLOAD_FORMAT, "payload-format", cause));
+    }
     if client_id.len() > CLIENT_ID_MAX {
         let cause = format!("a client id of {} bytes; at most {CLIENT_ID_MAX} are taken", client_id.len());
         return Err(Refusal::new(Reason::CLIENT_ID_INVALID, "client-id", &cause));
     }
     Ok(())
+}
+
+/// The keep alive that holds: the client's, or the listener's where that is shorter and the client can be told of it
+/// (MQTT 5, section 3.2.2.3.14). A client of 3.1.1 cannot, and is left its own.
+fn keep_alive_s(connect: &Connect, max_s: u16) -> u16 {
+    let too_long = connect.keep_alive_s == 0 || connect.keep_alive_s > max_s;
+    if connect.version == Version::V5 && max_s > 0 && too_long { max_s } else { connect.keep_alive_s }
 }
 
 /// A client id that nobody else has: 128 random bits.

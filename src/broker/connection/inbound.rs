@@ -5,11 +5,12 @@ use std::{sync::Arc, time::Instant};
 use super::{
     Connection, Ending,
     arrivals::{Due, Passing, Wait},
+    subscribe::Request,
 };
 use crate::{
     broker::{
         fanout::{Onward, Round, Routed, wait_for},
-        packet::{AckKind, Packet, Reason, Version, ack, pingresp},
+        packet::{AckKind, Packet, Reason, Version, ack, pingresp, refusing_ack, suback_len},
         sessions::Receipt,
         sys::is_reserved,
     },
@@ -50,8 +51,14 @@ impl Connection {
                 self.claim.kept.outgoing.completed(packet_id);
             }
             Packet::PubRel { packet_id } => return self.release(packet_id),
-            Packet::Subscribe(subscribe) => return self.subscribe(subscribe),
-            Packet::Unsubscribe(unsubscribe) => self.unsubscribe(unsubscribe),
+            Packet::Subscribe(subscribe) => {
+                self.check_answer(subscribe.filters.len())?;
+                return self.request(Request::Subscribe(subscribe));
+            }
+            Packet::Unsubscribe(unsubscribe) => {
+                self.check_answer(unsubscribe.filters.len())?;
+                return self.request(Request::Unsubscribe(unsubscribe));
+            }
             Packet::PingReq => pingresp(&mut self.wire.output),
             Packet::Disconnect { reason, session_expiry_s } => return self.disconnect(reason, session_expiry_s),
             Packet::Auth => {
@@ -59,6 +66,16 @@ impl Connection {
             }
         }
         Ok(())
+    }
+
+    /// Whether the client takes a SUBACK or UNSUBACK with so many codes. There is no other way to answer (MQTT 5, section
+    /// 3.1.2.11.4), so the request is not acted on. Everything else that we send fits whoever could take our CONNACK, or can
+    /// be left out.
+    fn check_answer(&self, codes: usize) -> Result<(), Ending> {
+        if suback_len(codes) <= self.client_max_packet {
+            return Ok(());
+        }
+        Err(Ending::Offence(Reason::PACKET_TOO_LARGE, "asks for an answer above its own Maximum Packet Size"))
     }
 
     fn disconnect(&mut self, reason: Reason, session_expiry_s: Option<u32>) -> Result<(), Ending> {
@@ -78,10 +95,17 @@ impl Connection {
         let qos = message.qos;
         if is_reserved(&message.topic) {
             self.denied("publish to", message.topic.as_str());
-            return self.refuse_publish(qos, packet_id, Reason::NOT_AUTHORIZED, "sys-topic");
+            let why = "$SYS belongs to the gateway";
+            return self.refuse_publish(qos, packet_id, Reason::NOT_AUTHORIZED, "sys-topic", why);
         }
         if wrong_payload(&message) {
-            return self.refuse_publish(qos, packet_id, Reason::PAYLOAD_FORMAT, "payload-format");
+            return self.refuse_publish(
+                qos,
+                packet_id,
+                Reason::PAYLOAD_FORMAT,
+                "payload-format",
+                "the payload is not UTF-8",
+            );
         }
         let mut seen = None;
         if qos == QoS::ExactlyOnce {
@@ -96,7 +120,13 @@ impl Connection {
         // What was taken in before is only acknowledged again.
         if seen.is_none() && !self.badge.may_publish(&message.topic) {
             self.denied("publish to", message.topic.as_str());
-            return self.refuse_publish(qos, packet_id, Reason::NOT_AUTHORIZED, "acl-publish");
+            return self.refuse_publish(
+                qos,
+                packet_id,
+                Reason::NOT_AUTHORIZED,
+                "acl-publish",
+                "the access rules do not allow it",
+            );
         }
         let counts = qos != QoS::AtMostOnce && !seen.is_some_and(|receipt| receipt.counted);
         if counts {
@@ -156,12 +186,19 @@ impl Connection {
 
     /// Drops a message; the client is told why where its version of the protocol has words for it. An MQTT 3.1.1 client gets
     /// the acknowledgement that it waits for: cut off, it would only bring the same message again.
-    fn refuse_publish(&mut self, qos: QoS, packet_id: u16, reason: Reason, word: &'static str) -> Result<(), Ending> {
+    fn refuse_publish(
+        &mut self,
+        qos: QoS,
+        packet_id: u16,
+        reason: Reason,
+        word: &'static str,
+        why: &'static str,
+    ) -> Result<(), Ending> {
         self.hub.metrics.refused(word);
         let Some(kind) = publish_ack(qos) else { return Ok(()) };
         self.count()?;
         self.inbound.unacknowledged += 1;
-        let due = Due { kind: Some(kind), packet_id, reason, counts: true };
+        let due = Due { kind: Some(kind), packet_id, reason, why, counts: true };
         self.inbound.arrivals.push(Wait::Turn(None), due);
         Ok(())
     }
@@ -270,8 +307,8 @@ impl Connection {
                 return Err(Ending::StoreGone);
             }
         }
-        let decided = self.inbound.arrivals.decide(tag, refusal.map(|_| Reason::QUOTA_EXCEEDED));
-        let (due, onward) = decided.unzip();
+        let refused = refusal.map(|refusal| (Reason::QUOTA_EXCEEDED, refusal.sentence()));
+        let (due, onward) = self.inbound.arrivals.decide(tag, refused).unzip();
         if let Some(Due { kind: Some(AckKind::PubRec), packet_id, .. }) = due {
             if refusal.is_some() {
                 self.claim.kept.received.remove(&packet_id);
@@ -301,7 +338,12 @@ impl Connection {
                 self.hub.deliver(message, &[], onward, false, round);
             }
             let Some(kind) = due.kind else { continue };
-            ack(&mut self.wire.output, self.version, kind, due.packet_id, due.reason);
+            if due.reason.is_error() {
+                let manner = self.manner();
+                refusing_ack(&mut self.wire.output, manner, kind, due.packet_id, due.reason, due.why);
+            } else {
+                ack(&mut self.wire.output, self.version, kind, due.packet_id, due.reason);
+            }
             self.inbound.unacknowledged -= usize::from(kind != AckKind::PubComp);
             let frees = due.counts && (kind != AckKind::PubRec || due.reason.is_error());
             self.inbound.quota_used -= usize::from(frees);
@@ -337,7 +379,7 @@ fn publish_ack(qos: QoS) -> Option<AckKind> {
 }
 
 /// Whether the payload is something else than its Payload Format Indicator says (MQTT 5, section 3.3.2.3.2).
-fn wrong_payload(message: &Message) -> bool {
+pub(super) fn wrong_payload(message: &Message) -> bool {
     message.properties.as_ref().is_some_and(|properties| properties.payload_format == Some(1))
         && std::str::from_utf8(&message.payload).is_err()
 }

@@ -24,6 +24,7 @@
 //! A crash loses the buffers; whatever was acknowledged is in the store, whatever was not the client sends again.
 
 mod admission;
+mod aliases;
 mod arrivals;
 mod durable;
 mod ending;
@@ -35,6 +36,7 @@ mod publish_rate;
 mod remains;
 mod subscribe;
 mod tally;
+mod upkeep;
 mod window;
 mod wire;
 
@@ -47,20 +49,20 @@ use std::{
     time::{Duration, Instant},
 };
 
-use bytes::BytesMut;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     time::Sleep,
 };
 use tokio_util::sync::WaitForCancellationFutureOwned;
 
+use aliases::Aliases;
 use arrivals::Arrivals;
-use durable::{Durable, Progress, STEP_RETRY};
+use durable::{Durable, Progress};
 pub(crate) use handshake::serve;
 pub(crate) use outgoing::Outgoing;
 use publish_rate::PublishRate;
 pub(crate) use subscribe::Replay;
-use subscribe::Saving;
+use subscribe::{Request, Saving};
 use tally::Tally;
 use wire::Wire;
 
@@ -68,9 +70,9 @@ use super::{
     access::Badge,
     fanout::Delivery,
     hub::{Hub, Who},
-    limits::{IDLE, READ_MAX, READ_MIN, UNDECIDED_BYTES, UNDECIDED_MAX, WRITE_HIGH, WRITE_STALL},
+    limits::{IDLE, READ_MAX, UNDECIDED_BYTES, UNDECIDED_MAX, WRITE_HIGH},
     listener::Listener,
-    packet::{DecodeError, Decoder, Reason, Version, Will, is_acknowledgement},
+    packet::{DecodeError, Decoder, Manner, Reason, Version, Will, is_acknowledgement},
     sessions::Claim,
 };
 use crate::intake::{Entry, Lane, Outcome, Returned, Returns, StoreError};
@@ -92,6 +94,8 @@ struct Connection {
     publish_rate: Option<Box<PublishRate>>,
     inbound: Inbound,
     saving: Option<Saving>,
+    /// A SUBSCRIBE or UNSUBSCRIBE that waits for what the client published before it.
+    request: Option<Request>,
     /// Subscribers are given a moment to catch up with this publisher.
     pause: Option<Pause>,
     /// Where the session outlives the connection: its queue in the store.
@@ -104,6 +108,10 @@ struct Connection {
     replay: VecDeque<Delivery>,
     /// Largest packet that the client takes.
     client_max_packet: usize,
+    /// Whether it asked for Reason Strings.
+    reason_strings: bool,
+    /// Topic aliases towards the client; `None` where it takes none.
+    aliases: Option<Box<Aliases>>,
     /// 1.5 times the keep alive interval.
     silence_max: Option<Duration>,
     will: Option<Will>,
@@ -219,6 +227,7 @@ impl Connection {
 
     /// Does everything that can be done without waiting.
     async fn work(&mut self) -> Result<(), Ending> {
+        self.take_up_request()?;
         if self.is_listening() {
             while self.may_decode() && !self.must_wait_to_publish() {
                 match self.next_packet()? {
@@ -265,6 +274,7 @@ impl Connection {
         let inbound = &self.inbound;
         let max_inflight = usize::from(self.listener.settings.max_inflight);
         self.saving.is_none()
+            && self.request.is_none()
             && self.pause.is_none()
             && inbound.held.is_empty()
             && inbound.arrivals.len() < UNDECIDED_MAX.max(max_inflight)
@@ -358,48 +368,9 @@ impl Connection {
         }
     }
 
-    /// Looks after everything that only time can tell.
-    fn tick(&mut self, now: Instant) -> Result<(), Ending> {
-        if self.wire.is_stalled(now) {
-            return Err(Ending::Stalled);
-        }
-        // A client that we do not listen to is not silent.
-        if !self.is_listening() || self.is_made_to_wait() {
-            self.wire.heard = now;
-        }
-        let retries = self.retry_steps();
-        let silent = now.duration_since(self.wire.heard);
-        if self.silence_max.is_some_and(|max| silent >= max) {
-            return Err(Ending::Silent);
-        }
-        let busy = self.wire.input.capacity() + self.wire.output.capacity() > 2 * READ_MIN;
-        if silent >= IDLE && busy {
-            self.shrink();
-        }
-        let alive = self.silence_max.map_or(WRITE_STALL, |max| max.saturating_sub(silent));
-        let next = if busy { IDLE } else { WRITE_STALL };
-        let next = if retries { STEP_RETRY } else { next };
-        self.timer.as_mut().reset((now + alive.min(next).max(Duration::from_millis(10))).into());
-        Ok(())
-    }
-
-    /// Gives the memory of an idle connection back.
-    fn shrink(&mut self) {
-        let wire = &mut self.wire;
-        wire.read_size = READ_MIN;
-        if wire.input.is_empty() {
-            wire.input = BytesMut::new();
-        }
-        if wire.output.is_empty() {
-            wire.output = BytesMut::new();
-        }
-        self.inbound.arrivals.shrink();
-        for queue in [&mut self.inbox, &mut self.replay] {
-            if queue.is_empty() {
-                *queue = VecDeque::new();
-            }
-        }
-        self.hub.fanout.shrink(self.claim.subscriber());
+    /// How the client wants to be answered.
+    fn manner(&self) -> Manner {
+        Manner { version: self.version, max_packet: self.client_max_packet, reason_strings: self.reason_strings }
     }
 
     /// Says once for a connection that access rules stop something; the others are only counted.

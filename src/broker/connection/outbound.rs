@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use super::{Connection, outgoing::Stage};
+use super::{Connection, aliases::Choice, outgoing::Stage};
 use crate::{
     broker::{
         fanout::Delivery,
@@ -87,16 +87,16 @@ impl Connection {
     /// Some of the retained messages that a new subscription is due; gives the number of those that were looked at.
     fn fetch_replay(&mut self, now: Instant) -> usize {
         let Some(replay) = self.claim.kept.replays.front_mut() else { return 0 };
-        // What the gateway says of itself is not among them, and comes with the first page.
-        let own = if replay.after.is_none() { self.hub.sys.matching(&self.hub, &replay.filter) } else { Vec::new() };
         let page = self.hub.retained.page(&replay.filter, replay.after.as_ref(), replay.clock, now);
         let SubscribeOptions { qos, no_local, .. } = replay.subscription.options;
         let subscription_ids: Option<Box<[u32]>> = replay.subscription.id.map(|id| Box::from([id]));
+        // What the gateway says of itself is not among them, and comes with the first page.
+        let own = if replay.after.is_none() { self.hub.sys.matching(&self.hub, &replay.filter) } else { Vec::new() };
         replay.after = page.last;
         if replay.after.is_none() {
             self.claim.kept.replays.pop_front();
         }
-        for publication in own.into_iter().chain(page.found) {
+        for publication in page.found.into_iter().chain(own) {
             let message = &publication.message;
             if (no_local && message.client == *self.claim.client_id()) || !self.badge.may_receive(&message.topic) {
                 continue;
@@ -197,11 +197,27 @@ impl Connection {
             packet_id,
             subscription_ids,
             expiry_s,
+            alias: None,
         };
+        if self.put_publish(publish) { Fate::Encoded } else { Fate::TooLarge }
+    }
+
+    /// Appends a PUBLISH with its topic said as shortly as the client lets us; false where it takes no packet of that size.
+    fn put_publish(&mut self, mut publish: PublishOut<'_>) -> bool {
+        let topic = &publish.message.topic;
+        let mut choice = self.aliases.as_ref().map_or(Choice::Name, |aliases| aliases.choose(topic));
+        publish.alias = choice.alias();
         if publish.len(self.version) > self.client_max_packet {
-            return Fate::TooLarge;
+            // Giving an alias takes room of its own.
+            (choice, publish.alias) = (Choice::Name, None);
+            if publish.len(self.version) > self.client_max_packet {
+                return false;
+            }
         }
         publish.encode(&mut self.wire.output, self.version);
-        Fate::Encoded
+        if let Some(aliases) = &mut self.aliases {
+            aliases.sent(topic, choice);
+        }
+        true
     }
 }

@@ -46,17 +46,47 @@ pub(super) struct Saving {
 struct Answer {
     packet_id: u16,
     codes: SmallVec<[u8; 4]>,
-    to: Request,
+    to: Answered,
 }
 
-enum Request {
+enum Answered {
     /// With the retained messages that the new subscriptions are due.
     Subscribe(Vec<Replay>),
     Unsubscribe,
 }
 
+/// What a client asks of its subscriptions.
+#[derive(Debug)]
+pub(super) enum Request {
+    Subscribe(Subscribe),
+    Unsubscribe(Unsubscribe),
+}
+
 impl Connection {
-    pub(super) fn subscribe(&mut self, subscribe: Subscribe) -> Result<(), Ending> {
+    /// Does what is asked once the messages that the client published before are with the subscribers they had then:
+    /// a new subscription gets them as retained messages or not at all, an old one still gets them.
+    pub(super) fn request(&mut self, request: Request) -> Result<(), Ending> {
+        self.proceed(true)?;
+        self.request = Some(request);
+        self.take_up_request()
+    }
+
+    /// Does what was put off, when its time has come.
+    pub(super) fn take_up_request(&mut self) -> Result<(), Ending> {
+        if self.inbound.arrivals.len() > 0 {
+            return Ok(());
+        }
+        match self.request.take() {
+            Some(Request::Subscribe(subscribe)) => self.subscribe(subscribe),
+            Some(Request::Unsubscribe(unsubscribe)) => {
+                self.unsubscribe(unsubscribe);
+                Ok(())
+            }
+            None => Ok(()),
+        }
+    }
+
+    fn subscribe(&mut self, subscribe: Subscribe) -> Result<(), Ending> {
         let mut codes = SmallVec::new();
         let mut replays = Vec::new();
         for (filter, options) in subscribe.filters {
@@ -74,7 +104,7 @@ impl Connection {
                 }
             });
         }
-        self.answer(Answer { packet_id: subscribe.packet_id, codes, to: Request::Subscribe(replays) });
+        self.answer(Answer { packet_id: subscribe.packet_id, codes, to: Answered::Subscribe(replays) });
         Ok(())
     }
 
@@ -106,7 +136,7 @@ impl Connection {
         subscription.options.qos.number()
     }
 
-    pub(super) fn unsubscribe(&mut self, unsubscribe: Unsubscribe) {
+    fn unsubscribe(&mut self, unsubscribe: Unsubscribe) {
         let mut codes = SmallVec::new();
         for filter in unsubscribe.filters {
             let known = TopicFilter::new(filter).is_ok_and(|filter| {
@@ -116,7 +146,7 @@ impl Connection {
             });
             codes.push(if known { Reason::SUCCESS.0 } else { Reason::NO_SUBSCRIPTION_EXISTED.0 });
         }
-        self.answer(Answer { packet_id: unsubscribe.packet_id, codes, to: Request::Unsubscribe });
+        self.answer(Answer { packet_id: unsubscribe.packet_id, codes, to: Answered::Unsubscribe });
     }
 
     /// Answers at once where the session ends with the connection, else when the change is committed; until then
@@ -142,14 +172,14 @@ impl Connection {
 
     fn write_answer(&mut self, Answer { packet_id, codes, to }: Answer) {
         match to {
-            Request::Subscribe(replays) => {
+            Answered::Subscribe(replays) => {
                 suback(&mut self.wire.output, self.version, packet_id, &codes);
                 for replay in replays {
                     self.claim.kept.forget_replay(&replay.filter);
                     self.claim.kept.replays.push_back(replay);
                 }
             }
-            Request::Unsubscribe => unsuback(&mut self.wire.output, self.version, packet_id, &codes),
+            Answered::Unsubscribe => unsuback(&mut self.wire.output, self.version, packet_id, &codes),
         }
     }
 }

@@ -6,7 +6,7 @@ use bytes::{Buf, BytesMut};
 use bytestring::ByteString;
 
 use super::{
-    DecodeError, Version,
+    DecodeError, Manner, Version,
     properties::{Allowed, Received},
     wire::{Reader, peek},
 };
@@ -31,6 +31,10 @@ pub(crate) struct Connect {
     pub(crate) receive_maximum: u16,
     /// Largest packet that the client takes, in bytes.
     pub(crate) maximum_packet_size: u32,
+    /// Highest topic alias that the client takes; 0 = none.
+    pub(crate) topic_alias_maximum: u16,
+    /// Whether it asks to be told in words what went wrong (Request Problem Information 1, said and not left out).
+    pub(crate) wants_reason_strings: bool,
     /// Whether it asks for enhanced authentication.
     pub(crate) enhanced_auth: bool,
     pub(crate) will: Option<Will>,
@@ -89,6 +93,15 @@ pub(crate) fn version_of(buffer: &[u8]) -> Option<Version> {
 }
 
 impl Connect {
+    /// How the client wants to be answered.
+    pub(crate) fn manner(&self) -> Manner {
+        Manner {
+            version: self.version,
+            max_packet: usize::try_from(self.maximum_packet_size).unwrap_or(usize::MAX),
+            reason_strings: self.wants_reason_strings,
+        }
+    }
+
     fn read(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
         let version = read_version(reader)?;
         let flags = Flags::read(reader, version)?;
@@ -115,6 +128,8 @@ impl Connect {
             session_expiry_s,
             receive_maximum: properties.receive_maximum.unwrap_or(u16::MAX),
             maximum_packet_size: properties.maximum_packet_size.unwrap_or(u32::MAX),
+            topic_alias_maximum: properties.topic_alias_maximum.unwrap_or(0),
+            wants_reason_strings: properties.request_problem == Some(1),
             enhanced_auth: properties.auth_method,
             will,
             username,

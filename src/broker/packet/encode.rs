@@ -3,7 +3,7 @@
 use bytes::{BufMut, BytesMut};
 
 use super::{
-    Reason, Version, properties as id,
+    Manner, Reason, Version, properties as id,
     wire::{put_binary, put_varint, varint_len},
 };
 use crate::message::{Message, QoS};
@@ -62,10 +62,34 @@ pub(crate) fn connack(out: &mut BytesMut, version: Version, session_present: boo
     }
 }
 
-/// CONNACK that refuses; nothing where 3.1.1 has no code for the reason.
-pub(crate) fn connack_refusal(out: &mut BytesMut, version: Version, reason: Reason) {
-    match version {
-        Version::V5 => out.put_slice(&[0x20, 3, 0, reason.0, 0]),
+/// Appends what ends in a Reason String where the client wants one and the packet stays within its limit with it;
+/// `bare` is what stands for no properties.
+fn put_explained(out: &mut BytesMut, manner: Manner, first: u8, fields: &[u8], bare: &[u8], why: &str) {
+    let property = 3 + why.len();
+    let remaining = fields.len() + varint_len(property) + property;
+    let fits = 1 + varint_len(remaining) + remaining <= manner.max_packet;
+    out.put_u8(first);
+    if manner.reason_strings && !why.is_empty() && fits {
+        put_varint(out, remaining);
+        out.put_slice(fields);
+        put_varint(out, property);
+        out.put_u8(id::REASON_STRING);
+        put_binary(out, why.as_bytes());
+    } else {
+        put_varint(out, fields.len() + bare.len());
+        out.put_slice(fields);
+        out.put_slice(bare);
+    }
+}
+
+/// Bytes of the shortest CONNACK that refuses.
+const REFUSAL_LEN: usize = 5;
+
+/// CONNACK that refuses; nothing where 3.1.1 has no code for the reason, or the client takes no packet of that size.
+pub(crate) fn connack_refusal(out: &mut BytesMut, manner: Manner, reason: Reason, why: &str) {
+    match manner.version {
+        Version::V5 if manner.max_packet < REFUSAL_LEN => {}
+        Version::V5 => put_explained(out, manner, 0x20, &[0, reason.0], &[0], why),
         Version::V311 => {
             if let Some(code) = reason.connect_return_code() {
                 out.put_slice(&[0x20, 2, 0, code]);
@@ -82,6 +106,29 @@ pub(crate) fn ack(out: &mut BytesMut, version: Version, kind: AckKind, packet_id
     } else {
         out.put_slice(&[kind as u8, 3, high, low, reason.0]);
     }
+}
+
+/// [`ack`] that says no, and why.
+pub(crate) fn refusing_ack(
+    out: &mut BytesMut,
+    manner: Manner,
+    kind: AckKind,
+    packet_id: u16,
+    reason: Reason,
+    why: &str,
+) {
+    match manner.version {
+        Version::V311 => ack(out, manner.version, kind, packet_id, reason),
+        Version::V5 => {
+            let [high, low] = packet_id.to_be_bytes();
+            put_explained(out, manner, kind as u8, &[high, low, reason.0], &[], why);
+        }
+    }
+}
+
+/// Bytes of a SUBACK or UNSUBACK of MQTT 5 with so many codes.
+pub(crate) const fn suback_len(codes: usize) -> usize {
+    1 + varint_len(3 + codes) + 3 + codes
 }
 
 /// SUBACK: one code per filter, in order.
@@ -119,9 +166,9 @@ pub(crate) fn pingresp(out: &mut BytesMut) {
 }
 
 /// DISCONNECT with a reason; 3.1.1 has none from the server, so there nothing is written.
-pub(crate) fn disconnect(out: &mut BytesMut, version: Version, reason: Reason) {
-    if version == Version::V5 {
-        out.put_slice(&[0xE0, 1, reason.0]);
+pub(crate) fn disconnect(out: &mut BytesMut, manner: Manner, reason: Reason, why: &str) {
+    if manner.version == Version::V5 {
+        put_explained(out, manner, 0xE0, &[reason.0], &[], why);
     }
 }
 
@@ -138,9 +185,19 @@ pub(crate) struct PublishOut<'a> {
     pub(crate) subscription_ids: &'a [u32],
     /// What is left of the message expiry interval.
     pub(crate) expiry_s: Option<u32>,
+    pub(crate) alias: Option<Alias>,
+}
+
+/// A topic alias in a PUBLISH (section 3.3.2.3.4).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Alias {
+    pub(crate) number: u16,
+    /// Whether the client knows already which topic it stands for, so that the topic is left out.
+    pub(crate) known: bool,
 }
 
 const MESSAGE_EXPIRY_LEN: usize = 5;
+const TOPIC_ALIAS_LEN: usize = 3;
 
 impl PublishOut<'_> {
     /// Bytes of the whole packet.
@@ -158,7 +215,7 @@ impl PublishOut<'_> {
             }
         };
         let packet_id = if self.qos == QoS::AtMostOnce { 0 } else { 2 };
-        2 + self.message.topic.as_str().len() + packet_id + properties + self.message.payload.len()
+        2 + self.topic().len() + packet_id + properties + self.message.payload.len()
     }
 
     fn properties_len(&self) -> usize {
@@ -166,7 +223,13 @@ impl PublishOut<'_> {
         let stored = self.message.properties.as_ref().map_or(0, |properties| {
             properties.encoded_len() - properties.message_expiry_s.map_or(0, |_| MESSAGE_EXPIRY_LEN)
         });
-        stored + ids + self.expiry_s.map_or(0, |_| MESSAGE_EXPIRY_LEN)
+        let alias = self.alias.map_or(0, |_| TOPIC_ALIAS_LEN);
+        stored + ids + self.expiry_s.map_or(0, |_| MESSAGE_EXPIRY_LEN) + alias
+    }
+
+    /// What stands as the topic.
+    fn topic(&self) -> &[u8] {
+        if self.alias.is_some_and(|alias| alias.known) { &[] } else { self.message.topic.as_bytes() }
     }
 
     /// Appends the packet.
@@ -175,7 +238,7 @@ impl PublishOut<'_> {
         out.reserve(5 + remaining);
         out.put_u8(0x30 | u8::from(self.dup) << 3 | self.qos.number() << 1 | u8::from(self.retain));
         put_varint(out, remaining);
-        put_binary(out, self.message.topic.as_bytes());
+        put_binary(out, self.topic());
         if self.qos != QoS::AtMostOnce {
             out.put_u16(self.packet_id);
         }
@@ -187,6 +250,10 @@ impl PublishOut<'_> {
     }
 
     fn encode_properties(&self, out: &mut BytesMut) {
+        if let Some(alias) = self.alias {
+            out.put_u8(id::TOPIC_ALIAS);
+            out.put_u16(alias.number);
+        }
         if let Some(properties) = &self.message.properties {
             if properties.message_expiry_s == self.expiry_s {
                 properties.encode(out);

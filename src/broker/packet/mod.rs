@@ -27,7 +27,8 @@ pub(crate) use decode::{
     Decoder, Packet, RetainHandling, Subscribe, SubscribeOptions, Unsubscribe, is_acknowledgement, is_publish,
 };
 pub(crate) use encode::{
-    AckKind, ConnAckProperties, PublishOut, ack, connack, connack_refusal, disconnect, pingresp, suback, unsuback,
+    AckKind, Alias, ConnAckProperties, PublishOut, ack, connack, connack_refusal, disconnect, pingresp, refusing_ack,
+    suback, suback_len, unsuback,
 };
 pub(crate) use error::DecodeError;
 pub(crate) use reason::Reason;
@@ -40,4 +41,22 @@ pub(crate) enum Version {
     V311,
     /// MQTT 5, protocol level 5.
     V5,
+}
+
+/// How one client wants to be answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Manner {
+    pub(crate) version: Version,
+    /// Largest packet that it takes, in bytes.
+    pub(crate) max_packet: usize,
+    /// Whether it asks for Reason Strings. Section 3.1.2.11.7 lets a server send them to everybody who does not forbid it;
+    /// we send them to those who ask, for most clients throw them away, and links are metered.
+    pub(crate) reason_strings: bool,
+}
+
+impl Manner {
+    /// Of a client that has not told us yet.
+    pub(crate) const fn unknown(version: Version) -> Self {
+        Self { version, max_packet: usize::MAX, reason_strings: false }
+    }
 }

@@ -22,10 +22,10 @@ const AUTH_DATA: u8 = 0x16;
 const REQUEST_PROBLEM: u8 = 0x17;
 const WILL_DELAY: u8 = 0x18;
 const REQUEST_RESPONSE: u8 = 0x19;
-const REASON_STRING: u8 = 0x1F;
+pub(crate) const REASON_STRING: u8 = 0x1F;
 pub(crate) const RECEIVE_MAXIMUM: u8 = 0x21;
 pub(crate) const TOPIC_ALIAS_MAXIMUM: u8 = 0x22;
-const TOPIC_ALIAS: u8 = 0x23;
+pub(crate) const TOPIC_ALIAS: u8 = 0x23;
 const USER_PROPERTY: u8 = 0x26;
 pub(crate) const MAXIMUM_PACKET_SIZE: u8 = 0x27;
 
@@ -91,6 +91,9 @@ pub(crate) struct Received {
     pub(crate) message: Properties,
     pub(crate) subscription_id: Option<u32>,
     pub(crate) session_expiry_s: Option<u32>,
+    /// Request Problem Information, where the client says something about it.
+    pub(crate) request_problem: Option<u8>,
+    pub(crate) topic_alias_maximum: Option<u16>,
     pub(crate) auth_method: bool,
     auth_data: bool,
     pub(crate) will_delay_s: Option<u32>,
@@ -149,11 +152,12 @@ impl Received {
             SESSION_EXPIRY => self.session_expiry_s = Some(block.u32()?),
             AUTH_METHOD => self.auth_method = block.text().map(|_| true)?,
             AUTH_DATA => self.auth_data = block.binary().map(|_| true)?,
-            REQUEST_PROBLEM | REQUEST_RESPONSE => zero_or_one(block).map(|_| ())?,
+            REQUEST_PROBLEM => self.request_problem = Some(zero_or_one(block)?),
+            REQUEST_RESPONSE => zero_or_one(block).map(|_| ())?,
             WILL_DELAY => self.will_delay_s = Some(block.u32()?),
             REASON_STRING => block.text().map(|_| ())?,
             RECEIVE_MAXIMUM => self.receive_maximum = Some(not_zero(block.u16()?)?),
-            TOPIC_ALIAS_MAXIMUM => block.u16().map(|_| ())?,
+            TOPIC_ALIAS_MAXIMUM => self.topic_alias_maximum = Some(block.u16()?),
             TOPIC_ALIAS => self.topic_alias = Some(block.u16()?),
             MAXIMUM_PACKET_SIZE => self.maximum_packet_size = Some(not_zero(block.u32()?)?),
             USER_PROPERTY => self.read_user(block)?,

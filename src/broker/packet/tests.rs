@@ -230,10 +230,10 @@ fn short_connacks_and_acks_are_as_short_as_allowed() {
     connack(&mut out, Version::V311, true, &ConnAckProperties::default());
     assert_eq!(out, hex("20 02 01 00"));
     out.clear();
-    connack_refusal(&mut out, Version::V311, Reason::MALFORMED_PACKET);
+    connack_refusal(&mut out, Manner::unknown(Version::V311), Reason::MALFORMED_PACKET, "why");
     assert!(out.is_empty());
     ack(&mut out, Version::V5, AckKind::PubAck, 258, Reason::SUCCESS);
-    ack(&mut out, Version::V5, AckKind::PubAck, 1, Reason::QUOTA_EXCEEDED);
+    refusing_ack(&mut out, Manner::unknown(Version::V5), AckKind::PubAck, 1, Reason::QUOTA_EXCEEDED, "why");
     assert_eq!(out, hex("40 02 0102  40 03 0001 97"));
 }
 
@@ -276,7 +276,7 @@ proptest! {
         let expiry_s = message.properties.as_ref().and_then(|properties| properties.message_expiry_s);
         let packet_id = if message.qos == QoS::AtMostOnce { 0 } else { 7 };
         let out = PublishOut {
-            message: &message, qos: message.qos, dup: false, retain: message.retain, packet_id, subscription_ids: &[], expiry_s,
+            message: &message, qos: message.qos, dup: false, retain: message.retain, packet_id, subscription_ids: &[], expiry_s, alias: None,
         };
         let mut bytes = BytesMut::new();
         out.encode(&mut bytes, version);

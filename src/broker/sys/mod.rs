@@ -160,10 +160,10 @@ pub(crate) async fn run(hub: Arc<Hub>) {
         }
         let now = Instant::now();
         let changed = hub.sys.tick(&hub, now);
-        // Before the round, which holds the subscriptions: members of shared ones are chosen.
-        let routed: Vec<_> = changed.into_iter().map(|message| (hub.fanout.route(&message).onward, message)).collect();
+        // First all of these, for a round holds the subscriptions too.
+        let routes: Vec<_> = changed.iter().map(|message| hub.fanout.route(message).onward).collect();
         let mut round = hub.fanout.round(now);
-        for (onward, message) in routed {
+        for (message, onward) in changed.into_iter().zip(routes) {
             hub.deliver(message, &[], onward, false, &mut round);
         }
     }

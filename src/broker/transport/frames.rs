@@ -142,3 +142,73 @@ fn close(payload: Bytes) -> Result<Step, Offence> {
     // The same code back (RFC 6455, section 5.5.1); the reason was for us.
     Ok(Step::Close(payload.slice(..2)))
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::{collection::vec, prelude::*};
+
+    use super::*;
+
+    /// All payload and the first offence, from input that comes in these pieces.
+    fn read(pieces: &[&[u8]]) -> (Vec<u8>, Option<Offence>) {
+        let (mut frames, mut input, mut payload) = (Frames::default(), BytesMut::new(), Vec::new());
+        for piece in pieces {
+            input.extend_from_slice(piece);
+            loop {
+                match frames.step(&mut input) {
+                    Ok(Step::More) => break,
+                    Ok(Step::Payload) if input.is_empty() => break,
+                    Ok(Step::Payload) => {
+                        let length = usize::try_from(frames.payload()).unwrap_or(usize::MAX).min(input.len());
+                        let mut bytes = input.split_to(length);
+                        frames.unmask(&mut bytes);
+                        payload.extend_from_slice(&bytes);
+                    }
+                    Ok(Step::Ping(_)) => {}
+                    Ok(Step::Close(_)) => return (payload, None),
+                    Err(offence) => return (payload, Some(offence)),
+                }
+            }
+        }
+        (payload, None)
+    }
+
+    fn cut<'b>(bytes: &'b [u8], at: &[prop::sample::Index]) -> Vec<&'b [u8]> {
+        let mut at: Vec<usize> = at.iter().map(|index| index.index(bytes.len() + 1)).collect();
+        at.extend([0, bytes.len()]);
+        at.sort_unstable();
+        at.windows(2).map(|pair| &bytes[pair[0]..pair[1]]).collect()
+    }
+
+    fn frame(opcode: OpCode, is_final: bool, mask: [u8; 4], payload: &[u8]) -> Vec<u8> {
+        let header = FrameHeader { is_final, opcode, mask: Some(mask), ..FrameHeader::default() };
+        let mut out = Vec::new();
+        header.format(payload.len() as u64, &mut out).unwrap();
+        out.extend(payload.iter().zip(mask.iter().cycle()).map(|(byte, mask)| byte ^ mask));
+        out
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_in_any_pieces_read_the_same(bytes in vec(any::<u8>(), 0..300), at in vec(any::<prop::sample::Index>(), 0..8)) {
+            prop_assert_eq!(read(&cut(&bytes, &at)), read(&[&bytes]));
+        }
+
+        #[test]
+        fn messages_in_any_fragments_and_pieces_come_out_as_they_went_in(
+            messages in vec((vec(vec(any::<u8>(), 0..200), 1..4), any::<[u8; 4]>()), 0..6),
+            at in vec(any::<prop::sample::Index>(), 0..20),
+        ) {
+            let (mut bytes, mut expected) = (Vec::new(), Vec::new());
+            for (fragments, mask) in &messages {
+                for (index, fragment) in fragments.iter().enumerate() {
+                    let data = if index == 0 { Data::Binary } else { Data::Continue };
+                    bytes.extend(frame(OpCode::Data(data), index + 1 == fragments.len(), *mask, fragment));
+                    bytes.extend(frame(OpCode::Control(Control::Ping), true, *mask, &fragment[..fragment.len().min(125)]));
+                    expected.extend_from_slice(fragment);
+                }
+            }
+            prop_assert_eq!(read(&cut(&bytes, &at)), (expected, None));
+        }
+    }
+}

@@ -15,7 +15,7 @@
 use std::{
     io,
     pin::Pin,
-    task::{Context, Poll, ready},
+    task::{Context, Poll, Waker, ready},
 };
 
 use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
@@ -39,6 +39,8 @@ pub(super) struct WebSocket<S> {
     input: BytesMut,
     /// Frames that the client has not taken: one write, a pong, a close.
     output: BytesMut,
+    /// Who waits for `output` to be taken: the reading side, which sends pongs, may be the one to see it go.
+    writer: Option<Waker>,
     /// A ping whose pong waits for `output`.
     ping: Option<Bytes>,
     /// A close frame has been sent or is in `output`: nothing comes after it.
@@ -57,6 +59,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocket<S> {
             frames: Frames::default(),
             input,
             output: BytesMut::new(),
+            writer: None,
             ping: None,
             closing: false,
             offence: None,
@@ -78,6 +81,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocket<S> {
             self.ping = None;
             self.frame(OpCode::Control(Control::Close), payload);
         }
+    }
+
+    /// Writes what waits, for somebody who wants to write more.
+    fn poll_writer(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let written = self.poll_output(cx);
+        self.writer = written.is_pending().then(|| cx.waker().clone());
+        written
     }
 
     /// Writes what waits.
@@ -169,7 +179,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for WebSocket<S> {
         if this.ping.is_some() || !this.output.is_empty() {
             // As far as it goes: a client that takes nothing must not keep us from hearing it. What fails here fails
             // again at the next write.
-            let _ = this.poll_output(cx);
+            let written = this.poll_output(cx);
+            if let Some(writer) = this.writer.take_if(|_| written.is_ready()) {
+                writer.wake();
+            }
         }
         payload
     }
@@ -177,7 +190,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for WebSocket<S> {
 
 impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for WebSocket<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        ready!(self.poll_output(cx))?;
+        ready!(self.poll_writer(cx))?;
         if self.closing {
             return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
         }
@@ -186,12 +199,59 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for WebSocket<S> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.poll_output(cx)
+        self.poll_writer(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.close(&u16::from(CloseCode::Normal).to_be_bytes());
-        ready!(self.poll_output(cx))?;
+        ready!(self.poll_writer(cx))?;
         Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        pin::pin,
+        sync::{
+            Arc,
+            atomic::{AtomicBool, Ordering},
+        },
+        task::Wake,
+    };
+
+    use tokio::io::{AsyncReadExt as _, duplex};
+
+    use super::*;
+
+    #[derive(Default)]
+    struct Woken(AtomicBool);
+
+    impl Wake for Woken {
+        fn wake(self: Arc<Self>) {
+            self.0.store(true, Ordering::Relaxed);
+        }
+    }
+
+    #[tokio::test]
+    async fn who_writes_is_woken_when_the_reading_side_sees_the_output_go() {
+        let (near, mut far) = duplex(10);
+        let mut socket = pin!(WebSocket::new(near, BytesMut::new()));
+        let (writer, reader) = (Arc::new(Woken::default()), Arc::new(Woken::default()));
+        let (writing, reading) = (Waker::from(Arc::clone(&writer)), Waker::from(Arc::clone(&reader)));
+        let (mut writing, mut reading) = (Context::from_waker(&writing), Context::from_waker(&reading));
+        assert!(socket.as_mut().poll_write(&mut writing, b"0123456789").is_ready());
+        assert!(socket.as_mut().poll_flush(&mut writing).is_pending());
+        let (mut bytes, mut taken) = ([0; 10], [0; 10]);
+        assert!(socket.as_mut().poll_read(&mut reading, &mut ReadBuf::new(&mut bytes)).is_pending());
+        far.read_exact(&mut taken).await.unwrap();
+        assert!(reader.0.load(Ordering::Relaxed) && !writer.0.load(Ordering::Relaxed));
+        assert!(socket.as_mut().poll_read(&mut reading, &mut ReadBuf::new(&mut bytes)).is_pending());
+        assert!(writer.0.load(Ordering::Relaxed));
+    }
+
+    #[test]
+    fn an_idle_web_socket_is_small() {
+        assert!(size_of::<WebSocket<()>>() <= 256, "{}", size_of::<WebSocket<()>>());
     }
 }

@@ -4,7 +4,7 @@ use std::sync::PoisonError;
 
 use bytes::Bytes;
 use bytestring::ByteString;
-use rusqlite::{Row, types::ValueRef};
+use rusqlite::{Row, Statement, types::ValueRef};
 
 use super::{READ_BYTES_MAX, READ_MESSAGES_MAX, Reader};
 use crate::store::{
@@ -42,7 +42,7 @@ impl Reader {
             // Not there: it ended since this statement began.
             let Some(door) = self.shared.queue(id) else { continue };
             let client_id: String = row.get(1)?;
-            let received = ids.query_map([&client_id], |row| row.get(0))?.collect::<Result<_, _>>()?;
+            let received = received(&mut ids, &client_id)?;
             let queue = door.books();
             let record = SessionRecord {
                 client_id: ByteString::from(client_id),
@@ -171,6 +171,16 @@ impl Reader {
         }
         Ok(())
     }
+}
+
+/// The packet ids of a session; what is none is passed over, for salvage copies it as it is.
+fn received(ids: &mut Statement<'_>, client_id: &str) -> Result<Vec<u16>, Failure> {
+    let mut rows = ids.query([client_id])?;
+    let mut received = Vec::new();
+    while let Some(row) = rows.next()? {
+        received.extend(row.get::<_, u16>(0).ok());
+    }
+    Ok(received)
 }
 
 fn will(row: &Row<'_>, decoder: &mut Decoder) -> Option<SessionWill> {

@@ -294,7 +294,7 @@ fn crashed(dir: &Path) -> PathBuf {
 }
 
 /// As many as `PROPTEST_CASES` says; each opens and closes databases, so few where it says nothing.
-fn cases() -> u32 {
+pub(super) fn cases() -> u32 {
     std::env::var_os("PROPTEST_CASES").map_or(24, |_| ProptestConfig::default().cases)
 }
 

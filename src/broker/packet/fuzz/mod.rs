@@ -188,6 +188,7 @@ fn again(version: Version, publish: &Publish) {
         packet_id: *packet_id,
         subscription_ids: &[],
         expiry_s,
+        alias: None,
     };
     let mut bytes = BytesMut::new();
     out.encode(&mut bytes, version);

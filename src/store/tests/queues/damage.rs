@@ -2,7 +2,9 @@
 
 use std::fs;
 
-use super::*;
+use proptest::prelude::*;
+
+use super::{super::damage::cases, *};
 
 /// Two sessions: x with 2000 messages of 300 bytes, the first 100 delivered, the third after them received; y with ten.
 fn made(dir: &Path) -> (SessionId, SessionId) {
@@ -32,26 +34,54 @@ fn quarantined(dir: &Path) -> usize {
     fs::read_dir(dir.join("quarantine")).map_or(0, Iterator::count)
 }
 
-/// Opens and reads everything, opened again after every failure that the damage brings about.
-fn restart_until_sound(dir: &Path) -> Bench {
+/// Opens and works until nothing fails any more, opened again after every failure that the damage brings about. Reads everything;
+/// `writes` too where that may be needed to find the damage.
+fn restart_until(dir: &Path, writes: bool) -> Bench {
+    let mut causes = Vec::new();
     for _ in 0..10 {
         let bench = Bench::open(&settings(dir), &[]);
-        let read = bench.wait(async {
-            for session in bench.handle.sessions().await? {
-                let mut from = 0;
-                loop {
-                    let page = bench.handle.read_session(session.id, from, 1000, 1 << 20).await?;
-                    let Some(last) = page.last() else { break };
-                    from = last.seq + 1;
-                }
-            }
-            bench.handle.flush(DEADLINE).await
-        });
-        if read.is_ok() {
-            return bench;
+        match bench.wait(work(&bench.handle, writes)) {
+            Ok(()) => return bench,
+            Err(error) => causes.push(error.to_string()),
         }
     }
-    panic!("the store keeps failing");
+    panic!("the store keeps failing: {causes:?}");
+}
+
+fn restart_until_sound(dir: &Path) -> Bench {
+    restart_until(dir, false)
+}
+
+async fn work(handle: &Handle, writes: bool) -> Result<(), StoreError> {
+    handle.retained().await?;
+    let mut ids: Vec<SessionId> = handle.sessions().await?.into_iter().map(|session| session.id).collect();
+    if writes {
+        for client_id in ["x", "new"] {
+            ids.push(handle.save_session(record(client_id, UNLIMITED)).await?);
+        }
+        ids.dedup();
+        let (mut lane, mut returns) = handle.lane(OnRefusal::Report, None);
+        lane.reserve(0).await?.submit((0..100).map(|number| for_sessions(&ids, number)).collect());
+        returns.recv().await.ok_or(StoreError::Closed)?;
+    }
+    for id in ids {
+        let mut from = 0;
+        loop {
+            let page = handle.read_session(id, from, 1000, 1 << 20).await?;
+            let Some(last) = page.last() else { break };
+            from = last.seq + 1;
+            if writes {
+                let (mut lane, mut returns) = handle.lane(OnRefusal::Report, None);
+                let steps = page.iter().map(|queued| step(id, queued.seq, Step::Delivered)).collect();
+                lane.reserve(0).await?.submit(steps);
+                returns.recv().await.ok_or(StoreError::Closed)?;
+            }
+        }
+    }
+    if writes {
+        handle.delete_session("new".into()).await?;
+    }
+    handle.flush(DEADLINE).await
 }
 
 /// What holds after any damage: order, books, new numbers; gives what is left of a queue.
@@ -187,4 +217,29 @@ fn a_page_of_nothing_but_damage_does_not_end_the_queue() {
     let page = bench.wait(bench.handle.read_session(x, 104, 10, 1 << 20)).unwrap();
     assert_eq!((page[0].seq, bench.queue_stats(x).dropped), (151, dropped("damaged", 47)));
     bench.close();
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: cases(), max_shrink_iters: 64, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn no_bytes_anywhere_keep_a_store_with_queues_from_starting(
+        places in proptest::collection::vec((0.0..1.0f64, proptest::collection::vec(any::<u8>(), 1..200)), 1..6),
+    ) {
+        let dir = tempfile::tempdir().unwrap();
+        made(dir.path());
+        let path = dir.path().join("tidegate.db");
+        let mut file = fs::read(&path).unwrap();
+        for (place, bytes) in places {
+            #[expect(clippy::cast_precision_loss, clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a place in a small file")]
+            let at = (file.len() as f64 * place) as usize;
+            let end = file.len().min(at + bytes.len());
+            file[at..end].copy_from_slice(&bytes[..end - at]);
+        }
+        fs::write(&path, file).unwrap();
+        let bench = restart_until(dir.path(), true);
+        let all = bench.handle.queues();
+        prop_assert!(all.balances() && all.messages == 0, "{:?}", all);
+        bench.close();
+    }
 }
