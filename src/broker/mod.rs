@@ -12,7 +12,7 @@
 //! | `connection` | one client: handshake, arrivals, acknowledgements, deliveries, the end |
 //! | `sessions` | who owns a client id; what outlives a connection; expiry and delayed wills |
 //! | [`access`] | who may connect, publish and subscribe; reload of that |
-//! | [`fanout`] | subscriptions and the queues of subscribers |
+//! | [`fanout`] | subscriptions, shared ones too, and the way to subscribers |
 //! | `retained`, `publisher` | retained messages; wills |
 //! | `pending` | connections that have not sent their CONNECT, and the bounds on them |
 //! | `metrics`, `gauges`, `sys` | what is counted, for Prometheus and as `$SYS` |

@@ -9,6 +9,9 @@ mod limits;
 #[cfg(feature = "interop")]
 mod mosquitto;
 mod protocol;
+mod queues;
 mod rig;
 mod sessions;
+mod shared;
 mod sys;
+mod wills;

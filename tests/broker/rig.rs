@@ -110,8 +110,17 @@ impl Rig {
     }
 
     /// Cuts all connections, closes the store, and starts again on the same data.
-    pub(crate) async fn restart(mut self) -> Self {
-        self.broker.drain(Duration::ZERO).await;
+    pub(crate) async fn restart(self) -> Self {
+        self.stop_within(Duration::ZERO).await
+    }
+
+    /// Stops in order, with time for everybody, and starts again on the same data.
+    pub(crate) async fn stop_and_start(self) -> Self {
+        self.stop_within(DEADLINE).await
+    }
+
+    async fn stop_within(mut self, grace: Duration) -> Self {
+        self.broker.drain(grace).await;
         self.store.take().unwrap().close().unwrap();
         let (store, handle, broker, registry, address) = open(&self.dir, &self.options).await;
         Self { dir: self.dir, options: self.options, store: Some(store), handle, broker, registry, address }

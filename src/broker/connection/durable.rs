@@ -25,7 +25,7 @@ use super::{
 };
 use crate::{
     broker::{
-        fanout::{Delivery, Next, Onward, Publication},
+        fanout::{Delivery, Next, Onward, Publication, Routed},
         limits::{PAGE_BYTES, WRITE_HIGH},
         packet::{AckKind, Reason, ack},
     },
@@ -166,17 +166,14 @@ impl Connection {
     pub(super) fn progressed(&mut self, progress: Progress) -> Result<(), Ending> {
         let Some(durable) = &mut self.durable else { return Ok(()) };
         match progress {
-            Progress::Submitted(lane) => {
-                durable.submitted(lane?);
-                Ok(())
-            }
+            Progress::Submitted(lane) => durable.submitted(lane?),
             Progress::Returned(returned) => self.steps_decided(returned.ok_or(Ending::StoreGone)?),
             Progress::Page(page) => {
                 let until = durable.reading.take().map_or(0, |reading| reading.until);
                 self.page(page?, until);
-                Ok(())
             }
         }
+        Ok(())
     }
 
     /// Sends what is next in the queue, as far as there is room.
@@ -197,7 +194,7 @@ impl Connection {
                 }
                 // With a page that small, reading would cost more than waiting until some of it is written.
                 Next::Read(_) => {
-                    self.hub.fanout.doubt(self.claim.subscriber());
+                    self.claim.subscriber().doubt();
                     break;
                 }
                 Next::Asleep => break,
@@ -230,7 +227,7 @@ impl Connection {
         }
         let Some(durable) = &mut self.durable else { return };
         match last {
-            Some(last) => self.hub.fanout.found(self.claim.subscriber(), last + 1),
+            Some(last) => self.claim.subscriber().found(last + 1),
             None => durable.window.skip_to(until),
         }
         self.left(0, 0);
@@ -268,7 +265,7 @@ impl Connection {
     /// Messages have left the queue.
     fn left(&mut self, count: u64, bytes: usize) {
         if let Some(durable) = &self.durable {
-            self.hub.fanout.left(self.claim.subscriber(), durable.window.head(), count, bytes);
+            self.claim.subscriber().left(durable.window.head(), count, bytes);
         }
     }
 
@@ -330,7 +327,7 @@ impl Connection {
     /// id belongs to the queue.
     pub(super) fn queue_own(&mut self, delivery: &Delivery, now: Instant) {
         let Some(message) = delivery.publication.aged(now) else { return self.hub.metrics.drops.expired() };
-        let routed = self.hub.fanout.route_own(self.claim.subscriber(), delivery);
+        let routed = Routed::own(self.claim.subscriber(), delivery);
         if routed.copies.is_empty() {
             return;
         }
@@ -351,13 +348,13 @@ impl Connection {
     }
 
     /// The store has decided on steps.
-    fn steps_decided(&mut self, returned: Returned) -> Result<(), Ending> {
+    fn steps_decided(&mut self, returned: Returned) {
         if let Some(durable) = &mut self.durable {
             durable.submitted -= 1;
         }
         let hub = Arc::clone(&self.hub);
         for (entry, outcome) in returned.verdicts {
-            let Some(durable) = &mut self.durable else { return Ok(()) };
+            let Some(durable) = &mut self.durable else { return };
             match (entry, outcome) {
                 (Entry::Step { seq, step: Step::Received, .. }, Outcome::Refused(refusal)) => {
                     hub.metrics.refused(refusal.reason());
@@ -381,7 +378,6 @@ impl Connection {
                 (Entry::Release { .. }, _) => {}
             }
         }
-        Ok(())
     }
 
     /// Tells the store again what it could not take; false when there is nothing of the kind.

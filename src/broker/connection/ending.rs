@@ -101,10 +101,7 @@ impl Ending {
 impl Connection {
     /// Ends the connection.
     pub(super) async fn finish(mut self, ending: Ending) {
-        let ending = match ending {
-            Ending::TakenOver => self.last_words().await,
-            other => other,
-        };
+        let ending = if matches!(ending, Ending::TakenOver) { self.last_words().await } else { ending };
         self.tally.enter(&self.hub.metrics);
         self.badge.leave();
         self.log(&ending);

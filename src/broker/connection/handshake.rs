@@ -372,7 +372,7 @@ impl Door {
         hub.fanout.connect(claim.subscriber(), window);
         let durable = claim.kept.id.map(|id| {
             let kept = &claim.kept;
-            hub.fanout.connect_queue(claim.subscriber(), window, kept.limits, kept.resume);
+            claim.subscriber().connect_queue(window, kept.limits, kept.resume);
             Box::new(Durable::new(id, window, kept.resume, kept.sent))
         });
         let keep_alive_s = keep_alive_s(&connect, listener.settings.max_keep_alive_s);

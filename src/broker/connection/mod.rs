@@ -5,7 +5,8 @@
 //!    ▲                              │                        │
 //!    └─write── output ◀─acks in order ◀──verdicts── returns ◀┘
 //!                 ▲                      │
-//!                 └── pump ◀─ mailbox ◀──┴─ fan-out (this and other connections)
+//!                 ├── pump ◀─ mailbox ◀──┴─ fan-out (this and other connections)
+//!                 └── pump ◀─ queue in the store, for a session that outlives the connection (see `durable`)
 //! ```
 //!
 //! 1. All packets that one read brought are decoded; their publishes become one batch on the connection's lane.
@@ -19,9 +20,17 @@
 //! 6. While the client takes no more, nothing is decoded and nothing pumped; after
 //!    [`WRITE_STALL`](super::limits::WRITE_STALL) it is disconnected.
 //!
-//! Bounds: input one packet and one read; output 64 KiB and one packet; arrivals `max_inflight` and QoS 0 up to 2048, 4 MiB
+//! 7. Acknowledgements of what the client was sent are taken also while nothing else is, if they are next in the input:
+//!    they make the room that others, or this client itself, may be waiting for.
+//! 8. Retained messages for a new subscription are looked up page by page as the client takes them; after
+//!    [`RETAINED_SCAN`](super::limits::RETAINED_SCAN) topics others have their turn.
+//! 9. A connection that ends has what it submitted decided first, for 20 s at most; what takes longer, or is left by a
+//!    panic, is finished without it (see `remains`), and its will is sent. No wait for the store is without a deadline.
+//!
+//! Bounds: input one packet and one read; output 96 KiB and one packet; arrivals `max_inflight` and QoS 0 up to 2048, 4 MiB
 //! and what one read brought.
-//! A crash loses the buffers; whatever was acknowledged is in the store, whatever was not the client sends again.
+//! A crash loses the buffers; whatever was acknowledged is in the store, whatever was not the client sends again, and
+//! what the client had not acknowledged is sent again from its queue, if its session has one.
 
 mod admission;
 mod aliases;
@@ -34,6 +43,7 @@ mod outbound;
 mod outgoing;
 mod publish_rate;
 mod remains;
+mod submission;
 mod subscribe;
 mod tally;
 mod upkeep;
@@ -56,11 +66,11 @@ use tokio::{
 use tokio_util::sync::WaitForCancellationFutureOwned;
 
 use aliases::Aliases;
-use arrivals::Arrivals;
 use durable::{Durable, Progress};
 pub(crate) use handshake::serve;
 pub(crate) use outgoing::Outgoing;
 use publish_rate::PublishRate;
+use submission::{Inbound, Submitting, returned, room, submission};
 pub(crate) use subscribe::Replay;
 use subscribe::{Request, Saving};
 use tally::Tally;
@@ -75,7 +85,7 @@ use super::{
     packet::{DecodeError, Decoder, Manner, Reason, Version, Will, is_acknowledgement},
     sessions::Claim,
 };
-use crate::intake::{Entry, Lane, Outcome, Returned, Returns, StoreError};
+use crate::intake::{Lane, Returned, StoreError};
 
 /// The connection of one client, after its CONNECT was accepted.
 struct Connection {
@@ -118,42 +128,6 @@ struct Connection {
     /// The log has it that access rules stop this client.
     told_denial: bool,
     timer: Pin<Box<Sleep>>,
-}
-
-/// What came from the client and is on its way through the store.
-struct Inbound {
-    arrivals: Arrivals,
-    /// Made at the first message that needs it: most subscribers never do. Not here while `submitting` has it.
-    lane: Option<Lane>,
-    returns: Option<Returns>,
-    /// Decoded and not submitted.
-    batch: Vec<Entry>,
-    batch_bytes: usize,
-    /// A batch that waits for room in the store's queue. Kept from one event to the next, for its place there is in
-    /// the order of coming.
-    submitting: Option<Submitting>,
-    /// Decided by the store, and not acted on while subscribers catch up.
-    verdicts: VecDeque<(Entry, Outcome)>,
-    /// Handed back by the store, to be submitted again when there is room.
-    held: Vec<Entry>,
-    /// Bytes of messages that are decoded and not decided.
-    undecided_bytes: usize,
-    /// Batches submitted and not returned.
-    submitted: usize,
-    /// QoS 1 and 2 publishes without PUBACK or PUBREC.
-    unacknowledged: usize,
-    /// The client's use of our Receive Maximum (MQTT 5, section 4.9).
-    quota_used: usize,
-    /// Whether the store remembers the session: it outlives the connection, or has outlived an earlier one.
-    persistent: bool,
-}
-
-/// A batch on its way into the store's queue.
-struct Submitting {
-    /// Gives the lane back once the batch is there.
-    work: Pin<Box<dyn Future<Output = Result<Lane, StoreError>> + Send>>,
-    /// Packet ids that the batch releases.
-    releases: Vec<u16>,
 }
 
 /// Everything that can wake a connection.
@@ -383,61 +357,6 @@ impl Connection {
     pub(super) fn who(&self) -> Who<'_> {
         Who { listener: &self.listener.settings.name, address: &self.address, client_id: self.claim.client_id() }
     }
-}
-
-impl Inbound {
-    /// Begins to submit what was decoded, unless entries were handed back: those go first.
-    fn begin_submit(&mut self) {
-        if self.batch.is_empty() || !self.held.is_empty() || self.submitting.is_some() {
-            return;
-        }
-        let mut lane = self.lane.take().expect("a batch is begun with a lane");
-        let batch = std::mem::take(&mut self.batch);
-        let bytes = std::mem::take(&mut self.batch_bytes);
-        let releases = batch.iter().filter_map(released).collect();
-        let work = async move {
-            lane.reserve(bytes).await?.submit(batch);
-            Ok(lane)
-        };
-        self.submitting = Some(Submitting { work: Box::pin(work), releases });
-    }
-
-    /// The batch is in the store's queue.
-    fn submitted(&mut self, lane: Lane) {
-        self.submitting = None;
-        self.lane = Some(lane);
-        self.submitted += 1;
-    }
-
-    /// Packet ids of which the store does not know yet that they are released.
-    fn unsubmitted_releases(&self) -> impl Iterator<Item = u16> {
-        let submitting = self.submitting.iter().flat_map(|submitting| submitting.releases.iter().copied());
-        submitting.chain(self.held.iter().chain(&self.batch).filter_map(released))
-    }
-}
-
-/// The packet id that an entry releases.
-fn released(entry: &Entry) -> Option<u16> {
-    match entry {
-        Entry::Release { packet_id } => Some(*packet_id),
-        Entry::Publish(_) | Entry::Step { .. } => None,
-    }
-}
-
-async fn submission(submitting: &mut Option<Submitting>) -> Result<Lane, StoreError> {
-    match submitting {
-        Some(submitting) => submitting.work.as_mut().await,
-        None => std::future::pending().await,
-    }
-}
-
-/// Waits for room for what was held.
-async fn room(lane: &mut Option<Lane>) -> Result<(), StoreError> {
-    lane.as_mut().expect("what was held was submitted on a lane").room().await
-}
-
-async fn returned(returns: &mut Option<Returns>) -> Option<Returned> {
-    returns.as_mut().expect("what was submitted was submitted on a lane").recv().await
 }
 
 async fn saved(saving: &mut Option<Saving>) -> Result<(), StoreError> {

@@ -1,14 +1,32 @@
 //! Fan-out: from an accepted message to the queues of the local sessions that want it.
 //!
-//! The index of subscriptions sits behind a read-write lock that publishers share and only SUBSCRIBE, UNSUBSCRIBE and
-//! the end of a session take for writing. Each session has a bounded queue of its own behind a lock of its own, so that
-//! one slow subscriber is nobody else's business: what its queue cannot hold is dropped and counted
-//! (`tidegate_broker_dropped_total`), QoS 0 first. A message is stored once and shared by all its receivers.
+//! Three indexes of subscriptions sit behind a read-write lock that publishers share and only SUBSCRIBE, UNSUBSCRIBE and
+//! the end of a session take for writing:
 //!
-//! A fast publisher waits for a fast subscriber: when 2000 messages wait for a connected client, the connection that
-//! published the last of them stops reading until half of them are gone, for 50 ms at most. A subscriber that does not
-//! manage that is slow, and nobody waits for it again before it has caught up; so it costs publishers 50 ms in the time
-//! in which it takes a thousand messages, and one that is stuck 50 ms in all.
+//! - *Sessions that end with their connection* get their messages once the store has accepted them, in a bounded queue in
+//!   memory, each behind a lock of its own, so that one slow subscriber is nobody else's business: what its queue cannot
+//!   hold is dropped and counted (`tidegate_broker_dropped_total`), QoS 0 first. A message is there once, shared by all.
+//! - *Sessions that outlive it* are asked before ([`Fanout::route`]): a copy of what they get at QoS 1 or 2 is queued in the
+//!   store in the same transaction, so that the publisher's acknowledgement speaks for them too. Memory keeps what was put
+//!   in just now, as far as it fits ([`CACHE_BYTES`](super::limits::CACHE_BYTES)); the connection sends by sequence number
+//!   and reads from the store what is not here. Nothing durable is ever dropped for want of memory: the limits of a queue
+//!   are those of its listener (`max_queued_messages`, `max_queued_bytes`, `queue_when_full`), and the store keeps them.
+//!   QoS 0 goes the other way, to those who are connected.
+//! - *Shared subscriptions* choose one member for each message, when it is routed: the next in turn who is connected and
+//!   can be sent it at once; else one who is connected and has room; else one whose queue outlives the connection. What a
+//!   member of the first kind had not acknowledged when its session ended goes to another one, but for QoS 2 messages that
+//!   were sent [MQTT-4.8.2-5]. What waits for a session of the second kind when that ends goes with it: the specification
+//!   would like it to find another member, and does not ask for it.
+//!
+//! A site without the second and the third pays one load of a counter a message for them.
+//!
+//! A retained message is given also to sessions that subscribed between its routing and its commit: they were not asked,
+//! and have looked for retained messages already.
+//!
+//! A fast publisher waits for a fast subscriber: when 2000 messages wait for a connected client (for one with a queue in
+//! the store: half of what its limits allow, if that is less), the connection that published the last of them stops reading
+//! until half of them are gone, as long as the subscriber takes 500 of them every 50 ms. One that does not is slow, and
+//! nobody waits for it again before it has caught up; so one that is stuck costs publishers 50 ms in all.
 //!
 //! Why not `rumqttd::Router`, which the design had in mind: `cargo bench --bench fanout` runs both on the same work
 //! (128-byte messages, whole messages in and out). Three runs on two cores that others were using as well:
@@ -28,11 +46,12 @@
 //! losses be found by watching its cursors (neither was built); both would need this index and these queues all the
 //! same: the index to know the slots, the queues for clients that are away.
 //!
-//! Bounds: 10 000 messages (1000 while the client is away) and 8 MiB per session; 64 MiB over all sessions, what was sent and
-//! not acknowledged included. Where that is used up, a connected client still gets 64 KiB, so that those who do not read
-//! cost only themselves.
-//! A crash loses what waits here and nothing else: streams are on disk before anything gets here, and what a persistent
-//! session subscribed to is restored from the store.
+//! Bounds in memory: 10 000 messages and 8 MiB per session; 64 MiB over all sessions, what was sent and not acknowledged
+//! and what is kept of durable queues included. Where that is used up, a connected client still gets 64 KiB, so that
+//! those who do not read cost only themselves.
+//!
+//! A crash loses what waits here and nothing else: streams and durable queues are on disk before anything gets here, and
+//! what a lasting session subscribed to is restored from the store.
 
 mod census;
 mod index;
@@ -48,6 +67,7 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
         atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering},
     },
+    time::Duration,
 };
 
 use bytestring::ByteString;
@@ -170,6 +190,35 @@ impl Subscriber {
         self.queue().has_room()
     }
 
+    /// The session has a queue in the store from now on. It must not have subscriptions yet.
+    pub(crate) fn attach(&self, session: SessionId, head: Sequence, next: Sequence) {
+        self.queue().attach(session, head, next);
+        self.durable.store(session.0, Ordering::Relaxed);
+    }
+
+    /// The client came, and its connection looks at the queue in the store from `head` on. `window`: messages that it
+    /// takes at a time.
+    pub(crate) fn connect_queue(&self, window: u16, limits: QueueLimits, head: Sequence) {
+        self.queue().connect(window, limits, head);
+    }
+
+    /// Its connection has seen that it must look into the store, and not looked.
+    pub(crate) fn doubt(&self) {
+        self.queue().doubt();
+    }
+
+    /// A read of its queue found messages up to the one before `next`.
+    pub(crate) fn found(&self, next: Sequence) {
+        self.queue().found(next);
+    }
+
+    /// Messages have left its queue: so many, with so many bytes, and everything before `head`.
+    pub(crate) fn left(&self, head: Sequence, count: u64, bytes: usize) {
+        if self.queue().left(head, count, bytes) {
+            self.low.notify_waiters();
+        }
+    }
+
     /// Waits for a queue to change from empty to not empty. Cancel safe.
     pub async fn woken(&self) {
         self.wake.notified().await;
@@ -271,20 +320,9 @@ impl Fanout {
         known
     }
 
-    /// The session has a queue in the store from now on. It must not have subscriptions yet.
-    pub(crate) fn attach(&self, subscriber: &Subscriber, session: SessionId, head: Sequence, next: Sequence) {
-        subscriber.queue().attach(session, head, next);
-        subscriber.durable.store(session.0, Ordering::Relaxed);
-    }
-
     /// The client of a session came: its queue takes QoS 0 and more. `window`: messages that it takes at a time.
     pub fn connect(&self, subscriber: &Subscriber, window: u16) {
         subscriber.mailbox().connect(window);
-    }
-
-    /// The same for the session's queue in the store, which is looked at from `head` on.
-    pub(crate) fn connect_queue(&self, subscriber: &Subscriber, window: u16, limits: QueueLimits, head: Sequence) {
-        subscriber.queue().connect(window, limits, head);
     }
 
     /// The client of a session went; `unsent` is what it had taken and not sent.
@@ -343,23 +381,6 @@ impl Fanout {
         next
     }
 
-    /// A connection has seen that it must look into the store, and not looked.
-    pub(crate) fn doubt(&self, subscriber: &Subscriber) {
-        subscriber.queue().doubt();
-    }
-
-    /// A read of the durable queue found messages up to the one before `next`.
-    pub(crate) fn found(&self, subscriber: &Subscriber, next: Sequence) {
-        subscriber.queue().found(next);
-    }
-
-    /// Messages have left a durable queue: so many, with so many bytes, and everything before `head`.
-    pub(crate) fn left(&self, subscriber: &Subscriber, head: Sequence, count: u64, bytes: usize) {
-        if subscriber.queue().left(head, count, bytes) {
-            subscriber.low.notify_waiters();
-        }
-    }
-
     /// Gives memory of an idle queue back.
     pub fn shrink(&self, subscriber: &Subscriber) {
         subscriber.mailbox().shrink();
@@ -388,9 +409,13 @@ impl Fanout {
 /// Waits until the subscribers have caught up, as long as each takes [`KEEPS_UP`] messages every [`PATIENCE`]; those that take
 /// less are not waited for again soon.
 pub(crate) async fn wait_for(congested: Congested) {
+    wait(congested, PATIENCE).await;
+}
+
+async fn wait(congested: Congested, patience: Duration) {
     for subscriber in congested {
         let mut taken = subscriber.taken();
-        while tokio::time::timeout(PATIENCE, subscriber.becomes_low()).await.is_err() {
+        while tokio::time::timeout(patience, subscriber.becomes_low()).await.is_err() {
             if subscriber.taken() - taken < KEEPS_UP {
                 subscriber.give_up_waiting();
                 break;
@@ -426,66 +451,4 @@ fn offer(fanout: &Fanout, subscriber: &Subscriber, delivery: Delivery) -> (bool,
 }
 
 #[cfg(test)]
-mod tests {
-    use std::time::Instant;
-
-    use super::*;
-    use crate::{message::Message, topic::TopicName};
-    use bytes::Bytes;
-
-    #[test]
-    fn a_round_says_at_once_when_a_subscriber_needs_a_moment() {
-        let fanout = Fanout::new(Drops::unregistered());
-        let options = Options { qos: QoS::AtLeastOnce, no_local: false, retain_as_published: false, id: None };
-        let (subscriber, publisher) = (Subscriber::new("s".into()), Subscriber::new("p".into()));
-        fanout.subscribe(&subscriber, &TopicFilter::new("t").unwrap(), options);
-        fanout.connect(&subscriber, 10);
-        let mut round = fanout.round(Instant::now());
-        let mut count = 0;
-        while !round.is_congested(&publisher) {
-            let topic = TopicName::new("t").unwrap();
-            let (payload, qos) = (Bytes::new(), QoS::AtLeastOnce);
-            round.publish(Message { topic, payload, qos, retain: false, client: "p".into(), properties: None });
-            count += 1;
-        }
-        assert_eq!(count, crate::broker::limits::QUEUE_SOFT);
-        assert!(!round.is_congested(&subscriber), "nobody waits for himself");
-        assert_eq!(round.take_congested(&publisher).len(), 1);
-    }
-
-    #[test]
-    fn clients_that_read_nothing_leave_room_for_those_that_do() {
-        let fanout = Fanout::new(Drops::unregistered());
-        let options = Options { qos: QoS::AtLeastOnce, no_local: false, retain_as_published: false, id: None };
-        let subscribe = |id: usize, filter: &str| {
-            let subscriber = Subscriber::new(id.to_string().into());
-            fanout.subscribe(&subscriber, &TopicFilter::new(filter).unwrap(), options);
-            subscriber
-        };
-        let publish = |topic: &str, payload: usize| {
-            let message = Message {
-                topic: TopicName::new(topic).unwrap(),
-                payload: Bytes::from(vec![0; payload]),
-                qos: QoS::AtLeastOnce,
-                retain: false,
-                client: "p".into(),
-                properties: None,
-            };
-            fanout.round(Instant::now()).publish(message);
-        };
-        let stuck: Vec<_> = (0..20).map(|id| subscribe(id, "big")).collect();
-        let (reader, away) = (subscribe(20, "small"), subscribe(21, "small"));
-        fanout.connect(&reader, 10);
-        (0..4).for_each(|_| publish("big", 2 << 20));
-        assert!(fanout.drops.total() > 0, "the bound over all sessions is reached");
-        (0..10).for_each(|_| publish("small", 100));
-        let mut got = VecDeque::new();
-        fanout.take(&reader, usize::MAX, &mut got);
-        assert_eq!(got.len(), 10);
-        assert!(away.mailbox().is_empty());
-        for subscriber in stuck.iter().chain([&away]) {
-            fanout.clear(subscriber);
-        }
-        assert_eq!(fanout.queued.load(Ordering::Relaxed), 0);
-    }
-}
+mod tests;

@@ -19,7 +19,7 @@ pub(crate) struct Queue {
     /// `None` where the session ends with its connection, and nothing here is used.
     session: Option<SessionId>,
     limits: Option<QueueLimits>,
-    connected: bool,
+    connection: Connection,
     /// The next message that the connection will ask for; what is older is not kept here.
     cursor: Sequence,
     /// One beyond the last message that is known to be in the store.
@@ -32,8 +32,6 @@ pub(crate) struct Queue {
     bytes: usize,
     cache: BTreeMap<Sequence, Delivery>,
     cached_bytes: usize,
-    /// The connection has sent all that it knew of.
-    asleep: bool,
     /// There may be more in the store than is known here.
     doubtful: bool,
     /// Publishers have waited for it in vain; until it has caught up they do not wait again.
@@ -42,6 +40,16 @@ pub(crate) struct Queue {
     left: u64,
     /// The client's window.
     window: u16,
+}
+
+/// The client's connection, as far as the queue knows.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+enum Connection {
+    #[default]
+    Away,
+    Here,
+    /// It has sent all that it knew of, and is to be woken for more.
+    Asleep,
 }
 
 /// What is to be done next for a connection.
@@ -67,7 +75,7 @@ impl Queue {
 
     /// The client came, and its connection looks at the queue from `head` on.
     pub(crate) fn connect(&mut self, window: u16, limits: QueueLimits, head: Sequence) {
-        self.connected = true;
+        self.connection = Connection::Here;
         self.head = head.min(self.next);
         self.window = window;
         self.limits = Some(limits);
@@ -78,8 +86,7 @@ impl Queue {
 
     /// The client is away. Gives back the bytes that its cache counted for.
     pub(crate) fn disconnect(&mut self) -> usize {
-        self.connected = false;
-        self.asleep = false;
+        self.connection = Connection::Away;
         self.cache = BTreeMap::new();
         std::mem::take(&mut self.cached_bytes)
     }
@@ -103,7 +110,7 @@ impl Queue {
     /// woken, and for how many bytes the message counts.
     pub(crate) fn offer(&mut self, seq: Sequence, delivery: Delivery, has_memory: bool) -> (bool, usize) {
         self.next = self.next.max(seq + 1);
-        if !self.connected {
+        if !self.is_connected() {
             return (false, 0);
         }
         let cost = delivery.cost();
@@ -113,7 +120,7 @@ impl Queue {
             self.cached_bytes += cost;
             self.cache.insert(seq, delivery);
         }
-        (std::mem::take(&mut self.asleep), if keep { cost } else { 0 })
+        (self.wake(), if keep { cost } else { 0 })
     }
 
     /// What the connection does about the message at `cursor`, which is where it has got to; and how many bytes that
@@ -128,15 +135,28 @@ impl Queue {
                 return (Next::Cached(Box::new(delivery)), before - self.cached_bytes);
             }
         }
-        self.asleep = cursor >= self.next && !std::mem::take(&mut self.doubtful);
-        let next = if self.asleep { Next::Asleep } else { Next::Read(self.next) };
+        let next = if cursor < self.next || std::mem::take(&mut self.doubtful) {
+            Next::Read(self.next)
+        } else {
+            self.connection = Connection::Asleep;
+            Next::Asleep
+        };
         (next, before - self.cached_bytes)
+    }
+
+    /// Whether the connection must be woken.
+    fn wake(&mut self) -> bool {
+        let is_asleep = self.connection == Connection::Asleep;
+        if is_asleep {
+            self.connection = Connection::Here;
+        }
+        is_asleep
     }
 
     /// There may be more in the store than is known here; true when the connection must be woken to look.
     pub(crate) fn doubt(&mut self) -> bool {
-        self.doubtful = self.connected;
-        std::mem::take(&mut self.asleep)
+        self.doubtful = self.is_connected();
+        self.wake()
     }
 
     /// The store had messages up to the one before `next`.
@@ -169,12 +189,12 @@ impl Queue {
     }
 
     pub(crate) fn is_connected(&self) -> bool {
-        self.connected
+        self.connection != Connection::Away
     }
 
     /// Whether one more message could be sent at once.
     pub(crate) fn is_ready(&self) -> bool {
-        self.connected && self.waiting() < u64::from(self.window)
+        self.is_connected() && self.waiting() < u64::from(self.window)
     }
 
     /// Whether one more message is within the limits.
@@ -187,13 +207,13 @@ impl Queue {
     /// Whether publishers should give the subscriber a moment.
     pub(crate) fn is_congested(&self) -> bool {
         let (messages, bytes) = self.soft();
-        self.connected && !self.slow && (self.waiting() >= messages || self.bytes as u64 >= bytes)
+        self.is_connected() && !self.slow && (self.waiting() >= messages || self.bytes as u64 >= bytes)
     }
 
     /// Whether so little waits that publishers may go on.
     pub(crate) fn is_low(&self) -> bool {
         let (messages, bytes) = self.soft();
-        !self.connected || (self.waiting() <= messages / 2 && self.bytes as u64 <= bytes / 2)
+        !self.is_connected() || (self.waiting() <= messages / 2 && self.bytes as u64 <= bytes / 2)
     }
 
     /// From how many messages and bytes on publishers should wait.

@@ -200,15 +200,6 @@ impl Fanout {
         routed
     }
 
-    /// Announces a copy that a connection itself puts into the queue of its session.
-    pub(crate) fn route_own(&self, subscriber: &Arc<Subscriber>, delivery: &Delivery) -> Routed {
-        let mut routed = Routed::default();
-        let Delivery { qos, retain, .. } = *delivery;
-        let merged = Merged { qos, retain, subscription_ids: delivery.subscription_ids.clone() };
-        routed.copy(&delivery.publication.message, subscriber, merged);
-        routed
-    }
-
     /// Starts publishing. The subscriptions stand still until the round is dropped; that wakes the receivers.
     pub fn round(&self, now: Instant) -> Round<'_> {
         let (woken, congested) = (SmallVec::new(), SmallVec::new());
@@ -217,6 +208,15 @@ impl Fanout {
 }
 
 impl Routed {
+    /// A copy that a connection itself puts into the queue of its session.
+    pub(crate) fn own(subscriber: &Arc<Subscriber>, delivery: &Delivery) -> Self {
+        let mut routed = Self::default();
+        let Delivery { qos, retain, .. } = *delivery;
+        let merged = Merged { qos, retain, subscription_ids: delivery.subscription_ids.clone() };
+        routed.copy(&delivery.publication.message, subscriber, merged);
+        routed
+    }
+
     fn copy(&mut self, message: &Message, subscriber: &Arc<Subscriber>, merged: Merged) {
         let Merged { qos, retain, subscription_ids } = merged;
         if qos == QoS::AtMostOnce {

@@ -129,7 +129,7 @@ impl Sessions {
             HashMap::new()
         });
         let subscriber = Subscriber::new(client_id.clone());
-        self.fanout.attach(&subscriber, id, head, next);
+        subscriber.attach(id, head, next);
         for (filter, subscription) in &subscriptions {
             self.fanout.subscribe(&subscriber, filter, subscription.fanout_options());
         }
@@ -296,7 +296,7 @@ impl Claim {
         if self.kept.id != Some(id) {
             self.kept.id = Some(id);
             self.kept.resume = 1;
-            self.sessions.fanout.attach(&self.session.subscriber, id, 1, 1);
+            self.session.subscriber.attach(id, 1, 1);
         }
         Ok(())
     }
@@ -378,5 +378,74 @@ mod tests {
         assert_eq!(sessions.claim(&id, false, &kick).await.map(|_| ()), Err(ClaimError::TakenOver));
         drop(owner);
         assert!(!sessions.is_connected("c"));
+    }
+
+    #[tokio::test]
+    async fn sessions_away_longest_for_which_nothing_waits_make_room() {
+        let evictions = IntCounter::new("e", "e").unwrap();
+        let sessions = Sessions::new(Arc::new(Fanout::new(Drops::unregistered())), evictions.clone());
+        let now = Instant::now();
+        for number in 0..SESSIONS_MAX as u64 {
+            // The first ones have been away longest, and have something waiting.
+            let away_ms = Some(1_000_000 - number);
+            let next = if number < 10 { 2 } else { 1 };
+            sessions.restore(restored(&number.to_string(), u32::MAX, away_ms, next), now);
+        }
+        let kick = CancellationToken::new();
+        for number in 0..EVICTED_AT_ONCE {
+            let id = ByteString::from(format!("new {number}"));
+            let claimed = sessions.claim(&id, false, &kick).await;
+            assert!(claimed.is_ok(), "{number}");
+            std::mem::forget(claimed);
+        }
+        assert_eq!(evictions.get(), EVICTED_AT_ONCE as u64);
+        let over = |id: u64| sessions.map().slots[&*id.to_string()].expires.is_some_and(|at| at <= Instant::now());
+        assert!((0..10).all(|id| !over(id)) && (10..10 + EVICTED_AT_ONCE as u64).all(over));
+        assert!(!over(10 + EVICTED_AT_ONCE as u64));
+    }
+
+    fn restored(client_id: &str, expiry_s: u32, away_ms: Option<u64>, next: u64) -> RestoredSession {
+        let will = crate::intake::SessionWill {
+            message: Message {
+                topic: crate::topic::TopicName::new("w").unwrap(),
+                payload: bytes::Bytes::new(),
+                qos: crate::message::QoS::AtLeastOnce,
+                retain: false,
+                client: client_id.into(),
+                properties: None,
+            },
+            delay_s: 30,
+        };
+        let record = SessionRecord {
+            client_id: client_id.into(),
+            expiry_s,
+            state: bytes::Bytes::from_static(&[1]),
+            received: vec![7],
+            limits: crate::intake::QueueLimits::default(),
+            will: Some(will),
+        };
+        let id = crate::intake::SessionId(1);
+        RestoredSession { id, record, away_ms, head: 1, next, sent: None }
+    }
+
+    #[test]
+    fn expiry_and_will_delay_count_from_when_the_client_left() {
+        let sessions = Sessions::new(Arc::new(Fanout::new(Drops::unregistered())), IntCounter::new("e", "e").unwrap());
+        let now = Instant::now();
+        sessions.restore(restored("left", 100, Some(25_000), 5), now);
+        sessions.restore(restored("was here", 100, None, 5), now);
+        sessions.restore(restored("short", 10, Some(4_000), 5), now);
+        let seconds = |id: &str| {
+            let map = sessions.map();
+            let slot = &map.slots[id];
+            let of = |at: Instant| at.duration_since(now).as_secs();
+            (slot.expires.map(of), slot.will.as_ref().map(|(at, _)| of(*at)))
+        };
+        assert_eq!(seconds("left"), (Some(75), Some(5)));
+        assert_eq!(seconds("was here"), (Some(100), Some(30)));
+        assert_eq!(seconds("short"), (Some(6), Some(6)), "a will is due when the session ends");
+        let kept = sessions.map().slots["left"].session.kept.clone();
+        let kept = kept.try_lock().unwrap();
+        assert_eq!((kept.sent, kept.resume), (4, 1), "any of them may have been sent");
     }
 }
