@@ -11,8 +11,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use bytestring::ByteString;
-
 /// Wrong passwords in a row that are nothing unusual.
 const BURST: u32 = 20;
 /// After those, one more is allowed in this time: 28 800 a day, which finds nothing that deserves the name of a password.
@@ -29,22 +27,17 @@ pub(super) enum Origin {
     Machine,
 }
 
-/// What is remembered of wrong passwords.
-#[derive(Debug, Default)]
-pub(super) struct Guesses {
+/// What is remembered of wrong passwords. `N` stands for a user name: something short, for whoever guesses chooses how long
+/// names are.
+#[derive(Debug)]
+pub(super) struct Guesses<N> {
     origins: Spent<Origin>,
-    names: Spent<ByteString>,
+    names: Spent<N>,
 }
 
 /// For each key, up to when its allowance is spent.
 #[derive(Debug)]
 struct Spent<K>(HashMap<K, Instant>);
-
-impl<K> Default for Spent<K> {
-    fn default() -> Self {
-        Self(HashMap::new())
-    }
-}
 
 impl Origin {
     /// The origin in an address as connections carry it: `ip:port`, or something else where it is a unix socket.
@@ -57,22 +50,27 @@ impl Origin {
     }
 }
 
-impl Guesses {
+impl<N: Eq + Hash + Copy> Guesses<N> {
+    /// Nobody has guessed yet.
+    pub(super) fn new() -> Self {
+        Self { origins: Spent(HashMap::new()), names: Spent(HashMap::new()) }
+    }
+
     /// Whether another password may be tried.
-    pub(super) fn allow(&self, origin: Origin, name: &ByteString, now: Instant) -> bool {
-        self.origins.allow(&origin, now) && self.names.allow(name, now)
+    pub(super) fn allow(&self, origin: Origin, name: N, now: Instant) -> bool {
+        self.origins.allow(origin, now) && self.names.allow(name, now)
     }
 
     /// A password was wrong.
-    pub(super) fn wrong(&mut self, origin: Origin, name: &ByteString, now: Instant) {
+    pub(super) fn wrong(&mut self, origin: Origin, name: N, now: Instant) {
         self.origins.spend(origin, now);
-        self.names.spend(name.clone(), now);
+        self.names.spend(name, now);
     }
 }
 
-impl<K: Eq + Hash + Clone> Spent<K> {
-    fn allow(&self, key: &K, now: Instant) -> bool {
-        self.0.get(key).is_none_or(|until| *until + PER_GUESS <= now + PER_GUESS * BURST)
+impl<K: Eq + Hash + Copy> Spent<K> {
+    fn allow(&self, key: K, now: Instant) -> bool {
+        self.0.get(&key).is_none_or(|until| *until + PER_GUESS <= now + PER_GUESS * BURST)
     }
 
     fn spend(&mut self, key: K, now: Instant) {
@@ -87,7 +85,7 @@ impl<K: Eq + Hash + Clone> Spent<K> {
     fn make_room(&mut self, now: Instant) {
         self.0.retain(|_, until| *until > now);
         if self.0.len() >= REMEMBERED_MAX {
-            let least = self.0.iter().min_by_key(|(_, until)| **until).map(|(key, _)| key.clone());
+            let least = self.0.iter().min_by_key(|(_, until)| **until).map(|(key, _)| *key);
             least.and_then(|key| self.0.remove(&key));
         }
     }
@@ -97,18 +95,21 @@ impl<K: Eq + Hash + Clone> Spent<K> {
 mod tests {
     use super::*;
 
+    const PROBE: u32 = u32::MAX;
+    const OTHER: u32 = u32::MAX - 1;
+
     fn origin(text: &str) -> Origin {
         Origin::of(text)
     }
 
     #[test]
     fn a_burst_is_allowed_and_then_one_in_three_seconds() {
-        let (mut guesses, mut now) = (Guesses::default(), Instant::now());
-        let (here, name) = (origin("10.0.0.1:5"), ByteString::from("probe"));
-        let try_all = |guesses: &mut Guesses, now| {
+        let (mut guesses, mut now) = (Guesses::new(), Instant::now());
+        let (here, name) = (origin("10.0.0.1:5"), "probe");
+        let try_all = |guesses: &mut Guesses<&str>, now| {
             let mut count = 0;
-            while guesses.allow(here, &name, now) {
-                guesses.wrong(here, &name, now);
+            while guesses.allow(here, name, now) {
+                guesses.wrong(here, name, now);
                 count += 1;
             }
             count
@@ -123,18 +124,18 @@ mod tests {
 
     #[test]
     fn addresses_and_names_are_counted_on_their_own() {
-        let (mut guesses, now) = (Guesses::default(), Instant::now());
-        let names: Vec<ByteString> = (0..BURST).map(|number| number.to_string().into()).collect();
-        for name in &names {
+        let (mut guesses, now) = (Guesses::new(), Instant::now());
+        let names: Vec<u32> = (0..BURST).collect();
+        for name in names.iter().copied() {
             assert!(guesses.allow(origin("10.0.0.1:1"), name, now));
             guesses.wrong(origin("10.0.0.1:2"), name, now);
         }
-        assert!(!guesses.allow(origin("10.0.0.1:3"), &"new".into(), now), "one address, many names");
-        assert!(guesses.allow(origin("10.0.0.2:3"), &names[0], now));
+        assert!(!guesses.allow(origin("10.0.0.1:3"), 1000, now), "one address, many names");
+        assert!(guesses.allow(origin("10.0.0.2:3"), names[0], now));
         for number in 0..BURST {
-            guesses.wrong(origin(&format!("10.1.0.{number}:1")), &"probe".into(), now);
+            guesses.wrong(origin(&format!("10.1.0.{number}:1")), PROBE, now);
         }
-        assert!(!guesses.allow(origin("10.0.0.9:1"), &"probe".into(), now), "one name, many addresses");
+        assert!(!guesses.allow(origin("10.0.0.9:1"), PROBE, now), "one name, many addresses");
     }
 
     #[test]
@@ -147,18 +148,16 @@ mod tests {
 
     #[test]
     fn what_is_remembered_is_bounded_and_the_worst_stay() {
-        let (mut guesses, now) = (Guesses::default(), Instant::now());
+        let (mut guesses, now) = (Guesses::new(), Instant::now());
         let bad = origin("10.0.0.1:1");
         for _ in 0..BURST {
-            guesses.wrong(bad, &"probe".into(), now);
+            guesses.wrong(bad, PROBE, now);
         }
         for number in 0..3 * u32::try_from(REMEMBERED_MAX).unwrap() {
             let address = Origin::Network(std::net::Ipv4Addr::from_bits(0x0B00_0000 + number).into());
-            guesses.wrong(address, &number.to_string().into(), now);
+            guesses.wrong(address, number, now);
         }
         assert_eq!((guesses.origins.0.len(), guesses.names.0.len()), (REMEMBERED_MAX, REMEMBERED_MAX));
-        assert!(
-            !guesses.allow(bad, &"other".into(), now) && !guesses.allow(origin("10.0.0.2:1"), &"probe".into(), now)
-        );
+        assert!(!guesses.allow(bad, OTHER, now) && !guesses.allow(origin("10.0.0.2:1"), PROBE, now));
     }
 }

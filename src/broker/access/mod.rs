@@ -21,7 +21,7 @@
 //!
 //! | what | refused with |
 //! | --- | --- |
-//! | a will, in CONNECT | CONNACK 0x87 (3.1.1: 5); asked again when it is sent, without an answer then |
+//! | a will, in CONNECT | CONNACK 0x87 (3.1.1: 5); asked again when the connection ends, without an answer then |
 //! | PUBLISH | MQTT 5: PUBACK or PUBREC 0x87. 3.1.1 has no such answer: acknowledged and dropped, as with Mosquitto, for a client that is cut off would come again and again. QoS 0: dropped. |
 //! | SUBSCRIBE | SUBACK 0x87 (3.1.1: 0x80) where no message could ever come; see `rules` |
 //! | a delivery | not delivered: before it is queued, so that it takes nobody's room, and again before it is sent, because rules may have changed, retained and queued messages included |

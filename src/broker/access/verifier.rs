@@ -65,7 +65,7 @@ pub(super) struct Verifier {
 #[derive(Debug)]
 struct Memory {
     verdicts: Verdicts,
-    guesses: Guesses,
+    guesses: Guesses<Tag>,
 }
 
 /// Somebody who says a password.
@@ -82,7 +82,7 @@ impl Verifier {
     pub(super) fn new() -> Result<Self, NoHash> {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         Ok(Self {
-            memory: Mutex::new(Memory { verdicts: Verdicts::new()?, guesses: Guesses::default() }),
+            memory: Mutex::new(Memory { verdicts: Verdicts::new()?, guesses: Guesses::new() }),
             waiting: Semaphore::new(WAITING_MAX),
             turns: Arc::new(Semaphore::new((cores / 2).clamp(1, CHECKS_MAX))),
             nobody: Arc::new(Credential::of_nobody()),
@@ -95,11 +95,12 @@ impl Verifier {
 
     /// Checks a password; waits for its turn until `deadline`.
     pub(super) async fn verify(&self, claimant: Claimant<'_>, deadline: Instant) -> Verdict {
-        let tag = {
-            let memory = self.memory();
-            memory.verdicts.tag(claimant.name, claimant.password, claimant.credential.map(|credential| &**credential))
+        let (tag, name) = {
+            let verdicts = &self.memory().verdicts;
+            let credential = claimant.credential.map(|credential| &**credential);
+            (verdicts.tag(claimant.name, claimant.password, credential), verdicts.tag(claimant.name, b"", None))
         };
-        if let Some(known) = self.known(claimant, tag) {
+        if let Some(known) = self.known(claimant.origin, name, tag) {
             return known;
         }
         let place = match self.waiting.try_acquire() {
@@ -110,7 +111,7 @@ impl Verifier {
         let Ok(Ok(turn)) = turn else { return Verdict::Busy };
         drop(place);
         // Somebody with the same password may have had a turn before, and somebody who guesses, too.
-        if let Some(known) = self.known(claimant, tag) {
+        if let Some(known) = self.known(claimant.origin, name, tag) {
             return known;
         }
         let credential = Arc::clone(claimant.credential.unwrap_or(&self.nobody));
@@ -130,18 +131,18 @@ impl Verifier {
         if is_right {
             return Verdict::Right;
         }
-        memory.guesses.wrong(claimant.origin, claimant.name, now);
+        memory.guesses.wrong(claimant.origin, name, now);
         Verdict::Wrong
     }
 
     /// What can be said without a check.
-    fn known(&self, claimant: Claimant<'_>, tag: Tag) -> Option<Verdict> {
+    fn known(&self, origin: Origin, name: Tag, tag: Tag) -> Option<Verdict> {
         let now = Instant::now();
         let mut memory = self.memory();
         match memory.verdicts.get(tag, now) {
             Some(true) => Some(Verdict::Right),
             Some(false) => Some(Verdict::Wrong),
-            None if !memory.guesses.allow(claimant.origin, claimant.name, now) => Some(Verdict::Guessing),
+            None if !memory.guesses.allow(origin, name, now) => Some(Verdict::Guessing),
             None => None,
         }
     }

@@ -14,7 +14,7 @@ use tokio::{
     time::timeout,
 };
 
-use super::{Connection, Ending, Wire, submission};
+use super::{Connection, Wire, submission};
 use crate::{
     broker::{
         fanout::{Delivery, Orphan},
@@ -30,6 +30,43 @@ use crate::{
 
 const REVOKED: &str = "its user is gone or has another password";
 const SILENT: &str = "not heard within 1.5 times its keep alive";
+
+/// Why a connection ends.
+#[derive(Debug)]
+pub(super) enum Ending {
+    /// DISCONNECT.
+    Disconnected { with_will: bool },
+    /// The socket was closed, or failed, without one.
+    Lost(Option<io::Error>),
+    /// The client broke the protocol.
+    Decode(DecodeError),
+    /// The client did what it must not do now.
+    Offence(Reason, &'static str),
+    /// Nothing heard for too long.
+    Silent,
+    /// It does not read what is sent to it.
+    Stalled,
+    /// A reload took its access away.
+    Revoked,
+    /// Another connection took the session.
+    TakenOver,
+    /// The gateway stops.
+    Stopping,
+    /// The store takes and gives nothing any more.
+    StoreGone,
+}
+
+impl From<DecodeError> for Ending {
+    fn from(error: DecodeError) -> Self {
+        Self::Decode(error)
+    }
+}
+
+impl From<StoreError> for Ending {
+    fn from(_: StoreError) -> Self {
+        Self::StoreGone
+    }
+}
 
 impl Ending {
     /// What an MQTT 5 client is told; `None` where it cannot be told or needs not.

@@ -67,6 +67,7 @@ use tokio_util::sync::WaitForCancellationFutureOwned;
 
 use aliases::Aliases;
 use durable::{Durable, Progress};
+use ending::Ending;
 pub(crate) use handshake::serve;
 pub(crate) use outgoing::Outgoing;
 use publish_rate::PublishRate;
@@ -82,7 +83,7 @@ use super::{
     hub::{Hub, Who},
     limits::{IDLE, READ_MAX, UNDECIDED_BYTES, UNDECIDED_MAX, WRITE_HIGH},
     listener::Listener,
-    packet::{DecodeError, Decoder, Manner, Reason, Version, Will, is_acknowledgement},
+    packet::{Decoder, Manner, Version, Will, is_acknowledgement},
     sessions::Claim,
 };
 use crate::intake::{Lane, Returned, StoreError};
@@ -145,43 +146,6 @@ enum Event {
     Queue(Progress),
     Turn,
     Tick,
-}
-
-/// Why a connection ends.
-#[derive(Debug)]
-enum Ending {
-    /// DISCONNECT.
-    Disconnected { with_will: bool },
-    /// The socket was closed, or failed, without one.
-    Lost(Option<io::Error>),
-    /// The client broke the protocol.
-    Decode(DecodeError),
-    /// The client did what it must not do now.
-    Offence(Reason, &'static str),
-    /// Nothing heard for too long.
-    Silent,
-    /// It does not read what is sent to it.
-    Stalled,
-    /// A reload took its access away.
-    Revoked,
-    /// Another connection took the session.
-    TakenOver,
-    /// The gateway stops.
-    Stopping,
-    /// The store takes and gives nothing any more.
-    StoreGone,
-}
-
-impl From<DecodeError> for Ending {
-    fn from(error: DecodeError) -> Self {
-        Self::Decode(error)
-    }
-}
-
-impl From<StoreError> for Ending {
-    fn from(_: StoreError) -> Self {
-        Self::StoreGone
-    }
 }
 
 impl Connection {
