@@ -110,7 +110,8 @@ impl Connection {
         let mut seen = None;
         if qos == QoS::ExactlyOnce {
             seen = self.claim.kept.received.get(&packet_id).copied();
-            if seen.is_some_and(|receipt| !receipt.decided) {
+            // MQTT 5 forbids to send it again on the same connection (section 4.4), 3.1.1 does not.
+            if seen.is_some_and(|receipt| !receipt.decided) && self.version == Version::V5 {
                 return Err(Ending::Offence(
                     Reason::PACKET_ID_IN_USE,
                     "packet identifier of a message still in flight",
@@ -136,8 +137,10 @@ impl Connection {
         let due = Due { counts, ..Due::new(publish_ack(qos), packet_id) };
         if qos == QoS::ExactlyOnce {
             let known = seen.is_some();
-            self.claim.kept.received.insert(packet_id, Receipt { decided: known, counted: true });
-            if known && !self.inbound.persistent {
+            let decided = seen.is_some_and(|receipt| receipt.decided);
+            self.claim.kept.received.insert(packet_id, Receipt { decided, counted: true });
+            // Its turn comes after that of the first, so after the verdict on it.
+            if known && !(decided && self.inbound.persistent) {
                 self.inbound.arrivals.push(Wait::Turn(None), due);
                 return Ok(());
             }
