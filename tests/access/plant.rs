@@ -139,7 +139,8 @@ pub(crate) fn rules(lines: &[&str]) -> String {
     for line in lines {
         let [verdict, user, actions, topic] = line.split(' ').collect::<Vec<_>>()[..] else { panic!("{line}") };
         let actions: Vec<String> = actions.split(',').map(|action| format!("{action:?}")).collect();
-        toml.push_str(&format!("[[rule]]\nuser = {user:?}\n{verdict} = [{}]\ntopic = {topic:?}\n", actions.join(", ")));
+        let rule = format!("[[rule]]\nuser = {user:?}\n{verdict} = [{}]\ntopic = {topic:?}\n", actions.join(", "));
+        toml.push_str(&rule);
     }
     toml
 }

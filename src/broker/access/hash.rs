@@ -1,10 +1,10 @@
 //! Password hashes: Argon2id, made and checked; and those of Mosquitto, checked. Pure, and slow on purpose.
 //!
 //! **Parameters.** 7 MiB, 5 passes, 1 lane: of the settings that OWASP calls equal in strength (46 MiB × 1, 19 MiB × 2,
-//! 12 MiB × 3, 9 MiB × 4, 7 MiB × 5) the one with the least memory, because that is what an ARM board lacks; the time differs
-//! little, as it goes with memory × passes. Measured here (2 GHz x86, release build): 15 ms a check, against 17 ms with
-//! 19 MiB × 2; a Cortex-A53 takes about ten times as long. `cargo test --lib broker::access::hash -- --ignored --nocapture`
-//! tells for another machine.
+//! 12 MiB × 3, 9 MiB × 4, 7 MiB × 5) the one with the least memory, because that is what an ARM board lacks, and because
+//! what fits into caches is quick. Time of one core on a 2 GHz AMD EPYC, optimised: 14 ms a check; 18, 17, 27 and 48 ms with the
+//! others, from 9 MiB to 46 MiB. A Cortex-A53 will take some ten times as long (estimated, not measured).
+//! `cargo test --lib broker::access::hash -- --ignored --nocapture` tells for another machine.
 
 use std::{fmt, num::NonZeroU32};
 
