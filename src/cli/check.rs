@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::{CONFIG, complain, print, refuse, table::layout};
 use crate::{
-    broker::Bind,
+    broker::{Bind, Transport},
     config::{self, Config, Problem, Qos0, Stream},
     log,
     store::{Durability, WhenFull},
@@ -101,7 +101,7 @@ fn listeners(config: &Config) -> String {
     let row = |listener: &crate::broker::ListenerSettings| {
         [
             listener.name.clone(),
-            bind_text(&listener.bind),
+            format!("{}{}", scheme(listener), bind_text(&listener.bind)),
             open_to(listener, config),
             listener.max_connections.to_string(),
             format_size(listener.max_packet.into()),
@@ -110,6 +110,16 @@ fn listeners(config: &Config) -> String {
     };
     let rows: Vec<_> = config.broker.listeners.iter().map(row).collect();
     layout(["LISTENER", "ADDRESS", "OPEN TO", "CONNECTIONS", "PACKET", "IN FLIGHT"], &rows)
+}
+
+/// What clients write before the address.
+const fn scheme(listener: &crate::broker::ListenerSettings) -> &'static str {
+    match (listener.transport, listener.tls.is_some()) {
+        (Transport::Tcp, false) => "",
+        (Transport::Tcp, true) => "mqtts://",
+        (Transport::WebSocket, false) => "ws://",
+        (Transport::WebSocket, true) => "wss://",
+    }
 }
 
 /// Whom a listener lets in.
@@ -183,6 +193,8 @@ fn summary_json(config: &Config) -> Value {
     let listeners = config.broker.listeners.iter().map(|listener| {
         json!({
             "name": listener.name, "bind": bind_text(&listener.bind), "anonymous": listener.anonymous,
+            "transport": match listener.transport { Transport::Tcp => "tcp", Transport::WebSocket => "ws" },
+            "tls": listener.tls.is_some(), "origins": listener.origins,
             "max_connections": listener.max_connections, "max_packet": listener.max_packet,
             "max_inflight": listener.max_inflight, "max_subscriptions": listener.max_subscriptions,
             "max_queued_messages": listener.max_queued_messages, "max_queued_bytes": listener.max_queued_bytes,

@@ -288,19 +288,19 @@ async fn a_message_that_was_sent_does_not_expire_before_it_is_sent_again() {
     subscriber.expect_connack(5, false).await;
     subscriber.subscribe(5, "t", 2).await;
     let mut publisher = rig.connected(5, "pub").await;
-    publisher.send("34 0C 0001 74 0001 05 0200000001 78").await;
-    subscriber.expect("34 0C 0001 74 0001 05 0200000001 78").await;
+    publisher.send("34 1B 0001 74 0001 05 0200000001 78787878787878787878787878787878").await;
+    subscriber.expect("34 1B 0001 74 0001 05 0200000001 78787878787878787878787878787878").await;
     let sent = std::time::Instant::now();
     drop(subscriber);
     until("its interval has passed", || sent.elapsed() > std::time::Duration::from_millis(1100)).await;
     let mut subscriber = rig.client().await;
     subscriber.send_bytes(&stay).await;
     subscriber.expect_connack(5, true).await;
-    subscriber.expect("3C 0C 0001 74 0001 05 0200000001 78").await;
+    subscriber.expect("3C 1B 0001 74 0001 05 0200000001 78787878787878787878787878787878").await;
     drop(subscriber);
     // It does not fit any more: the packet id is released, for the client may hold half of the exchange.
     let mut subscriber = rig.client().await;
-    subscriber.send_bytes(&connect(5, "sub", 0, 0, &unhex("11 FFFFFFFF 27 0000000A"))).await;
+    subscriber.send_bytes(&connect(5, "sub", 0, 0, &unhex("11 FFFFFFFF 27 00000014"))).await;
     let connack = subscriber.packet().await;
     assert_eq!(connack[2], 1);
     subscriber.expect("62 02 0001").await;

@@ -97,10 +97,11 @@ impl Tls {
         Ok(tls)
     }
 
-    /// Reads the files again, whether they have changed or not. Blocks on files.
+    /// Reads the files again, whether they have changed or not. Blocks on files. What is only surely not meant is not said:
+    /// who reloads has read the configuration, which says it.
     pub(crate) fn reload(&self) -> Result<(), TlsRefused> {
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        self.read_again(&mut seen).inspect_err(|refused| self.complain(refused))
+        self.read_again(&mut seen).map(drop).inspect_err(|refused| self.complain(refused))
     }
 
     /// Reads the files again if they have changed, or could not be used last time. Blocks on files.
@@ -110,14 +111,19 @@ impl Tls {
         if !has_changed && seen.failures == 0 {
             return;
         }
-        if let Err(refused) = self.read_again(&mut seen)
-            && seen.failures == 2
-        {
-            self.complain(&refused);
+        match self.read_again(&mut seen) {
+            Ok(warnings) => {
+                for warning in warnings {
+                    tracing::warn!(listener = self.listener, %warning, "new TLS files: surely not meant");
+                }
+            }
+            Err(refused) if seen.failures == 2 => self.complain(&refused),
+            Err(_) => {}
         }
     }
 
-    fn read_again(&self, seen: &mut Seen) -> Result<(), TlsRefused> {
+    /// Gives what is surely not meant, though the files are in use now.
+    fn read_again(&self, seen: &mut Seen) -> Result<Vec<TlsProblem>, TlsRefused> {
         // Before the files are read: what changes meanwhile is seen at the next look.
         let marks = marks(&self.settings);
         if marks != seen.marks {
@@ -129,14 +135,11 @@ impl Tls {
             problems.retain(|problem| !problem.is_warning);
             return Err(TlsRefused { listener: self.listener.clone(), problems });
         };
-        for warning in problems {
-            tracing::warn!(listener = self.listener, %warning, "TLS files read again have something to be looked at");
-        }
         seen.failures = 0;
         *self.current.lock().unwrap_or_else(PoisonError::into_inner) = loaded;
         self.show_dates();
         tracing::info!(listener = self.listener, "TLS files read again");
-        Ok(())
+        Ok(problems)
     }
 
     fn complain(&self, refused: &TlsRefused) {

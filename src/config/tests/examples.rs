@@ -8,6 +8,7 @@ const MINIMAL: &str = include_str!("../../../edge-config/minimal.toml");
 const FULL: &str = include_str!("../../../edge-config/full.toml");
 const CERTIFICATE: &str = include_str!("../../../edge-config/mqtts-client-certificate.toml");
 const SEVERAL: &str = include_str!("../../../edge-config/several-uplinks.toml");
+const TLS: &str = include_str!("../../../edge-config/tls-and-websocket.toml");
 const SD_CARD: &str = include_str!("../../../edge-config/sd-card.toml");
 const ACL: &str = include_str!("../../../edge-config/acl.toml");
 const CONF_D: [&str; 3] = [
@@ -60,6 +61,22 @@ fn the_example_of_access_rules_is_accepted_with_the_users_in_it() {
 }
 
 #[test]
+fn the_example_with_tls_and_web_socket_is_accepted_with_real_certificates() {
+    let key = KeyPair::generate().unwrap();
+    let certificate = CertificateParams::new(vec!["plant-7".to_owned()]).unwrap().self_signed(&key).unwrap().pem();
+    let config = accepted(&[
+        ("tidegate.toml", TLS),
+        ("tls/ca.pem", &certificate),
+        ("tls/gw.pem", &certificate),
+        ("tls/gw.key", &key.serialize_pem()),
+    ]);
+    let [sensors, dashboard, local] = config.broker.listeners.as_slice() else { panic!("three listeners") };
+    assert!(sensors.tls.as_ref().is_some_and(|tls| tls.require_client_cert && tls.client_ca.is_some()));
+    assert!(dashboard.tls.is_some() && dashboard.transport == crate::broker::Transport::WebSocket);
+    assert_eq!((local.unix_mode, local.anonymous), (0o660, true));
+}
+
+#[test]
 fn the_full_example_has_every_key_and_every_key_at_its_default() {
     let plain = |text: &str| format!("{:?}", Config { files: Vec::new(), ..accepted(&[("tidegate.toml", text)]) });
     let whole = plain(FULL);
@@ -103,6 +120,7 @@ fn the_folder_has_no_example_that_is_not_tested() {
         "mqtts-client-certificate.toml",
         "sd-card.toml",
         "several-uplinks.toml",
+        "tls-and-websocket.toml",
     ];
     assert_eq!(names, tested);
 }

@@ -1,8 +1,17 @@
 // MQTT.js publishes and subscribes through the gateway: `mqttjs_client.js HOST PORT 4|5 PREFIX`; exits 0 when all is well.
+// MQTT_SCHEME: mqtt, mqtts, ws or wss; MQTT_CA, MQTT_CERT, MQTT_KEY: files for TLS.
 "use strict";
 
 const assert = require("node:assert");
+const fs = require("node:fs");
 const mqtt = require("mqtt");
+
+const scheme = process.env.MQTT_SCHEME || "mqtt";
+const tls = {};
+for (const name of ["CA", "CERT", "KEY"]) {
+  const file = process.env[`MQTT_${name}`];
+  if (file) tls[name.toLowerCase()] = fs.readFileSync(file);
+}
 
 const [host, port, version, prefix] = process.argv.slice(2);
 const overdue = setTimeout(() => {
@@ -11,8 +20,8 @@ const overdue = setTimeout(() => {
 }, 40000);
 
 async function client(name, options = {}) {
-  const it = await mqtt.connectAsync(`mqtt://${host}:${port}`, {
-    clientId: `mqttjs-${version}-${name}`, protocolVersion: Number(version), reconnectPeriod: 0, ...options,
+  const it = await mqtt.connectAsync(`${scheme}://${host}:${port}`, {
+    clientId: `mqttjs-${version}-${name}`, protocolVersion: Number(version), reconnectPeriod: 0, ...tls, ...options,
   });
   const inbox = [];
   let wake = () => {};

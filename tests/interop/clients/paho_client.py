@@ -1,5 +1,7 @@
-"""paho-mqtt publishes and subscribes through the gateway: `paho_client.py HOST PORT 4|5 PREFIX`; exits 0 when all is well."""
+"""paho-mqtt publishes and subscribes through the gateway: `paho_client.py HOST PORT 4|5 PREFIX`; exits 0 when all is well.
+MQTT_SCHEME: mqtt, mqtts, ws or wss; MQTT_CA, MQTT_CERT, MQTT_KEY: files for TLS."""
 
+import os
 import queue
 import sys
 
@@ -11,12 +13,18 @@ from paho.mqtt.subscribeoptions import SubscribeOptions
 
 host, port, version, prefix = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
 PATIENCE = 10
+SCHEME = os.environ.get("MQTT_SCHEME", "mqtt")
+TRANSPORT = "websockets" if SCHEME in ("ws", "wss") else "tcp"
+CA, CERT, KEY = (os.environ.get(f"MQTT_{name}") for name in ("CA", "CERT", "KEY"))
 
 
 def client(name, will=None):
     """A connected client, its inbox, and its `wait` for SUBACK and the like."""
     inbox, events = queue.Queue(), queue.Queue()
-    it = mqtt.Client(CallbackAPIVersion.VERSION2, f"paho-{version}-{name}", protocol=mqtt.MQTTv5 if version == 5 else mqtt.MQTTv311)
+    it = mqtt.Client(CallbackAPIVersion.VERSION2, f"paho-{version}-{name}", transport=TRANSPORT,
+                     protocol=mqtt.MQTTv5 if version == 5 else mqtt.MQTTv311)
+    if SCHEME in ("mqtts", "wss"):
+        it.tls_set(CA, CERT, KEY)
     it.on_connect = lambda c, u, flags, reason, properties: events.put(("connect", reason.is_failure))
     it.on_subscribe = lambda c, u, mid, reasons, properties: events.put(("subscribe", any(r.is_failure for r in reasons)))
     it.on_message = lambda c, u, message: inbox.put(message)

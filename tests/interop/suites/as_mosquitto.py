@@ -19,12 +19,13 @@ def read(argv):
         port = argv[argv.index("-p") + 1]
         return [port], [], fresh(f"data-{port}")
     ports, more, data = [], [], None
+    anonymous = "false"  # as Mosquitto has it wherever it is given a configuration
     for line in pathlib.Path(argv[argv.index("-c") + 1]).read_text().splitlines():
         name, _, value = line.strip().partition(" ")
         if name in ("port", "listener"):
             ports.append(value.split()[0])
         elif name == "allow_anonymous":
-            more.append(f"anonymous = {value}")
+            anonymous = value
         elif name == "persistence_file":
             pathlib.Path(value).touch()  # the tests delete it
             data = f"data-{value}"
@@ -32,7 +33,7 @@ def read(argv):
             more.append(LISTENER[name].format(value))
         elif name and not name.startswith("#") and name not in PASSED_OVER:
             sys.exit(f"the gateway has no {name}")
-    return ports, more, data or fresh(f"data-{ports[0]}")
+    return ports, [f"anonymous = {anonymous}", *more], data or fresh(f"data-{ports[0]}")
 
 
 def fresh(name):
