@@ -9,7 +9,7 @@ use super::{Commit, Connection, Ending};
 use crate::{
     broker::{
         fanout::{bare, check_filter as check_shared, is_shared},
-        limits::{FILTER_LEVELS_MAX, SESSION_FILTER_BYTES},
+        limits::{FILTER_LEVELS_MAX, REPLAYS_AGAIN, SESSION_FILTER_BYTES},
         packet::{Reason, RetainHandling, Subscribe, SubscribeOptions, Unsubscribe, suback, unsuback},
         sessions::Subscription,
     },
@@ -174,9 +174,13 @@ impl Connection {
         match to {
             Answered::Subscribe(replays) => {
                 suback(&mut self.wire.output, self.version, packet_id, &codes);
+                let kept = &mut self.claim.kept;
                 for replay in replays {
-                    self.claim.kept.forget_replay(&replay.filter);
-                    self.claim.kept.replays.push_back(replay);
+                    // Who subscribes again and again without reading gets only the last of it.
+                    if kept.replays.len() >= kept.subscriptions.len() + REPLAYS_AGAIN {
+                        kept.forget_replay(&replay.filter);
+                    }
+                    kept.replays.push_back(replay);
                 }
             }
             Answered::Unsubscribe => unsuback(&mut self.wire.output, self.version, packet_id, &codes),
