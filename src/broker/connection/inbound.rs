@@ -110,7 +110,14 @@ impl Connection {
         let mut seen = None;
         if qos == QoS::ExactlyOnce {
             seen = self.claim.kept.received.get(&packet_id).copied();
-            if seen.is_some_and(|receipt| !receipt.decided) {
+            let is_undecided = seen.is_some_and(|receipt| !receipt.decided);
+            if is_undecided && self.version == Version::V311 {
+                // Such clients may send again what is not acknowledged in time, and a disk can be slow: PUBREC is due twice.
+                self.inbound.unacknowledged += 1;
+                self.inbound.arrivals.push(Wait::Turn(None), Due::new(publish_ack(qos), packet_id));
+                return Ok(());
+            }
+            if is_undecided {
                 return Err(Ending::Offence(
                     Reason::PACKET_ID_IN_USE,
                     "packet identifier of a message still in flight",
