@@ -68,8 +68,6 @@ pub(crate) const RETAINED_BYTES: usize = 64 << 20;
 /// Most retained messages that are looked at, and found, at a time for a new subscription; then others have their turn.
 pub(crate) const RETAINED_SCAN: usize = 2000;
 pub(crate) const RETAINED_PAGE: usize = 64;
-/// Subscriptions made again that are due retained messages, beside all that a session has.
-pub(crate) const REPLAYS_AGAIN: usize = 64;
 /// Most deletions of retained messages that are remembered for a while.
 pub(crate) const BURIED_MAX: usize = 10_000;
 /// Most messages of a durable queue beside which retained messages for a new subscription are added to it.

@@ -33,6 +33,10 @@ pub(crate) const REFUSED: &[(&str, &str)] = &[
     // What may be sent.
     ("packet-too-large", "max_packet, or a CONNECT above its own limit: CONNACK or DISCONNECT 0x95 / closed"),
     (
+        "maximum-packet-size",
+        "a CONNECT whose Maximum Packet Size has no room for a CONNACK: CONNACK 0x95 / not in 3.1.1",
+    ),
+    (
         "receive-maximum",
         "more in flight than max_inflight: DISCONNECT 0x93 / (3.1.1: not read for a while, not counted)",
     ),

@@ -1,7 +1,7 @@
 //! `tidegate passwd`: adds, changes or deletes a user of a password file.
 
 use std::{
-    io::{self, IsTerminal as _, Read as _},
+    io::{self, BufRead as _, IsTerminal as _},
     path::PathBuf,
     process::ExitCode,
 };
@@ -94,17 +94,14 @@ fn check(password: &[u8]) -> anyhow::Result<()> {
 }
 
 /// Everything before the first line end.
-fn first_line(input: impl io::Read) -> io::Result<Vec<u8>> {
+fn first_line(input: impl io::BufRead) -> io::Result<Vec<u8>> {
     let mut line = Vec::new();
     // Two more than can be: for the line end, and to see that it is too long.
-    for byte in input.take(PASSWORD_MAX as u64 + 2).bytes() {
-        match byte? {
-            b'\n' => break,
-            byte => line.push(byte),
+    input.take(PASSWORD_MAX as u64 + 2).read_until(b'\n', &mut line)?;
+    for end in [b'\n', b'\r'] {
+        if line.last() == Some(&end) {
+            line.pop();
         }
-    }
-    if line.last() == Some(&b'\r') {
-        line.pop();
     }
     Ok(line)
 }

@@ -4,7 +4,7 @@
 //! with the terminal as it was, where the signal would end the program and leave a terminal behind that shows nothing.
 
 use std::{
-    io::{self, Read, Write as _},
+    io::{self, BufRead, Write as _},
     os::fd::{AsFd, BorrowedFd},
 };
 
@@ -50,16 +50,15 @@ pub(super) fn secret(terminal: &io::Stdin, question: &str) -> io::Result<Vec<u8>
 }
 
 /// One line, with the keys that edit it.
-fn read_line(input: impl Read) -> io::Result<Vec<u8>> {
+fn read_line(input: impl BufRead) -> io::Result<Vec<u8>> {
     let mut line = Vec::new();
     for key in input.bytes() {
         match key? {
-            b'\r' | b'\n' => return Ok(line),
             // Ctrl-C, Ctrl-\, Ctrl-Z
             0x03 | 0x1C | 0x1A => return Err(io::Error::other("interrupted")),
             // Ctrl-D
             0x04 if line.is_empty() => break,
-            0x04 => return Ok(line),
+            b'\r' | b'\n' | 0x04 => return Ok(line),
             // Backspace, in both of its forms: takes a whole character.
             0x7F | 0x08 => while line.pop().is_some_and(|byte| byte & 0xC0 == 0x80) {},
             // Ctrl-U

@@ -55,7 +55,9 @@ pub(super) fn read_access(section: &Section<'_>) -> AccessSettings {
 fn keep<T>(section: &Section<'_>, key: &str, path: &Path, read: Read<T>) -> Option<T> {
     match read {
         Ok((value, warnings)) => {
-            warnings.into_iter().for_each(|warning| section.checks.push(warning));
+            for warning in warnings {
+                section.checks.push(warning);
+            }
             Some(value)
         }
         Err(Trouble::Unreadable(cause)) => {
@@ -63,7 +65,9 @@ fn keep<T>(section: &Section<'_>, key: &str, path: &Path, read: Read<T>) -> Opti
             None
         }
         Err(Trouble::Wrong(problems)) => {
-            problems.into_iter().for_each(|problem| section.checks.push(problem));
+            for problem in problems {
+                section.checks.push(problem);
+            }
             None
         }
     }

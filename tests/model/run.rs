@@ -275,6 +275,13 @@ impl World {
     }
 
     async fn restart(&mut self, crash: bool) -> Result<(), String> {
+        for peer in self.peers.iter().filter(|_| crash) {
+            if let Some(will) = peer.last_will {
+                self.publications[will as usize].may_arrive = true;
+            }
+        }
+        // Between publishing a will and forgetting it: once more is better than never.
+        self.publications.iter_mut().filter(|publication| publication.is_will).for_each(|will| will.sends += 1);
         // Sockets stay open until the broker is gone, and nobody listens to them any more.
         let _conns: Vec<_> = (0..self.peers.len()).map(|at| self.lost(at, true)).collect();
         let rig = self.rig.take().expect("the broker runs");

@@ -59,8 +59,9 @@ pub(crate) struct Peer {
     pub(crate) exists: bool,
     /// It outlives the connection.
     pub(crate) stays: bool,
-    /// Members of the shared group whose messages may be lost with them are of another generation.
     next_id: u16,
+    /// The will of its last connection, of which it took its leave: a crash may come before the broker has forgotten it.
+    pub(crate) last_will: Option<Number>,
 }
 
 /// All there is.
@@ -84,6 +85,7 @@ impl Peer {
             exists: false,
             stays: false,
             next_id: 1,
+            last_will: None,
         }
     }
 
@@ -288,6 +290,7 @@ impl World {
         if let Some(will) = conn.will.filter(|_| fires_will) {
             self.publications[will as usize].may_arrive = true;
         }
+        self.peers[at].last_will = conn.will.filter(|_| self.peers[at].stays);
         self.peers[at].session.interrupted();
         if !self.peers[at].stays {
             self.end_session(at);

@@ -172,8 +172,8 @@ async fn what_a_client_must_not_send_closes_with_the_code_for_it() {
         (frame(FIN | CONTINUE, PINGREQ), 1002),
         ([frame(BINARY, &PINGREQ[..1]), binary(&PINGREQ[1..])].concat(), 1002),
         (frame(FIN | 0x40 | BINARY, PINGREQ), 1002),
-        (frame(FIN | 3, b""), 1002),
-        (frame(FIN | 11, b""), 1002),
+        (frame(FIN | 0x3, b""), 1002),
+        (frame(FIN | 0xB, b""), 1002),
         (frame(PING, b""), 1002),
         (long_ping, 1002),
         (frame(FIN | CLOSE, b"x"), 1002),
@@ -235,7 +235,7 @@ async fn a_close_is_answered_and_ends_the_connection() {
     offending.send(&binary(&[0xF0, 0])).await;
     offending.expect_frame(FIN | CLOSE, &[3, 0xE8]).await;
     let mut staying = connected(&rig, "staying").await;
-    let (_, cut) = tokio::join!(staying.expect_frame(FIN | CLOSE, &[3, 0xE8]), rig.broker.drain(DEADLINE));
+    let ((), cut) = tokio::join!(staying.expect_frame(FIN | CLOSE, &[3, 0xE8]), rig.broker.drain(DEADLINE));
     assert_eq!((cut, rig.refused("websocket")), (0, 0));
 }
 
@@ -269,7 +269,7 @@ async fn a_client_that_reads_nothing_holds_up_nobody_and_gets_all_when_it_reads(
     slow.send(&binary(&subscribe("#"))).await;
     slow.expect_payload(&[0x90, 3, 0, 1, 0]).await;
     let mut publisher = connected(&rig, "publisher").await;
-    let message = publish("a", &[1; 1_000_000]);
+    let message = publish("a", &vec![1; 1_000_000]);
     for _ in 0..6 {
         publisher.send(&binary(&message)).await;
     }

@@ -115,7 +115,7 @@ mod tests {
             count
         };
         assert_eq!(try_all(&mut guesses, now), BURST);
-        assert_eq!(try_all(&mut guesses, now + PER_GUESS - Duration::from_millis(1)), 0);
+        assert_eq!(try_all(&mut guesses, now + PER_GUESS.saturating_sub(Duration::from_millis(1))), 0);
         now += PER_GUESS;
         assert_eq!(try_all(&mut guesses, now), 1);
         assert_eq!(try_all(&mut guesses, now + PER_GUESS * 5), 5);

@@ -76,7 +76,7 @@ pub fn set_password(path: &Path, name: &str, credential: &Credential) -> Result<
             if !text.is_empty() && !text.ends_with('\n') {
                 text.push('\n');
             }
-            text.push_str(&format!("{name}:{}\n", credential.as_str()));
+            text.push_str(&line_of(name, credential));
         }
         (text, was_there)
     })
@@ -92,6 +92,10 @@ pub fn delete_user(path: &Path, name: &str) -> Result<Edited, EditError> {
     }
 }
 
+fn line_of(name: &str, credential: &Credential) -> String {
+    format!("{name}:{}\n", credential.as_str())
+}
+
 /// The text with every line of a user left out, or the first one replaced; and whether there was one.
 fn without(text: &str, name: &str, replacement: Option<&Credential>) -> (String, bool) {
     let mut out = String::with_capacity(text.len() + 256);
@@ -100,7 +104,7 @@ fn without(text: &str, name: &str, replacement: Option<&Credential>) -> (String,
         match Line::read(line.trim_end_matches('\n')) {
             Line::User { name: other, .. } if other == name => {
                 if let Some(credential) = replacement.filter(|_| !was_there) {
-                    out.push_str(&format!("{name}:{}\n", credential.as_str()));
+                    out.push_str(&line_of(name, credential));
                 }
                 was_there = true;
             }
@@ -173,13 +177,13 @@ impl Beside {
     fn write(&self, text: &str, old: Option<&fs::Metadata>, folder: &fs::Metadata) -> io::Result<()> {
         let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&self.path)?;
         file.write_all(text.as_bytes())?;
-        let made = file.metadata()?;
+        let new = file.metadata()?;
         let owner = match old {
             Some(old) => (old.uid(), old.gid()),
-            None if made.uid() == 0 => (folder.uid(), folder.gid()),
-            None => (made.uid(), made.gid()),
+            None if new.uid() == 0 => (folder.uid(), folder.gid()),
+            None => (new.uid(), new.gid()),
         };
-        if owner != (made.uid(), made.gid()) {
+        if owner != (new.uid(), new.gid()) {
             std::os::unix::fs::fchown(&file, Some(owner.0), Some(owner.1))?;
         }
         // After the owner: changing that takes bits away.

@@ -208,7 +208,8 @@ fn fill_in<'n>(text: &str, name: impl Fn(Placeholder) -> Option<&'n str>) -> Opt
 }
 
 fn stays_in_its_level(name: &str, placeholder: Placeholder) -> bool {
-    !name.is_empty() && !name.contains(['+', '#', '/', '\0']) && !(placeholder.is_first && name.starts_with('$'))
+    let is_special = placeholder.is_first && name.starts_with('$');
+    !(name.is_empty() || is_special || name.contains(['+', '#', '/', '\0']))
 }
 
 impl Rules {

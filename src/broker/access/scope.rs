@@ -25,7 +25,7 @@ pub(super) fn common(one: &TopicFilter, other: &TopicFilter) -> Option<TopicFilt
             (None, None) => break,
             (Some("+"), Some(level)) => levels.push(level),
             (Some(level), Some(other)) if other == "+" || other == level => levels.push(level),
-            (Some(_), Some(_)) | (None, Some(_)) | (Some(_), None) => return None,
+            (Some(_) | None, Some(_)) | (Some(_), None) => return None,
         }
     }
     TopicFilter::new(levels.join("/")).ok()

@@ -73,7 +73,8 @@ pub(crate) async fn serve(
     let refused = |word, cause: &str| {
         hub.refused(Who { listener: &listener.settings.name, address: &address, client_id: "" }, word, cause);
     };
-    let knocking = timeout(CONNECT_TIMEOUT, knock(&hub, &listener, accepted, &address, &place));
+    let knocking = Box::pin(knock(&hub, &listener, accepted, &address, &place));
+    let knocking = timeout(CONNECT_TIMEOUT, knocking);
     let connect = tokio::select! {
         biased;
         () = hub.stopping.clone().cancelled_owned() => None,
@@ -87,8 +88,12 @@ pub(crate) async fn serve(
         }),
     };
     drop(place);
-    if let Some((door, connect)) = connect {
-        Box::pin(door.enter(connect)).await;
+    // Boxes of their own, for what one step needs is given back before the next: thousands of connections only live.
+    if let Some((door, connect)) = connect
+        && let Some((connection, connected)) = Box::pin(door.enter(connect)).await
+    {
+        Box::pin(connection.run()).await;
+        drop(connected);
     }
     drop(guard);
 }
@@ -210,7 +215,7 @@ impl Door {
     }
 
     /// Lets the client in, or tells it why not.
-    async fn enter(mut self, mut connect: Connect) {
+    async fn enter(mut self, mut connect: Connect) -> Option<(Connection, Connected)> {
         let manner = connect.manner();
         let client_id = connect.client_id.clone();
         let assigned = client_id.is_empty();
@@ -220,12 +225,13 @@ impl Door {
                     // Full only while the store takes nothing, and then this client is not let in either.
                     let _ = self.hub.publisher.send_timeout(will.into(), LAST_SAVE).await;
                 }
-                self.start(connect, assigned, claim, kick, place).await;
+                self.start(connect, assigned, claim, kick, place).await
             }
-            Ok(None) => {}
+            Ok(None) => None,
             Err(Refusal { reason, word, cause }) => {
                 self.refused(&client_id, word, &cause);
                 self.answer(manner, reason, &cause).await;
+                None
             }
         }
     }
@@ -331,14 +337,14 @@ impl Door {
         mut claim: Claim,
         kick: CancellationToken,
         place: OwnedSemaphorePermit,
-    ) {
+    ) -> Option<(Connection, Connected)> {
         let version = connect.version;
         if let Some(will) = &mut connect.will {
             will.message.client = connect.client_id.clone();
         }
         let opened = tokio::select! {
             biased;
-            () = kick.cancelled() => return,
+            () = kick.cancelled() => return None,
             opened = timeout(
                 LAST_SAVE,
                 Self::open_session(&self.hub, &self.listener.settings, &mut claim, &connect),
@@ -348,7 +354,8 @@ impl Door {
             Ok(session_present) => session_present,
             Err(error) => {
                 self.refused(&connect.client_id, "store", &error.to_string());
-                return self.answer(connect.manner(), Reason::UNAVAILABLE, "the store cannot take the session").await;
+                self.answer(connect.manner(), Reason::UNAVAILABLE, "the store cannot take the session").await;
+                return None;
             }
         };
         let settings = &self.listener.settings;
@@ -359,8 +366,7 @@ impl Door {
             listener = settings.name, address = self.address, client_id = %connect.client_id, ?version,
             certificate_name = self.certificate_name.as_deref(), session_present, keep_alive_s = connect.keep_alive_s, "client connected"
         );
-        self.connection(connect, claim, kick).run().await;
-        drop(connected);
+        Some((self.connection(connect, claim, kick), connected))
     }
 
     fn connection(self, connect: Connect, mut claim: Claim, kick: CancellationToken) -> Connection {

@@ -24,6 +24,7 @@ const ENTRY_BYTES: usize = 128;
 impl Connection {
     /// Does what a packet asks for.
     pub(super) async fn packet(&mut self, packet: Packet) -> Result<(), Ending> {
+        self.check_acknowledgement(&packet)?;
         match packet {
             Packet::Publish(publish) => return self.publish(publish.message, publish.packet_id).await,
             Packet::PubAck { packet_id } if self.durable.is_some() => self.queue_acknowledged(packet_id),
@@ -68,6 +69,30 @@ impl Connection {
         Ok(())
     }
 
+    /// Whether an acknowledgement is one that its message asks for at this stage (MQTT-3.3.4-1).
+    fn check_acknowledgement(&mut self, packet: &Packet) -> Result<(), Ending> {
+        let (packet_id, kind) = match packet {
+            Packet::PubAck { packet_id } => (*packet_id, AckKind::PubAck),
+            Packet::PubRec { packet_id, .. } => (*packet_id, AckKind::PubRec),
+            Packet::PubComp { packet_id } => (*packet_id, AckKind::PubComp),
+            Packet::Publish(_)
+            | Packet::PubRel { .. }
+            | Packet::Subscribe(_)
+            | Packet::Unsubscribe(_)
+            | Packet::PingReq
+            | Packet::Disconnect { .. }
+            | Packet::Auth => return Ok(()),
+        };
+        let allowed = match &self.durable {
+            Some(durable) => durable.allows(packet_id, kind),
+            None => self.claim.kept.outgoing.allows(packet_id, kind),
+        };
+        if allowed {
+            return Ok(());
+        }
+        Err(Ending::Offence(Reason::PROTOCOL_ERROR, "an acknowledgement that the message does not ask for"))
+    }
+
     /// Whether the client takes a SUBACK or UNSUBACK with so many codes. There is no other way to answer (MQTT 5, section
     /// 3.1.2.11.4), so the request is not acted on. Everything else that we send fits whoever could take our CONNACK, or can
     /// be left out.
@@ -110,14 +135,8 @@ impl Connection {
         let mut seen = None;
         if qos == QoS::ExactlyOnce {
             seen = self.claim.kept.received.get(&packet_id).copied();
-            let is_undecided = seen.is_some_and(|receipt| !receipt.decided);
-            if is_undecided && self.version == Version::V311 {
-                // Such clients may send again what is not acknowledged in time, and a disk can be slow: PUBREC is due twice.
-                self.inbound.unacknowledged += 1;
-                self.inbound.arrivals.push(Wait::Turn(None), Due::new(publish_ack(qos), packet_id));
-                return Ok(());
-            }
-            if is_undecided {
+            // MQTT 5 forbids to send it again on the same connection (section 4.4), 3.1.1 does not.
+            if seen.is_some_and(|receipt| !receipt.decided) && self.version == Version::V5 {
                 return Err(Ending::Offence(
                     Reason::PACKET_ID_IN_USE,
                     "packet identifier of a message still in flight",
@@ -143,8 +162,10 @@ impl Connection {
         let due = Due { counts, ..Due::new(publish_ack(qos), packet_id) };
         if qos == QoS::ExactlyOnce {
             let known = seen.is_some();
-            self.claim.kept.received.insert(packet_id, Receipt { decided: known, counted: true });
-            if known && !self.inbound.persistent {
+            let decided = seen.is_some_and(|receipt| receipt.decided);
+            self.claim.kept.received.insert(packet_id, Receipt { decided, counted: true });
+            // Its turn comes after that of the first, so after the verdict on it.
+            if known && !(decided && self.inbound.persistent) {
                 self.inbound.arrivals.push(Wait::Turn(None), due);
                 return Ok(());
             }

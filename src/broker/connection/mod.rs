@@ -160,7 +160,8 @@ impl Connection {
                 break ending;
             }
         };
-        self.finish(ending).await;
+        // In a box of its own: the end of a connection needs more memory than all its life.
+        Box::pin(self.finish(ending)).await;
     }
 
     /// Does everything that can be done without waiting.

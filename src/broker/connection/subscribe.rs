@@ -9,7 +9,7 @@ use super::{Commit, Connection, Ending};
 use crate::{
     broker::{
         fanout::{bare, check_filter as check_shared, is_shared},
-        limits::{FILTER_LEVELS_MAX, REPLAYS_AGAIN, SESSION_FILTER_BYTES},
+        limits::{FILTER_LEVELS_MAX, SESSION_FILTER_BYTES},
         packet::{Reason, RetainHandling, Subscribe, SubscribeOptions, Unsubscribe, suback, unsuback},
         sessions::Subscription,
     },
@@ -174,10 +174,14 @@ impl Connection {
         match to {
             Answered::Subscribe(replays) => {
                 suback(&mut self.wire.output, self.version, packet_id, &codes);
-                let kept = &mut self.claim.kept;
+                // What earlier subscriptions to the same filters were still due begins anew. A filter that is there twice in
+                // one SUBSCRIBE is due twice (MQTT 5, section 3.8.4), but not beyond all bounds.
+                let kept = &mut *self.claim.kept;
+                for replay in &replays {
+                    kept.forget_replay(&replay.filter);
+                }
                 for replay in replays {
-                    // Who subscribes again and again without reading gets only the last of it.
-                    if kept.replays.len() >= kept.subscriptions.len() + REPLAYS_AGAIN {
+                    if kept.replays.len() >= self.listener.settings.max_subscriptions {
                         kept.forget_replay(&replay.filter);
                     }
                     kept.replays.push_back(replay);

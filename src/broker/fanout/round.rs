@@ -285,7 +285,8 @@ impl Round<'_> {
             let merged = Merged::new(message, found.iter().map(|(_, options)| *options));
             let session = found[0].0.queue().session();
             let has_copy = || copies.iter().any(|copy| Some(copy.session) == session);
-            if merged.qos == QoS::AtMostOnce || (retained && !has_copy()) {
+            // A session may have subscribed again since the copy was made, and gets the message once all the same.
+            if (merged.qos == QoS::AtMostOnce || retained) && !has_copy() {
                 hall.give(found[0].0, merged.delivery(&publication, None));
             }
         }

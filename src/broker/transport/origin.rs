@@ -70,7 +70,8 @@ mod tests {
 
     fn listener(bind: &str, anonymous: bool, origins: &[&str]) -> ListenerSettings {
         let origins = origins.iter().map(|origin| (*origin).to_owned()).collect();
-        ListenerSettings { anonymous, origins, ..ListenerSettings::new("l", Bind::Tcp(bind.parse().unwrap())) }
+        let settings = ListenerSettings::new("l", Bind::Tcp(bind.parse().unwrap()));
+        ListenerSettings { anonymous, origins, ..settings }
     }
 
     fn taken(listener: &ListenerSettings, origins: &[&str]) -> Vec<bool> {

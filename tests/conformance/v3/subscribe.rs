@@ -89,12 +89,16 @@ fn mqtt_3_8_4_3_the_same_filter_again_replaces_the_subscription_and_sends_what_i
 fn mqtt_3_8_4_4_several_filters_are_taken_as_one_after_the_other() {
     v3("
         a: connect
-        a> 31 (=t 'kept') 31 (=u 'too')
-        a> 82 (0001 =t 00 =u 01 =t 02)
-        a< 90 (0001 00 01 02)
-        a< 31 (=t 'kept')
-        a< 31 (=u 'too')
-        a< 31 (=t 'kept')
+        a> 31 (=u 'kept') 31 (=v 'too')
+        a> 82 (0001 =t 00 =u 01 =v 00 =t 02)
+        a< 90 (0001 00 01 00 02)
+        a< 31 (=u 'kept')
+        a< 31 (=v 'too')
+        # The last of two that are alike holds.
+        p: connect
+        p> 34 (=t 0001 'x')
+        p< 50 (0001)
+        a< 34 (=t _ _ 'x')
         a: quiet
     ");
 }

@@ -26,27 +26,27 @@ use crate::script::v5;
 
 /// Connected clients send these bytes; each is told the reason, and its connection is closed.
 fn offences(cases: &[(&str, &str)]) {
-    let mut script = String::new();
+    let mut script = Vec::new();
     for (at, (bytes, reason)) in cases.iter().enumerate() {
-        script += &format!("a{at}: connect\na{at}> {bytes}\na{at}< E0 01 {reason}\na{at}: closed\n");
+        script.push(format!("a{at}: connect\na{at}> {bytes}\na{at}< E0 01 {reason}\na{at}: closed"));
     }
-    v5(&script);
+    v5(&script.join("\n"));
 }
 
 /// CONNECTs that are refused with this code; the connection is closed.
 fn refusals(cases: &[(&str, &str)]) {
-    let mut script = String::new();
+    let mut script = Vec::new();
     for (at, (bytes, reason)) in cases.iter().enumerate() {
-        script += &format!("a{at}> {bytes}\na{at}< 20 (00 {reason} ())\na{at}: closed\n");
+        script.push(format!("a{at}> {bytes}\na{at}< 20 (00 {reason} ())\na{at}: closed"));
     }
-    v5(&script);
+    v5(&script.join("\n"));
 }
 
 /// CONNECTs that are accepted.
 fn accepted(cases: &[&str]) {
-    let mut script = String::new();
+    let mut script = Vec::new();
     for (at, bytes) in cases.iter().enumerate() {
-        script += &format!("a{at}> {bytes}\na{at}< 20 _ 00 00 ...\na{at}: quiet\n");
+        script.push(format!("a{at}> {bytes}\na{at}< 20 _ 00 00 ...\na{at}: quiet"));
     }
-    v5(&script);
+    v5(&script.join("\n"));
 }

@@ -86,18 +86,18 @@ fn mqtt_4_6_0_5_messages_of_one_client_on_one_topic_keep_their_order() {
     for (topic, granted, session) in
         [("t", 0, "connect"), ("t", 1, "connect"), ("s/1", 1, "connect"), ("t", 1, "stay"), ("s/1", 2, "stay")]
     {
-        let mut script = format!("s: {session}\ns: subscribe {topic} 0{granted}\np: connect\np>");
+        let mut script = vec![format!("s: {session}\ns: subscribe {topic} 0{granted}\np: connect\np>")];
         for at in 1..=60 {
-            script += &format!(" 32 (={topic} {at:04X} () {at:04X})");
+            script.push(format!(" 32 (={topic} {at:04X} () {at:04X})"));
         }
         for at in 1..=60 {
-            script += &format!("\np< 40 ({at:04X})");
+            script.push(format!("\np< 40 ({at:04X})"));
         }
         for at in 1..=60 {
             let id = if granted == 0 { String::new() } else { format!("{at:04X}") };
-            script += &format!("\ns< {} (={topic} {id} () {at:04X})", if granted == 0 { "30" } else { "32" });
+            script.push(format!("\ns< {} (={topic} {id} () {at:04X})", if granted == 0 { "30" } else { "32" }));
         }
-        v5(&script);
+        v5(&script.concat());
     }
 }
 

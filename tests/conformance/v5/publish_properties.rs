@@ -1,7 +1,12 @@
 //! Section 3.3.2.3: the properties of PUBLISH.
 
+use std::time::Instant;
+
 use super::offences;
-use crate::script::v5;
+use crate::{
+    rig::Options,
+    script::{stage, v5},
+};
 
 #[test]
 fn mqtt_3_3_2_4_the_payload_format_goes_on_unaltered() {
@@ -53,17 +58,15 @@ fn mqtt_3_3_2_5_an_expired_message_is_not_delivered() {
 
 #[test]
 fn mqtt_3_3_2_6_the_expiry_is_lowered_by_the_time_that_the_message_has_waited() {
-    v5("
-        s: stay
-        s: subscribe t 01
-        s: gone
-        p: connect
-        p> 32 (=t 0001 (02 00000064) 'x')
-        p< 40 (0001)
-        time: 1050
-        s: back
-        s< 32 (=t _ _ (02 00000063) 'x')
-    ");
+    stage(5, Options::default(), async |stage| {
+        stage.play("s: stay\ns: subscribe t 01\ns: gone\np: connect").await;
+        let start = Instant::now();
+        stage.play("p> 32 (=t 0001 (02 00000064) 'x')\np< 40 (0001)\ntime: 1050\ns: back").await;
+        let packet = stage.packet("s").await;
+        assert_eq!(packet[..3], [0x32, 12, 0]);
+        let waited = 100 - u64::from(packet[12]);
+        assert!(waited >= 1 && waited <= start.elapsed().as_secs(), "{packet:02X?}");
+    });
 }
 
 #[test]
@@ -127,16 +130,18 @@ fn mqtt_3_3_2_11_the_gateway_does_not_exceed_the_topic_alias_maximum() {
 
 #[test]
 fn mqtt_3_3_2_12_every_topic_alias_up_to_the_maximum_is_taken() {
-    let mut script = "s: connect\ns: subscribe # 00\np: connect\n".to_owned();
+    let mut script = vec!["s: connect\ns: subscribe # 00\np: connect".to_owned()];
     for alias in 1..=32 {
-        script += &format!("p> 30 (=t/{alias} (23 {alias:04X}) 'x')\ns< 30 (=t/{alias} () 'x')\n");
+        script.push(format!("p> 30 (=t/{alias} (23 {alias:04X}) 'x')\ns< 30 (=t/{alias} () 'x')"));
     }
     for alias in 1..=32 {
-        script += &format!("p> 30 (0000 (23 {alias:04X}) 'y')\ns< 30 (=t/{alias} () 'y')\n");
+        script.push(format!("p> 30 (0000 (23 {alias:04X}) 'y')\ns< 30 (=t/{alias} () 'y')"));
     }
     // An alias may get another topic.
-    script += "p> 30 (=new (23 0005) 'x')\ns< 30 (=new () 'x')\np> 30 (0000 (23 0005) 'x')\ns< 30 (=new () 'x')";
-    v5(&script);
+    script.push(
+        "p> 30 (=new (23 0005) 'x')\ns< 30 (=new () 'x')\np> 30 (0000 (23 0005) 'x')\ns< 30 (=new () 'x')".to_owned(),
+    );
+    v5(&script.join("\n"));
     // Neither topic nor alias; an alias that stands for nothing; an alias twice.
     offences(&[("30 (0000 () 'x')", "82"), ("30 (0000 (23 0007) 'x')", "82"), ("30 (=t (23 0001 23 0001) 'x')", "82")]);
 }

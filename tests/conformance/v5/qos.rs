@@ -63,9 +63,9 @@ fn mqtt_4_3_2_3_qos_1_is_unacknowledged_until_puback() {
         p< 40 (0001)
         s< 32 (=t 0001 () '1')
         s< 32 (=t 0002 () '2')
-        # Not its acknowledgement, and one of something unknown.
-        s> 50 (0001) 70 (0001) 40 (0007)
-        s< 62 (0001 92)
+        # Acknowledgements of something unknown.
+        s> 50 (0009) 70 (0009) 40 (0007)
+        s< 62 (0009 92)
         s> 40 (0002)
         s: quiet
         s: gone
@@ -135,7 +135,7 @@ fn mqtt_4_3_3_3_qos_2_is_unacknowledged_until_pubrec() {
     v5(&format!(
         "
         {SENT}
-        s> 40 (0001)
+        s> 40 (0009)
         s: quiet
         s: gone
         s: back
@@ -202,11 +202,11 @@ fn mqtt_4_3_3_7_a_message_that_was_sent_does_not_expire() {
         s: stay
         s: subscribe t 02
         p: connect
-        p> 34 (=t 0001 (02 00000001) 'x')
+        p> 34 (=t 0001 (02 00000003) 'x')
         p< 50 (0001)
-        s< 34 (=t 0001 (02 00000001) 'x')
+        s< 34 (=t 0001 (02 000000 _) 'x')
         s: gone
-        time: 1100
+        time: 3100
         s: back
         s< 3C (=t 0001 (02 00000001) 'x')
     ");
@@ -319,10 +319,10 @@ fn mqtt_4_3_3_13_the_exchange_goes_on_when_the_message_has_expired() {
     v5("
         s: connect
         s: subscribe t 02
-        s> 34 (=t 0001 (02 00000001) 'x')
+        s> 34 (=t 0001 (02 00000003) 'x')
         s< 50 (0001)
-        s< 34 (=t 0001 (02 00000001) 'x')
-        time: 1100
+        s< 34 (=t 0001 (02 000000 _) 'x')
+        time: 3100
         s> 50 (0001)
         s< 62 (0001)
         s> 70 (0001)

@@ -1,7 +1,10 @@
 //! Sections 3.8 and 3.9: SUBSCRIBE and SUBACK.
 
 use super::offences;
-use crate::script::v5;
+use crate::{
+    rig::Options,
+    script::{stage, v5},
+};
 
 #[test]
 fn mqtt_3_8_1_1_the_reserved_flags_of_subscribe_are_checked() {
@@ -27,8 +30,8 @@ fn mqtt_3_8_3_3_with_no_local_a_client_does_not_get_its_own_messages() {
         b: subscribe t 00
         a> 32 (=t 0001 () 'mine')
         a< 40 (0001)
-        b> 32 (=t 0001 () 'yours')
         b< 30 (=t () 'mine')
+        b> 32 (=t 0001 () 'yours')
         b< 40 (0001)
         b< 30 (=t () 'yours')
         a< 30 (=t () 'yours')
@@ -117,23 +120,20 @@ fn mqtt_3_8_4_3_a_subscription_to_the_same_filter_replaces_the_old_one() {
 
 #[test]
 fn mqtt_3_8_4_4_replacing_a_subscription_sends_retained_messages_again_and_loses_none() {
-    v5("
-        p: connect
-        p> 33 (=t 0001 () 'kept')
-        p< 40 (0001)
-        s: connect
-        s: subscribe t 00
-        s< 31 (=t () 'kept')
-        p> 30 (=t () '1') 30 (=t () '2')
-        p: quiet
-        s> 82 (0001 () =t 00)
-        s< 30 (=t () '1')
-        s< 30 (=t () '2')
-        s< 90 (0001 () 00)
-        s< 31 (=t () 'kept')
-        p> 30 (=t () '3')
-        s< 30 (=t () '3')
-    ");
+    stage(5, Options::default(), async |stage| {
+        stage.play("p: connect\np> 33 (=t 0001 () 'kept')\np< 40 (0001)").await;
+        stage.play("s: connect\ns: subscribe t 00\ns< 31 (=t () 'kept')").await;
+        let burst: Vec<String> = (1..=50).map(|at| format!("30 (=t () {at:02X})")).collect();
+        stage.play(&format!("p> {}\ns> 82 (0001 () =t 00)", burst.join(" "))).await;
+        // The answer and the retained message come at some place among the others, in this order.
+        let (mut live, mut others) = (Vec::new(), Vec::new());
+        while live.len() < 50 || others.len() < 2 {
+            let packet = stage.packet("s").await;
+            if packet[0] == 0x30 { live.push(packet[6]) } else { others.push(packet[0]) }
+        }
+        assert_eq!((live, others), ((1..=50).collect(), vec![0x90, 0x31]));
+        stage.play("s: quiet").await;
+    });
 }
 
 #[test]
@@ -145,14 +145,15 @@ fn mqtt_3_8_4_5_many_filters_are_as_many_subscribes_with_one_answer() {
         p> 33 (=b 0001 () 'b')
         p< 40 (0001)
         s: connect
-        s> 82 (0001 () =a 00 =b 01 =a 21)
-        s< 90 (0001 () 00 01 01)
+        s> 82 (0001 () =a 00 =b 01 =a 01 =b 21)
+        s< 90 (0001 () 00 01 01 01)
         s< 31 (=a () 'a')
         s< 33 (=b 0001 () 'b')
+        s< 33 (=a 0002 () 'a')
         s: quiet
         p> 32 (=a 0001 () 'x')
         p< 40 (0001)
-        s< 32 (=a 0002 () 'x')
+        s< 32 (=a 0003 () 'x')
     ");
 }
 
@@ -179,17 +180,18 @@ fn mqtt_3_8_4_7_a_code_is_the_granted_qos_or_a_failure() {
 #[test]
 fn mqtt_3_8_4_8_the_qos_of_a_delivery_is_the_lower_one() {
     for granted in 0..3 {
-        let mut script = format!("s: connect\ns: subscribe t 0{granted}\np: connect\n");
+        let mut script = vec![format!("s: connect\ns: subscribe t 0{granted}\np: connect")];
         for (qos, publish) in ["30 (=t () '0')", "32 (=t 0001 () '1')", "34 (=t 0002 () '2')"].iter().enumerate() {
-            script += &format!("p> {publish}\n");
-            script += ["p: quiet\n", "p< 40 (0001)\n", "p< 50 (0002)\n"][qos];
-            script += match granted.min(qos) {
-                0 => "s< 30 (=t () _)\n",
-                1 => "s< 32 (=t _ _ () _)\n",
-                _ => "s< 34 (=t _ _ () _)\n",
+            script.push(format!("p> {publish}"));
+            script.push(["p: quiet", "p< 40 (0001)", "p< 50 (0002)"][qos].to_owned());
+            let delivery = match granted.min(qos) {
+                0 => "s< 30 (=t () _)",
+                1 => "s< 32 (=t _ _ () _)",
+                _ => "s< 34 (=t _ _ () _)",
             };
+            script.push(delivery.to_owned());
         }
-        v5(&script);
+        v5(&script.join("\n"));
     }
 }
 
@@ -226,10 +228,10 @@ fn mqtt_3_9_3_2_the_codes_are_those_of_suback() {
     // Too many levels, too many subscriptions.
     let deep = "/".repeat(300);
     v5(&format!("a: connect\na> 82 (0001 () ={deep} 00 =ok 00)\na< 90 (0001 () 8F 00)"));
-    let mut script = "a: connect\n".to_owned();
+    let mut script = vec!["a: connect".to_owned()];
     for at in 0..1025 {
         let code = if at < 1024 { "00" } else { "97" };
-        script += &format!("a> 82 (0001 () ={at} 00)\na< 90 (0001 () {code})\n");
+        script.push(format!("a> 82 (0001 () ={at} 00)\na< 90 (0001 () {code})"));
     }
-    v5(&script);
+    v5(&script.join("\n"));
 }

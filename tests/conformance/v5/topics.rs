@@ -8,25 +8,25 @@ use crate::{
 
 /// A subscriber of `filter` gets what is published to the first topics, and not the others.
 fn check(filter: &str, matching: &[&str], others: &[&str]) {
-    let mut script = format!("s: connect\ns: subscribe {filter} 00\np: connect\n");
+    let mut script = vec![format!("s: connect\ns: subscribe {filter} 00\np: connect")];
     for topic in others.iter().chain(matching) {
-        script += &format!("p> 30 (={topic} () 'x')\n");
+        script.push(format!("p> 30 (={topic} () 'x')"));
     }
     for topic in matching {
-        script += &format!("s< 30 (={topic} () 'x')\n");
+        script.push(format!("s< 30 (={topic} () 'x')"));
     }
-    script += "p: quiet\ns: quiet";
-    v5(&script);
+    script.push("p: quiet\ns: quiet".to_owned());
+    v5(&script.join("\n"));
 }
 
 /// Filters that are refused one by one.
 fn refused(filters: &[&str]) {
-    let mut script = "a: connect\n".to_owned();
+    let mut script = vec!["a: connect".to_owned()];
     for filter in filters {
-        script += &format!("a> 82 (0001 () ={filter} 00)\na< 90 (0001 () 8F)\n");
+        script.push(format!("a> 82 (0001 () ={filter} 00)\na< 90 (0001 () 8F)"));
     }
-    script += "a: quiet";
-    v5(&script);
+    script.push("a: quiet".to_owned());
+    v5(&script.join("\n"));
 }
 
 #[test]

@@ -117,11 +117,11 @@ fn mqtt_3_1_3_9_a_will_is_not_sent_when_the_client_is_back_before_its_delay_is_o
     v5("
         s: connect
         s: subscribe will 00
-        w> 10 (=MQTT 05 06 0000 (11 0000003C) =w (18 00000001) =will =gone)
+        w> 10 (=MQTT 05 06 0000 (11 0000003C) =w (18 00000003) =will =gone)
         w< 20 _ 00 00 ...
         w: gone
         w: back
-        time: 2200
+        time: 4200
         s: quiet
         w: quiet
     ");

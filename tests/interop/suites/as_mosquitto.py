@@ -3,6 +3,7 @@
 
 import os
 import pathlib
+import shutil
 import sys
 
 # What a listener is told, by Mosquitto's name.
@@ -19,20 +20,23 @@ def read(argv):
         port = argv[argv.index("-p") + 1]
         return [port], [], fresh(f"data-{port}")
     ports, more, data = [], [], None
+    anonymous = "false"  # as Mosquitto has it wherever it is given a configuration
     for line in pathlib.Path(argv[argv.index("-c") + 1]).read_text().splitlines():
         name, _, value = line.strip().partition(" ")
         if name in ("port", "listener"):
             ports.append(value.split()[0])
         elif name == "allow_anonymous":
-            more.append(f"anonymous = {value}")
+            anonymous = value
         elif name == "persistence_file":
-            pathlib.Path(value).touch()  # the tests delete it
             data = f"data-{value}"
+            if not os.path.exists(value):  # the tests delete it where they begin anew
+                shutil.rmtree(data, ignore_errors=True)
+            pathlib.Path(value).touch()
         elif name in LISTENER:
             more.append(LISTENER[name].format(value))
         elif name and not name.startswith("#") and name not in PASSED_OVER:
             sys.exit(f"the gateway has no {name}")
-    return ports, more, data or fresh(f"data-{ports[0]}")
+    return ports, [f"anonymous = {anonymous}", *more], data or fresh(f"data-{ports[0]}")
 
 
 def fresh(name):
