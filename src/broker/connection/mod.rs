@@ -215,6 +215,7 @@ impl Connection {
         self.saving.is_none()
             && self.request.is_none()
             && self.pause.is_none()
+            && !self.durable.as_ref().is_some_and(|durable| durable.is_opening())
             && inbound.held.is_empty()
             && inbound.arrivals.len() < UNDECIDED_MAX.max(max_inflight)
             && inbound.undecided_bytes < UNDECIDED_BYTES
