@@ -22,7 +22,7 @@ pub(super) struct Gauges {
 struct Families {
     clients_most: IntGauge,
     sessions: IntGaugeVec,
-    subscriptions: IntGauge,
+    subscriptions: IntGaugeVec,
     retained: [IntGauge; 2],
     memory: IntGauge,
     queues: [IntGauge; 2],
@@ -40,7 +40,13 @@ impl Gauges {
                 Opts::new("tidegate_broker_sessions", "Sessions, by whether their client is connected or away."),
                 &["client"],
             )?,
-            subscriptions: gauge("subscriptions", "Subscriptions of all sessions.")?,
+            subscriptions: IntGaugeVec::new(
+                Opts::new(
+                    "tidegate_broker_subscriptions",
+                    "Subscriptions of all sessions, by whether they are shared.",
+                ),
+                &["shared"],
+            )?,
             retained: [
                 gauge("retained_messages", "Retained messages.")?,
                 gauge("retained_bytes", "Bytes of memory that retained messages take, about.")?,
@@ -81,7 +87,9 @@ impl Families {
         set(&self.clients_most, hub.metrics.clients.most());
         set(&self.sessions.with_label_values(&["connected"]), connected);
         set(&self.sessions.with_label_values(&["away"]), sessions.saturating_sub(connected));
-        set(&self.subscriptions, hub.fanout.subscriptions());
+        let (own, shared) = hub.fanout.subscriptions();
+        set(&self.subscriptions.with_label_values(&["no"]), own);
+        set(&self.subscriptions.with_label_values(&["yes"]), shared);
         set(&self.retained[0], retained);
         set(&self.retained[1], retained_bytes);
         set(&self.memory, hub.fanout.waiting_bytes());

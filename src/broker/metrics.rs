@@ -27,7 +27,6 @@ pub(crate) const REFUSED: &[(&str, &str)] = &[
     ("access-revoked", "the user is gone or has another password: DISCONNECT 0x87 / closed"),
     ("stopping", "the gateway stops: CONNACK 0x8B / CONNACK 3"),
     ("auth-method", "enhanced authentication: CONNACK 0x8C"),
-    ("tls", "a TLS handshake or record that fails: closed"),
     ("version", "a protocol level that is not spoken: CONNACK 0x84 / CONNACK 1"),
     ("store", "the store could not open the session: CONNACK 0x88 / CONNACK 3"),
     // What may be sent.
@@ -275,4 +274,30 @@ fn counter(registry: &Registry, name: &str, help: &str) -> Result<IntCounter, pr
     let counter = IntCounter::new(name, help)?;
     registry.register(Box::new(counter.clone()))?;
     Ok(counter)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_word_of_a_refusal_is_there_once() {
+        let mut words: Vec<&str> = REFUSED.iter().map(|(word, _)| *word).collect();
+        words.sort_unstable();
+        let count = words.len();
+        words.dedup();
+        assert_eq!(words.len(), count);
+    }
+
+    #[test]
+    fn the_highest_number_of_clients_is_remembered() {
+        let peak = Peak::default();
+        for _ in 0..3 {
+            peak.enter();
+        }
+        peak.leave();
+        peak.leave();
+        peak.enter();
+        assert_eq!(peak.most(), 3);
+    }
 }

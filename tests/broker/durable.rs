@@ -183,3 +183,21 @@ async fn a_payload_that_is_not_what_it_says_is_refused_alone() {
     client.expect("40 02 0001").await;
     assert_eq!(rig.backlog(), 1);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_3_1_1_client_may_send_again_before_it_is_answered() {
+    let rig = Rig::new().await;
+    let mut client = rig.connected(4, "c").await;
+    // In one write: the second is there before the store has decided on the first.
+    let mut burst = publish(4, 4, "s/a", 7, b"x");
+    burst.extend(publish(4, 12, "s/a", 7, b"x"));
+    burst.extend(publish(4, 2, "s/a", 8, b"y"));
+    client.send_bytes(&burst).await;
+    for answer in ["50 02 0007", "50 02 0007", "40 02 0008"] {
+        client.expect(answer).await;
+    }
+    client.send("62 02 0007").await;
+    client.expect("70 02 0007").await;
+    client.expect_quiet().await;
+    assert_eq!(rig.backlog(), 2);
+}

@@ -57,7 +57,7 @@ async fn qos_0_and_2_above_the_rate_arrive_whole_and_in_order_too() {
     let mut subscriber = rig.connected(4, "sub").await;
     subscriber.subscribe(4, "s/#", 0).await;
     let mut client = rig.connected(5, "c").await;
-    let flags = |number: u16| if number % 2 == 0 { 4 } else { 0 };
+    let flags = |number: u16| if number.is_multiple_of(2) { 4 } else { 0 };
     let burst: Vec<u8> =
         (1..=300).flat_map(|number| publish(5, flags(number), "s/a", number, &number.to_be_bytes())).collect();
     client.send_bytes(&burst).await;

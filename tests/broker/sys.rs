@@ -145,3 +145,13 @@ async fn a_will_cannot_go_there_either() {
     until("the will is refused", || rig.metric("tidegate_broker_refused_total", "sys-topic") == 1).await;
     watcher.expect_quiet().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn members_of_a_shared_subscription_take_turns_with_it_too() {
+    let rig = Rig::new().await;
+    let mut member = rig.connected(5, "member").await;
+    member.subscribe(5, "$share/watch/$SYS/broker/uptime", 1).await;
+    // Nothing retained for shared subscriptions; the next interval brings it.
+    let packet = member.packet().await;
+    assert_eq!((packet[0], &packet[4..22]), (0x30, &b"$SYS/broker/uptime"[..]));
+}

@@ -1,9 +1,9 @@
 """The gateway dies (kill -9) and is stopped (SIGTERM) in the middle of everything, among clients that nobody here wrote.
 
-Every keeper has a persistent session, is subscribed to `ring/+` at QoS 2 and publishes to `ring/NAME` at QoS 2, all the time.
+Every keeper has a persistent session, is subscribed to `ring/+` at QoS 2 (rumqttc at QoS 1) and publishes to `ring/NAME` at QoS 2, all the time.
 So at the end everybody must have everything of everybody: once, and in order. Nobody may ever find its session gone. A
 keeper says SUBSCRIBE when it finds no session, READY when it is subscribed, GOT QOS NAME NUMBER for each message, and after
-`stop` SENT HANDED-OVER COMPLETED."""
+`stop` SENT HANDED-OVER COMPLETED; FAILED for what the client itself gives up."""
 
 import os
 import pathlib
@@ -60,12 +60,13 @@ def keepers(folder, port):
 
 
 def listeners(folder, port):
-    """mosquitto_sub with a session that stays."""
-    def sub(version, *more):
-        name = f"sub-{version}"
-        return Keeper(folder, name, ["stdbuf", "-oL", "mosquitto_sub", "-h", "127.0.0.1", "-p", port, "-V", version, "-i", name,
-                                     "-c", "-d", "-q", 2, "-t", "ring/+", "-F", "GOT %q %p", *more])
-    return [sub("mqttv311"), sub("mqttv5", "-x", 3600)]
+    """mosquitto_sub with a session that stays.
+
+    At QoS 1, for libmosquitto 2.0.11 loses a QoS 2 message whose PUBCOMP it cannot send. And not with MQTT 5, for it connects
+    again without its properties, so without session expiry and Receive Maximum."""
+    name = "sub-4"
+    return [Keeper(folder, name, ["stdbuf", "-oL", "mosquitto_sub", "-h", "127.0.0.1", "-p", port, "-V", "mqttv311", "-i", name,
+                                  "-c", "-q", 1, "-t", "ring/+", "-F", "GOT %q %p"])]
 
 
 def publish(gateway, *words):
@@ -141,8 +142,11 @@ def check_ring(t, everybody, silent):
         twice = {name: len(pairs) - len(set(pairs)) for name, pairs in got.items() if len(pairs) != len(set(pairs))}
         order = [name for name, pairs in got.items() if [n for _, n in pairs] != sorted(n for _, n in pairs)]
         many = sum(map(len, got.values()))
-        qos = 1 if keeper.name.startswith("rumqttc") else 2
-        t.check(f"{keeper.name}: lost 0 of {many}, none twice, all in order, at QoS {qos}",
+        qos = 1 if keeper.name.startswith(("rumqttc", "sub")) else 2
+        if keeper in silent:
+            # It does not say which ones are repetitions.
+            twice, order = {}, []
+        t.check(f"{keeper.name}: lost 0 of {many}, {'in all' if keeper in silent else 'none twice, all in order'}, at QoS {qos}",
                 many and not lost and not twice and not order and all(q == qos for pairs in got.values() for q, _ in pairs),
                 {"lost": lost, "twice": twice, "order": order} if lost or twice or order else "")
 

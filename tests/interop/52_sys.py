@@ -69,7 +69,8 @@ def main(t):
     again = [entry for entry in watch(gateway.port, 13) if entry[2] == "0"]
     changed = [topic for topic, *_ in again]
     t.check("values that changed come again within 13 s", "$SYS/broker/uptime" in changed, changed)
-    t.check("those that did not do not", "$SYS/broker/version" not in changed and len(changed) < 60, len(changed))
+    still = [topic for topic in changed if "/refused/" in topic or "/dropped/" in topic or topic == "$SYS/broker/version"]
+    t.check("those that did not do not", not still and len(set(changed)) < 50, still)
     t.check("and the watch took its time", time.monotonic() - started >= 12)
     wildcard = subprocess.run(["mosquitto_sub", "-h", "127.0.0.1", "-p", str(gateway.port), "-t", "#", "-t", "+/broker/#", "-v", "-W", "2"],
                               capture_output=True, text=True, timeout=20, stdin=subprocess.DEVNULL)

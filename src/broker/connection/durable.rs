@@ -49,6 +49,8 @@ pub(super) struct Durable {
     /// The last message that may have been sent before this connection.
     sent_before: Sequence,
     reading: Option<Reading>,
+    /// The beginning of the queue is not here yet: what waited for the client comes before anything that it says now.
+    opening: bool,
     lane: Option<Lane>,
     returns: Option<Returns>,
     /// Not submitted yet.
@@ -84,6 +86,7 @@ impl Durable {
             window: Window::new(receive_maximum, head),
             sent_before,
             reading: None,
+            opening: true,
             lane: None,
             returns: None,
             batch: Vec::new(),
@@ -95,9 +98,19 @@ impl Durable {
         }
     }
 
+    /// Whether this answer of the client may come now.
+    pub(super) fn allows(&self, packet_id: u16, kind: AckKind) -> bool {
+        self.window.allows(packet_id, kind)
+    }
+
     /// Whether [`Durable::progress`] has something to wait for.
     pub(super) fn is_busy(&self) -> bool {
         self.reading.is_some() || self.submitting.is_some() || self.submitted > 0
+    }
+
+    /// Whether the beginning of the queue has not been read yet.
+    pub(super) fn is_opening(&self) -> bool {
+        self.opening
     }
 
     /// Everything before it has left the queue, and the store knows.
@@ -170,6 +183,7 @@ impl Connection {
             Progress::Returned(returned) => self.steps_decided(returned.ok_or(Ending::StoreGone)?),
             Progress::Page(page) => {
                 let until = durable.reading.take().map_or(0, |reading| reading.until);
+                durable.opening = false;
                 self.page(page?, until);
             }
         }

@@ -46,6 +46,7 @@ mod remains;
 mod submission;
 mod subscribe;
 mod tally;
+mod upkeep;
 mod window;
 mod wire;
 
@@ -58,7 +59,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use bytes::BytesMut;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     time::Sleep,
@@ -66,7 +66,7 @@ use tokio::{
 use tokio_util::sync::WaitForCancellationFutureOwned;
 
 use aliases::Aliases;
-use durable::{Durable, Progress, STEP_RETRY};
+use durable::{Durable, Progress};
 use ending::Ending;
 pub(crate) use handshake::serve;
 pub(crate) use outgoing::Outgoing;
@@ -81,9 +81,9 @@ use super::{
     access::Badge,
     fanout::Delivery,
     hub::{Hub, Who},
-    limits::{IDLE, READ_MAX, READ_MIN, UNDECIDED_BYTES, UNDECIDED_MAX, WRITE_HIGH, WRITE_STALL},
+    limits::{IDLE, READ_MAX, UNDECIDED_BYTES, UNDECIDED_MAX, WRITE_HIGH},
     listener::Listener,
-    packet::{DecodeError, Decoder, Manner, Packet, Version, Will, is_acknowledgement},
+    packet::{Decoder, Manner, Version, Will, is_acknowledgement},
     sessions::Claim,
 };
 use crate::intake::{Lane, Returned, StoreError};
@@ -203,19 +203,6 @@ impl Connection {
         Ok(())
     }
 
-    /// Takes the next packet off the input; `None` while it is not complete.
-    fn next_packet(&mut self) -> Result<Option<Packet>, DecodeError> {
-        let before = self.wire.input.len();
-        let packet = self.decoder.decode(&mut self.wire.input);
-        self.wire.was_decoded(before);
-        self.tally.packets_in += u64::from(matches!(packet, Ok(Some(_))));
-        if let Ok(Some(Packet::Publish(publish))) = &packet {
-            self.tally.received(&publish.message);
-            self.spend_publish();
-        }
-        packet
-    }
-
     /// Whether the client is listened to: what it said before has gone to the store.
     fn is_listening(&self) -> bool {
         self.may_decode() && self.inbound.batch.is_empty() && self.inbound.submitting.is_none()
@@ -228,6 +215,7 @@ impl Connection {
         self.saving.is_none()
             && self.request.is_none()
             && self.pause.is_none()
+            && !self.durable.as_ref().is_some_and(|durable| durable.is_opening())
             && inbound.held.is_empty()
             && inbound.arrivals.len() < UNDECIDED_MAX.max(max_inflight)
             && inbound.undecided_bytes < UNDECIDED_BYTES
@@ -318,50 +306,6 @@ impl Connection {
             Event::Turn => Ok(()),
             Event::Tick => self.tick(Instant::now()),
         }
-    }
-
-    /// Looks after everything that only time can tell.
-    fn tick(&mut self, now: Instant) -> Result<(), Ending> {
-        if self.wire.is_stalled(now) {
-            return Err(Ending::Stalled);
-        }
-        // A client that we do not listen to is not silent.
-        if !self.is_listening() || self.is_made_to_wait() {
-            self.wire.heard = now;
-        }
-        let retries = self.retry_steps();
-        let silent = now.duration_since(self.wire.heard);
-        if self.silence_max.is_some_and(|max| silent >= max) {
-            return Err(Ending::Silent);
-        }
-        let busy = self.wire.input.capacity() + self.wire.output.capacity() > 2 * READ_MIN;
-        if silent >= IDLE && busy {
-            self.shrink();
-        }
-        let alive = self.silence_max.map_or(WRITE_STALL, |max| max.saturating_sub(silent));
-        let next = if busy { IDLE } else { WRITE_STALL };
-        let next = if retries { STEP_RETRY } else { next };
-        self.timer.as_mut().reset((now + alive.min(next).max(Duration::from_millis(10))).into());
-        Ok(())
-    }
-
-    /// Gives the memory of an idle connection back.
-    fn shrink(&mut self) {
-        let wire = &mut self.wire;
-        wire.read_size = READ_MIN;
-        if wire.input.is_empty() {
-            wire.input = BytesMut::new();
-        }
-        if wire.output.is_empty() {
-            wire.output = BytesMut::new();
-        }
-        self.inbound.arrivals.shrink();
-        for queue in [&mut self.inbox, &mut self.replay] {
-            if queue.is_empty() {
-                *queue = VecDeque::new();
-            }
-        }
-        self.hub.fanout.shrink(self.claim.subscriber());
     }
 
     /// How the client wants to be answered.

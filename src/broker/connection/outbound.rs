@@ -90,6 +90,7 @@ impl Connection {
         let page = self.hub.retained.page(&replay.filter, replay.after.as_ref(), replay.clock, now);
         let SubscribeOptions { qos, no_local, .. } = replay.subscription.options;
         let subscription_ids: Option<Box<[u32]>> = replay.subscription.id.map(|id| Box::from([id]));
+        // What the gateway says of itself is not among them, and comes with the first page.
         let own = if replay.after.is_none() { self.hub.sys.matching(&self.hub, &replay.filter) } else { Vec::new() };
         replay.after = page.last;
         if replay.after.is_none() {

@@ -2,8 +2,12 @@
 
 use prometheus::IntCounter;
 
+use super::Connection;
 use crate::{
-    broker::metrics::{Metrics, Traffic},
+    broker::{
+        metrics::{Metrics, Traffic},
+        packet::{DecodeError, Packet},
+    },
     message::{Message, QoS},
 };
 
@@ -45,6 +49,21 @@ impl Tally {
             add(&traffic.packets, std::mem::take(packets));
             publishes.enter(traffic);
         }
+    }
+}
+
+impl Connection {
+    /// Takes the next packet off the input, and counts it; `None` while it is not complete.
+    pub(super) fn next_packet(&mut self) -> Result<Option<Packet>, DecodeError> {
+        let before = self.wire.input.len();
+        let packet = self.decoder.decode(&mut self.wire.input);
+        self.wire.was_decoded(before);
+        self.tally.packets_in += u64::from(matches!(packet, Ok(Some(_))));
+        if let Ok(Some(Packet::Publish(publish))) = &packet {
+            self.tally.received(&publish.message);
+            self.spend_publish();
+        }
+        packet
     }
 }
 

@@ -53,6 +53,7 @@
 //! A crash loses what waits here and nothing else: streams and durable queues are on disk before anything gets here, and
 //! what a lasting session subscribed to is restored from the store.
 
+mod census;
 mod index;
 mod mailbox;
 mod queue;
@@ -309,26 +310,6 @@ impl Fanout {
     /// Whether one more subscription is within the bounds on what all take together.
     pub(crate) fn has_room(&self, filter: &TopicFilter) -> bool {
         self.read().has_room(filter)
-    }
-
-    /// Number of subscriptions.
-    pub(crate) fn subscriptions(&self) -> u64 {
-        self.read().all() as u64
-    }
-
-    /// Whether somebody subscribed with a filter whose first level is this one.
-    pub(crate) fn is_subscribed_below(&self, level: &str) -> bool {
-        self.read().has_branch(level)
-    }
-
-    /// Number of shared subscriptions, each member counted.
-    pub(crate) fn shared_subscriptions(&self) -> u64 {
-        self.read().members() as u64
-    }
-
-    /// Bytes in all queues, and of what was sent and not acknowledged.
-    pub(crate) fn waiting_bytes(&self) -> u64 {
-        self.queued.load(Ordering::Relaxed) as u64
     }
 
     /// Ends a subscription; false where there was none.

@@ -53,6 +53,16 @@ impl Subscriptions {
             && sum(|index| index.nodes()) + levels <= INDEX_NODES_MAX
     }
 
+    /// How many there are of one session each, and how many members of shared ones.
+    pub(super) fn count(&self) -> (u64, u64) {
+        ((self.volatile.len() + self.durable.len()) as u64, self.members as u64)
+    }
+
+    /// Whether there is one whose filter has this first level.
+    pub(super) fn has_branch(&self, level: &str) -> bool {
+        self.volatile.has_branch(level) || self.durable.has_branch(level) || self.groups.has_branch(level)
+    }
+
     /// Enters a subscription or replaces its options; true when it is new.
     pub(super) fn insert(&mut self, subscriber: &Arc<Subscriber>, filter: &TopicFilter, options: Options) -> bool {
         let entry = Entry { subscriber: Arc::clone(subscriber), options };
@@ -107,21 +117,6 @@ impl Subscriptions {
             self.groups.remove(&filter, |group| group.name == *name);
         }
         true
-    }
-
-    /// Number of subscriptions of all sessions, shared ones included.
-    pub(super) fn all(&self) -> usize {
-        self.volatile.len() + self.durable.len() + self.members
-    }
-
-    /// Number of subscriptions that are shared.
-    pub(super) fn members(&self) -> usize {
-        self.members
-    }
-
-    /// Whether there is a filter whose first level is this one, wildcards apart.
-    pub(super) fn has_branch(&self, level: &str) -> bool {
-        self.volatile.has_branch(level) || self.durable.has_branch(level) || self.groups.has_branch(level)
     }
 
     /// Subscriptions that must be asked before a message goes into the store.

@@ -37,6 +37,7 @@ fn numbers(hub: &Hub) -> [(&'static str, u64); 22] {
     let (sessions, connected) = hub.sessions.counts();
     let away = sessions.saturating_sub(connected);
     let (retained, retained_bytes) = hub.retained.size();
+    let (subscriptions, shared) = hub.fanout.subscriptions();
     let (received, sent, queues) = (&hub.metrics.received, &hub.metrics.sent, hub.intake.queues());
     let stored = retained + queues.messages;
     [
@@ -58,10 +59,10 @@ fn numbers(hub: &Hub) -> [(&'static str, u64); 22] {
         ("publish/messages/received", received.all_messages()),
         ("publish/messages/sent", sent.all_messages()),
         ("retained messages/count", retained),
-        ("shared_subscriptions/count", hub.fanout.shared_subscriptions()),
+        ("shared_subscriptions/count", shared),
         ("store/messages/bytes", retained_bytes + queues.bytes),
         ("store/messages/count", stored),
-        ("subscriptions/count", hub.fanout.subscriptions()),
+        ("subscriptions/count", subscriptions),
     ]
 }
 

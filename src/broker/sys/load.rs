@@ -55,6 +55,8 @@ impl Loads {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::cast_precision_loss, reason = "counts of a test are far below 2^52")]
+
     use super::*;
     use proptest::prelude::*;
 

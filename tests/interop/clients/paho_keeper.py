@@ -1,10 +1,7 @@
 """paho-mqtt in the ring of 25_restart.py: `paho_keeper.py HOST PORT 4|5 NAME`. See there for what a keeper does.
 
-It connects again only when the port answers, and publishes only while connected: at a second attempt in a row paho-mqtt 2.1.0
-sends a QoS 2 message whose PUBREL it had sent as a PUBLISH again, which is a new message to every broker (its
-`_messages_reconnect_reset_out` takes its own state for that of a message never sent), and it publishes before CONNACK."""
+It publishes only while connected, for paho-mqtt 2.1.0 would do it before CONNACK, and mends one thing (see `Keeper`)."""
 
-import socket
 import sys
 import threading
 import time
@@ -25,6 +22,17 @@ def say(line):
         print(line, flush=True)
 
 
+class Keeper(mqtt.Client):
+    """At a second attempt to connect in a row, paho-mqtt 2.1.0 takes a message that waits to send PUBREL again for one that was
+    never sent, and publishes it anew: a second message, to every broker."""
+
+    def _messages_reconnect_reset_out(self):
+        for message in self._out_messages.values():
+            if message.state == mqtt.mqtt_ms_resend_pubrel:
+                message.state = mqtt.mqtt_ms_wait_for_pubcomp
+        super()._messages_reconnect_reset_out()
+
+
 def on_connect(client, _, flags, reason, properties):
     if not reason.is_failure and not flags.session_present:
         # The first time; afterwards that would be a lost session.
@@ -38,41 +46,21 @@ def listen():
             stop.set()
 
 
-it = mqtt.Client(CallbackAPIVersion.VERSION2, name, protocol=mqtt.MQTTv5 if version == 5 else mqtt.MQTTv311,
-                 reconnect_on_failure=False, **({} if version == 5 else {"clean_session": False}))
+it = Keeper(CallbackAPIVersion.VERSION2, name, protocol=mqtt.MQTTv5 if version == 5 else mqtt.MQTTv311,
+                 **({} if version == 5 else {"clean_session": False}))
 it.on_connect = on_connect
 it.on_subscribe = lambda *_: (say("READY"), subscribed.set())
 it.on_message = lambda c, u, message: say(f"GOT {message.qos} {message.payload.decode()}")
 complete = set()
 it.on_publish = lambda c, u, mid, reason, properties: complete.add(mid)
+it.reconnect_delay_set(0.1, 0.3)
 it.max_inflight_messages_set(20)
 more = {}
 if version == 5:
     more = {"clean_start": False, "properties": Properties(PacketTypes.CONNECT)}
     more["properties"].SessionExpiryInterval = 3600
 it.connect(host, port, 30, **more)
-
-
-def answers():
-    try:
-        socket.create_connection((host, port), 1).close()
-        return True
-    except OSError:
-        return False
-
-
-def stay():
-    while True:
-        it.loop_forever()
-        while not answers():
-            time.sleep(0.05)
-        try:
-            it.reconnect()
-        except OSError:
-            pass
-
-
-threading.Thread(target=stay, daemon=True).start()
+it.loop_start()
 threading.Thread(target=listen, daemon=True).start()
 assert subscribed.wait(20), "not subscribed"
 sent = 0

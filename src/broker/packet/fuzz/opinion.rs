@@ -31,7 +31,14 @@ fn knows_no_better(packet: &Packet, bytes: &[u8]) -> bool {
     match packet {
         Packet::Auth => true,
         Packet::Disconnect { .. } => bytes.len() <= 3,
-        _ => false,
+        Packet::Publish(_)
+        | Packet::PubAck { .. }
+        | Packet::PubRec { .. }
+        | Packet::PubRel { .. }
+        | Packet::PubComp { .. }
+        | Packet::Subscribe(_)
+        | Packet::Unsubscribe(_)
+        | Packet::PingReq => false,
     }
 }
 
