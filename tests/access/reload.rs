@@ -154,5 +154,8 @@ async fn a_session_whose_user_is_gone_collects_nothing_more_and_one_with_a_new_p
     reload(&rig, false, &files(&acl));
     let mut anne = Login { keep: true, ..Login::of("a", "anne", "enna") }.say(&rig, 4).await;
     anne.expect_connack(4, true).await;
-    anne.expect_quiet().await;
+    // What had been queued would come first.
+    source.send_bytes(&publish(4, 2, "y", 2, b"y")).await;
+    source.expect("40 02 0002").await;
+    anne.expect_bytes(&publish(4, 2, "y", 1, b"y")).await;
 }
