@@ -149,8 +149,8 @@ enum Event {
 }
 
 impl Connection {
-    /// Serves the client until something ends it.
-    async fn run(mut self) {
+    /// Serves the client until something ends it. Boxed, for a future keeps its arguments twice.
+    async fn run(mut self: Box<Self>) {
         let ending = loop {
             if let Err(ending) = self.work().await {
                 break ending;
@@ -161,7 +161,7 @@ impl Connection {
             }
         };
         // In a box of its own: the end of a connection needs more memory than all its life.
-        Box::pin(self.finish(ending)).await;
+        Box::pin((*self).finish(ending)).await;
     }
 
     /// Does everything that can be done without waiting.
