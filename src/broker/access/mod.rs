@@ -31,7 +31,7 @@
 //!
 //! # Reload
 //!
-//! [`Access::apply`] swaps the policy and judges every client that is connected, or away with a session, under one lock
+//! `Access::apply` swaps the policy and judges every client that is connected, or away with a session, under one lock
 //! that also stands before new badges, so that nobody slips in between under the old one. Rights change at once; whose user
 //! is gone or has another password is disconnected (0x87). Files are read elsewhere (the `config` room): what
 //! gets here is whole.

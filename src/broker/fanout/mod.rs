@@ -6,9 +6,9 @@
 //! - *Sessions that end with their connection* get their messages once the store has accepted them, in a bounded queue in
 //!   memory, each behind a lock of its own, so that one slow subscriber is nobody else's business: what its queue cannot
 //!   hold is dropped and counted (`tidegate_broker_dropped_total`), QoS 0 first. A message is there once, shared by all.
-//! - *Sessions that outlive it* are asked before ([`Fanout::route`]): a copy of what they get at QoS 1 or 2 is queued in the
+//! - *Sessions that outlive it* are asked before (`route`): a copy of what they get at QoS 1 or 2 is queued in the
 //!   store in the same transaction, so that the publisher's acknowledgement speaks for them too. Memory keeps what was put
-//!   in just now, as far as it fits ([`CACHE_BYTES`](super::limits::CACHE_BYTES)); the connection sends by sequence number
+//!   in just now, as far as it fits (`limits::CACHE_BYTES`); the connection sends by sequence number
 //!   and reads from the store what is not here. Nothing durable is ever dropped for want of memory: the limits of a queue
 //!   are those of its listener (`max_queued_messages`, `max_queued_bytes`, `queue_when_full`), and the store keeps them.
 //!   QoS 0 goes the other way, to those who are connected.

@@ -71,7 +71,7 @@ mod tests {
     fn listener(bind: &str, anonymous: bool, origins: &[&str]) -> ListenerSettings {
         let origins = origins.iter().map(|origin| (*origin).to_owned()).collect();
         let settings = ListenerSettings::new("l", Bind::Tcp(bind.parse().unwrap()));
-        ListenerSettings { anonymous, origins, ..settings }
+        ListenerSettings { origins, anonymous, ..settings }
     }
 
     fn taken(listener: &ListenerSettings, origins: &[&str]) -> Vec<bool> {
