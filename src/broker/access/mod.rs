@@ -206,6 +206,3 @@ impl Access {
         Applied { disconnected }
     }
 }
-
-#[cfg(test)]
-mod tests;

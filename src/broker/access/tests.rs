@@ -1,1 +1,0 @@
-//! Access as connections meet it.
