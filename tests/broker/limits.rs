@@ -150,3 +150,59 @@ async fn traffic_is_counted_in_messages_packets_and_bytes() {
     assert_eq!(rig.metric("tidegate_broker_received_total", "1"), 1);
     assert_eq!(rig.metric("tidegate_broker_sent_total", "1"), 1);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_has_so_many_subscriptions_and_those_it_has_can_be_changed() {
+    let rig = Rig::with(Options { tune: |listener| listener.max_subscriptions = 2, ..Options::default() }).await;
+    let mut neighbour = rig.connected(4, "neighbour").await;
+    for (version, refused) in [(4, 0x80), (5, 0x97)] {
+        let mut client = rig.connected(version, "c").await;
+        client.subscribe(version, "a", 0).await;
+        client.subscribe(version, "b", 0).await;
+        client.send_bytes(&subscribe(version, 1, "c", 0)).await;
+        assert_eq!(client.packet().await.last(), Some(&refused));
+        client.subscribe(version, "b", 1).await;
+        undisturbed(&rig, &mut neighbour, 1).await;
+        neighbour.subscribe(4, "c", 0).await;
+        client.send(if version == 4 { "A2 05 0002 0001 61" } else { "A2 06 0002 00 0001 61" }).await;
+        assert_eq!(client.packet().await[0], 0xB0);
+        client.subscribe(version, "c", 0).await;
+    }
+    assert_eq!(rig.metric(REFUSED, "subscribe"), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn limits_of_connections_in_flight_and_packets_are_counted_by_their_names() {
+    let options = Options { max_connections: 2, max_inflight: 1, max_packet: 2000, ..Options::default() };
+    let rig = Rig::with(options).await;
+    let mut neighbour = rig.connected(4, "neighbour").await;
+    // QoS 2 is in flight until PUBREL.
+    let mut client = rig.connected(5, "c").await;
+    client.send_bytes(&[publish(5, 4, "s/a", 1, b"x"), publish(5, 4, "s/a", 2, b"x")].concat()).await;
+    client.expect("50 02 0001").await;
+    client.expect("E0 01 93").await;
+    client.expect_closed().await;
+    assert_eq!(rig.metric(REFUSED, "receive-maximum"), 1);
+    undisturbed(&rig, &mut neighbour, 1).await;
+    for (version, answer) in [(4, ""), (5, "E0 01 95")] {
+        until("there is a place", || rig.broker.listeners()[0].connections == 1).await;
+        let mut client = rig.connected(version, "c").await;
+        client.send_bytes(&publish(version, 0, "s/a", 0, &[0; 2000])).await;
+        if !answer.is_empty() {
+            client.expect(answer).await;
+        }
+        client.expect_closed().await;
+    }
+    assert_eq!(rig.metric(REFUSED, "packet-too-large"), 2);
+    undisturbed(&rig, &mut neighbour, 2).await;
+    until("there is a place", || rig.broker.listeners()[0].connections == 1).await;
+    let _second = rig.connected(5, "second").await;
+    for (version, answer) in [(4, "20 02 00 03"), (5, "20 03 00 97 00")] {
+        let mut third = rig.client().await;
+        third.send_bytes(&connect(version, "third", 2, 0, &[])).await;
+        third.expect(answer).await;
+        third.expect_closed().await;
+    }
+    assert_eq!(rig.metric(REFUSED, "connections-full"), 2);
+    undisturbed(&rig, &mut neighbour, 3).await;
+}
