@@ -1,7 +1,7 @@
 //! `tidegate passwd`: adds, changes or deletes a user of a password file.
 
 use std::{
-    io::{self, BufRead as _, IsTerminal as _, Read as _},
+    io::{self, BufRead as _, IsTerminal as _},
     path::PathBuf,
     process::ExitCode,
 };

@@ -45,6 +45,8 @@ ARGUED = {
     "07-will-properties": "one order of properties; MQTT 5, 2.2.2.2: \"no significance\"",
     "12-prop-assigned-client-identifier": "likewise, in the CONNACK",
     "12-prop-maximum-packet-size-publish": "21 bytes for a client that takes 20; MQTT 5, 2.1.4: the fixed header counts",
+    "03-publish-c2b-disconnect-qos2": "PUBREL of an id that is free: PUBCOMP says 0x92 to MQTT 5 (3.7.2.1), there 0x00",
+    "13-malformed-subscribe": "a filter of a wrong form closes the connection there; 3.9.3 has a code for it, and others still count",
     "12-prop-subpub-payload-format": "Payload Format Indicator 0xED; MQTT 5, 3.3.2.3.2 knows 0 and 1",
 }
 

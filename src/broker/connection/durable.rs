@@ -95,6 +95,11 @@ impl Durable {
         }
     }
 
+    /// Whether this answer of the client may come now.
+    pub(super) fn allows(&self, packet_id: u16, kind: AckKind) -> bool {
+        self.window.allows(packet_id, kind)
+    }
+
     /// Whether [`Durable::progress`] has something to wait for.
     pub(super) fn is_busy(&self) -> bool {
         self.reading.is_some() || self.submitting.is_some() || self.submitted > 0

@@ -24,6 +24,7 @@ const ENTRY_BYTES: usize = 128;
 impl Connection {
     /// Does what a packet asks for.
     pub(super) async fn packet(&mut self, packet: Packet) -> Result<(), Ending> {
+        self.check_acknowledgement(&packet)?;
         match packet {
             Packet::Publish(publish) => return self.publish(publish.message, publish.packet_id).await,
             Packet::PubAck { packet_id } if self.durable.is_some() => self.queue_acknowledged(packet_id),
@@ -66,6 +67,30 @@ impl Connection {
             }
         }
         Ok(())
+    }
+
+    /// Whether an acknowledgement is one that its message asks for at this stage (MQTT-3.3.4-1).
+    fn check_acknowledgement(&mut self, packet: &Packet) -> Result<(), Ending> {
+        let (packet_id, kind) = match packet {
+            Packet::PubAck { packet_id } => (*packet_id, AckKind::PubAck),
+            Packet::PubRec { packet_id, .. } => (*packet_id, AckKind::PubRec),
+            Packet::PubComp { packet_id } => (*packet_id, AckKind::PubComp),
+            Packet::Publish(_)
+            | Packet::PubRel { .. }
+            | Packet::Subscribe(_)
+            | Packet::Unsubscribe(_)
+            | Packet::PingReq
+            | Packet::Disconnect { .. }
+            | Packet::Auth => return Ok(()),
+        };
+        let allowed = match &self.durable {
+            Some(durable) => durable.allows(packet_id, kind),
+            None => self.claim.kept.outgoing.allows(packet_id, kind),
+        };
+        if allowed {
+            return Ok(());
+        }
+        Err(Ending::Offence(Reason::PROTOCOL_ERROR, "an acknowledgement that the message does not ask for"))
     }
 
     /// Whether the client takes a SUBACK or UNSUBACK with so many codes. There is no other way to answer (MQTT 5, section

@@ -6,9 +6,14 @@ use crate::{
     broker::{
         fanout::Delivery,
         limits::{OUTGOING_BYTES, OUTGOING_WINDOW},
+        packet::AckKind,
     },
     message::QoS,
 };
+
+/// A packet id that was used is not used again before this many others, so that an answer that comes twice or late does not
+/// pass for that of the next message.
+const RESTING_IDS: usize = 8;
 
 /// The window towards one client. Lives as long as the session.
 ///
@@ -17,7 +22,8 @@ use crate::{
 #[derive(Debug, Default)]
 pub(crate) struct Outgoing {
     slots: Vec<Option<Sent>>,
-    free: Vec<u16>,
+    /// Packet ids below the largest that are not in use, the one that has been free for longest first.
+    free: VecDeque<u16>,
     next_order: u64,
     /// Packet ids to be sent again after a reconnect, oldest first.
     resend: VecDeque<u16>,
@@ -81,8 +87,11 @@ impl Outgoing {
 
     /// The packet id that [`Outgoing::send`] will use; `None` when all are in use.
     pub(crate) fn next_id(&self) -> Option<u16> {
-        let fresh = || u16::try_from(self.slots.len() + 1).ok().filter(|id| *id <= OUTGOING_WINDOW);
-        self.free.last().copied().or_else(fresh)
+        let oldest = self.free.front().copied();
+        if self.slots.len() < RESTING_IDS || oldest.is_none() {
+            return u16::try_from(self.slots.len() + 1).ok().filter(|id| *id <= OUTGOING_WINDOW);
+        }
+        oldest
     }
 
     /// Enters a message that is about to be sent; `None` without room.
@@ -90,10 +99,11 @@ impl Outgoing {
         let packet_id = self.next_id().filter(|_| self.has_room())?;
         self.bytes += delivery.cost();
         let sent = Some(Sent { order: self.next_order, on_wire: true, stage: Stage::Published(delivery) });
-        if self.free.pop().is_some() {
-            self.slots[usize::from(packet_id) - 1] = sent;
-        } else {
+        if usize::from(packet_id) > self.slots.len() {
             self.slots.push(sent);
+        } else {
+            self.free.pop_front();
+            self.slots[usize::from(packet_id) - 1] = sent;
         }
         self.next_order += 1;
         self.on_wire += 1;
@@ -141,6 +151,16 @@ impl Outgoing {
         self.stage(packet_id).is_some() && self.finish(packet_id)
     }
 
+    /// Whether this answer may come now. One to something unknown may: it is of an earlier connection, or of a session that
+    /// ended.
+    pub(crate) fn allows(&mut self, packet_id: u16, kind: AckKind) -> bool {
+        self.stage(packet_id).is_none_or(|stage| match stage {
+            Stage::Published(delivery) if delivery.qos == QoS::AtLeastOnce => kind == AckKind::PubAck,
+            Stage::Published(_) => kind == AckKind::PubRec,
+            Stage::Released => matches!(kind, AckKind::PubRec | AckKind::PubComp),
+        })
+    }
+
     /// Gives up one message that was entered and cannot be sent after all.
     pub(crate) fn give_up(&mut self, packet_id: u16) {
         self.finish(packet_id);
@@ -172,9 +192,9 @@ impl Outgoing {
         let Some(sent) = slot.take() else { return false };
         self.bytes -= sent.stage.cost();
         self.on_wire -= u16::from(sent.on_wire);
-        self.free.push(packet_id);
+        self.free.push_back(packet_id);
         if self.free.len() == self.slots.len() && self.free.len() > 64 {
-            (self.slots, self.free) = (Vec::new(), Vec::new());
+            (self.slots, self.free) = (Vec::new(), VecDeque::new());
         }
         true
     }
@@ -208,9 +228,24 @@ mod tests {
         assert_eq!(outgoing.send(delivery(QoS::AtLeastOnce)), None);
         assert!(outgoing.acknowledged(2));
         assert!(!outgoing.acknowledged(2) && !outgoing.acknowledged(0) && !outgoing.acknowledged(9));
-        assert_eq!(outgoing.send(delivery(QoS::ExactlyOnce)), Some(2));
-        assert!(!outgoing.acknowledged(2) && !outgoing.completed(2));
-        assert!(outgoing.received(2) && outgoing.received(2) && outgoing.completed(2));
+        assert_eq!(outgoing.send(delivery(QoS::ExactlyOnce)), Some(4));
+        assert!(!outgoing.acknowledged(4) && !outgoing.completed(4));
+        assert!(!outgoing.allows(4, AckKind::PubAck) && !outgoing.allows(4, AckKind::PubComp));
+        assert!(outgoing.allows(4, AckKind::PubRec) && outgoing.allows(9, AckKind::PubComp));
+        assert!(outgoing.received(4) && outgoing.received(4) && outgoing.completed(4));
+    }
+
+    #[test]
+    fn a_packet_id_rests_before_it_is_used_again() {
+        let mut outgoing = Outgoing::default();
+        outgoing.connect(2);
+        let one = |outgoing: &mut Outgoing| {
+            let id = outgoing.send(delivery(QoS::AtLeastOnce)).unwrap();
+            assert!(outgoing.acknowledged(id));
+            id
+        };
+        let ids: Vec<_> = (0..10).map(|_| one(&mut outgoing)).collect();
+        assert_eq!(ids, [1, 2, 3, 4, 5, 6, 7, 8, 1, 2]);
     }
 
     #[test]
@@ -221,7 +256,7 @@ mod tests {
             outgoing.send(delivery(qos)).unwrap();
         }
         assert!(outgoing.acknowledged(1) && outgoing.received(2));
-        assert_eq!(outgoing.send(delivery(QoS::AtLeastOnce)), Some(1));
+        assert_eq!(outgoing.send(delivery(QoS::AtLeastOnce)), Some(5));
         outgoing.connect(2);
         assert!(!outgoing.has_room());
         assert!(!outgoing.acknowledged(3), "not sent on this connection yet");
@@ -231,7 +266,7 @@ mod tests {
         assert!(outgoing.completed(2));
         assert_eq!(outgoing.next_resend().map(|(id, _)| id), Some(4));
         assert!(outgoing.acknowledged(3) && outgoing.acknowledged(4));
-        assert_eq!(outgoing.next_resend().map(|(id, _)| id), Some(1), "sent last, so sent again last");
+        assert_eq!(outgoing.next_resend().map(|(id, _)| id), Some(5), "sent last, so sent again last");
         assert!(outgoing.has_room());
     }
 }

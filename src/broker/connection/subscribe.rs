@@ -174,9 +174,17 @@ impl Connection {
         match to {
             Answered::Subscribe(replays) => {
                 suback(&mut self.wire.output, self.version, packet_id, &codes);
+                // What earlier subscriptions to the same filters were still due begins anew. A filter that is there twice in
+                // one SUBSCRIBE is due twice (MQTT 5, section 3.8.4), but not beyond all bounds.
+                let kept = &mut *self.claim.kept;
+                for replay in &replays {
+                    kept.forget_replay(&replay.filter);
+                }
                 for replay in replays {
-                    self.claim.kept.forget_replay(&replay.filter);
-                    self.claim.kept.replays.push_back(replay);
+                    if kept.replays.len() >= self.listener.settings.max_subscriptions {
+                        kept.forget_replay(&replay.filter);
+                    }
+                    kept.replays.push_back(replay);
                 }
             }
             Answered::Unsubscribe => unsuback(&mut self.wire.output, self.version, packet_id, &codes),

@@ -7,7 +7,11 @@
 
 use std::collections::{BTreeSet, VecDeque};
 
-use crate::{broker::limits::OUTGOING_WINDOW, intake::Sequence, message::QoS};
+use crate::{
+    broker::{limits::OUTGOING_WINDOW, packet::AckKind},
+    intake::Sequence,
+    message::QoS,
+};
 
 /// Packet ids that there are.
 const IDS: u64 = 65_535;
@@ -174,6 +178,16 @@ impl Window {
     /// The store knows that a message has left.
     pub(crate) fn stored_left(&mut self, seq: Sequence) {
         self.leaving.remove(&seq);
+    }
+
+    /// Whether this answer may come now. One to something unknown may: it is of an earlier connection, or of a session that
+    /// ended.
+    pub(crate) fn allows(&self, id: u16, kind: AckKind) -> bool {
+        self.find(id).is_none_or(|at| match self.open[at].stage {
+            Stage::Published(QoS::AtLeastOnce) => kind == AckKind::PubAck,
+            Stage::Published(_) | Stage::Receiving => kind == AckKind::PubRec,
+            Stage::Released => matches!(kind, AckKind::PubRec | AckKind::PubComp),
+        })
     }
 
     fn finish(&mut self, id: u16, at_stage: impl Fn(Stage) -> bool) -> Option<Left> {

@@ -255,7 +255,11 @@ impl Decoder {
         }
         let mut filters = SmallVec::new();
         while !reader.is_empty() {
-            filters.push(ByteString::from(reader.text()?));
+            let filter = ByteString::from(reader.text()?);
+            if filter.is_empty() {
+                return Err(DecodeError::Protocol("empty topic filter"));
+            }
+            filters.push(filter);
             check_filter_count(filters.len())?;
         }
         if filters.is_empty() {

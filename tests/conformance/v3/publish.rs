@@ -97,6 +97,16 @@ fn mqtt_3_3_4_1_each_qos_gets_the_answer_of_the_table() {
         a< 50 (0002)
         a: quiet
     ");
+    // And asks it of clients: PUBREC and PUBCOMP for QoS 1, PUBACK and an early PUBCOMP for QoS 2. What it does not know it
+    // passes over: that may be an answer to an earlier connection.
+    for (qos, answer) in [("2", "50 (0001)"), ("2", "70 (0001)"), ("4", "40 (0001)"), ("4", "70 (0001)")] {
+        for verb in ["connect", "stay"] {
+            v3(&format!(
+                "a: {verb}\na: subscribe t 02\na> 40 (0009) 70 (0009)\na: quiet\np: connect\np> 3{qos} (=t 0001 'x')\n\
+                 a< 3{qos} (=t 0001 'x')\na> {answer}\na: closed"
+            ));
+        }
+    }
 }
 
 #[test]

@@ -77,7 +77,7 @@ fn mqtt_4_7_2_1_leading_wildcards_do_not_match_topics_that_begin_with_a_dollar()
 
 #[test]
 fn mqtt_4_7_3_1_topics_and_filters_have_at_least_one_character() {
-    closed_after(&["30 (0000 'x')", "82 (0001 0000 00)"]);
+    closed_after(&["30 (0000 'x')", "82 (0001 0000 00)", "A2 (0001 0000)", "A2 (0001 =t 0000)"]);
     matches("/", &[("/", true), ("//", false), ("a", false)]);
 }
 

@@ -63,9 +63,9 @@ fn mqtt_4_3_2_3_qos_1_is_unacknowledged_until_puback() {
         p< 40 (0001)
         s< 32 (=t 0001 () '1')
         s< 32 (=t 0002 () '2')
-        # Not its acknowledgement, and one of something unknown.
-        s> 50 (0001) 70 (0001) 40 (0007)
-        s< 62 (0001 92)
+        # Acknowledgements of something unknown.
+        s> 50 (0009) 70 (0009) 40 (0007)
+        s< 62 (0009 92)
         s> 40 (0002)
         s: quiet
         s: gone
@@ -135,7 +135,7 @@ fn mqtt_4_3_3_3_qos_2_is_unacknowledged_until_pubrec() {
     v5(&format!(
         "
         {SENT}
-        s> 40 (0001)
+        s> 40 (0009)
         s: quiet
         s: gone
         s: back

@@ -169,7 +169,7 @@ fn mqtt_3_11_3_2_the_codes_are_those_of_unsuback() {
     v5("
         a: connect
         a: subscribe # 00
-        a> A2 (0001 () =# =a# =t 0000)
-        a< B0 (0001 () 00 11 11 11)
+        a> A2 (0001 () =# =a# =t)
+        a< B0 (0001 () 00 11 11)
     ");
 }

@@ -3,6 +3,7 @@
 
 import os
 import pathlib
+import shutil
 import sys
 
 # What a listener is told, by Mosquitto's name.
@@ -27,8 +28,10 @@ def read(argv):
         elif name == "allow_anonymous":
             anonymous = value
         elif name == "persistence_file":
-            pathlib.Path(value).touch()  # the tests delete it
             data = f"data-{value}"
+            if not os.path.exists(value):  # the tests delete it where they begin anew
+                shutil.rmtree(data, ignore_errors=True)
+            pathlib.Path(value).touch()
         elif name in LISTENER:
             more.append(LISTENER[name].format(value))
         elif name and not name.startswith("#") and name not in PASSED_OVER:
