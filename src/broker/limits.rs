@@ -78,6 +78,8 @@ pub(crate) const FORGOTTEN_AT_ONCE: usize = 1000;
 pub(crate) const WILLS_AT_ONCE: usize = 64;
 /// First and smallest read buffer of a connection.
 pub(crate) const READ_MIN: usize = 1024;
+/// Read buffer of a connection that was silent for [`IDLE`]: a ping and a short packet fit.
+pub(crate) const READ_IDLE: usize = 64;
 /// Largest read buffer, unless one packet needs more.
 pub(crate) const READ_MAX: usize = 64 << 10;
 /// No more packets are answered and no more messages sent while this many bytes wait to be written to a client.

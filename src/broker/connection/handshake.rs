@@ -92,7 +92,7 @@ pub(crate) async fn serve(
     if let Some((door, connect)) = connect
         && let Some((connection, connected)) = Box::pin(door.enter(connect)).await
     {
-        Box::pin(connection.run()).await;
+        Box::pin(Box::new(connection).run()).await;
         drop(connected);
     }
     drop(guard);

@@ -81,7 +81,7 @@ use super::{
     access::Badge,
     fanout::Delivery,
     hub::{Hub, Who},
-    limits::{IDLE, READ_MAX, READ_MIN, UNDECIDED_BYTES, UNDECIDED_MAX, WRITE_HIGH, WRITE_STALL},
+    limits::{IDLE, READ_IDLE, READ_MAX, UNDECIDED_BYTES, UNDECIDED_MAX, WRITE_HIGH, WRITE_STALL},
     listener::Listener,
     packet::{DecodeError, Decoder, Manner, Packet, Version, Will, is_acknowledgement},
     sessions::Claim,
@@ -150,7 +150,7 @@ enum Event {
 
 impl Connection {
     /// Serves the client until something ends it.
-    async fn run(mut self) {
+    async fn run(mut self: Box<Self>) {
         let ending = loop {
             if let Err(ending) = self.work().await {
                 break ending;
@@ -161,7 +161,7 @@ impl Connection {
             }
         };
         // In a box of its own: the end of a connection needs more memory than all its life.
-        Box::pin(self.finish(ending)).await;
+        Box::pin((*self).finish(ending)).await;
     }
 
     /// Does everything that can be done without waiting.
@@ -334,7 +334,7 @@ impl Connection {
         if self.silence_max.is_some_and(|max| silent >= max) {
             return Err(Ending::Silent);
         }
-        let busy = self.wire.input.capacity() + self.wire.output.capacity() > 2 * READ_MIN;
+        let busy = self.wire.input.capacity() + self.wire.output.capacity() > 2 * READ_IDLE;
         if silent >= IDLE && busy {
             self.shrink();
         }
@@ -348,7 +348,7 @@ impl Connection {
     /// Gives the memory of an idle connection back.
     fn shrink(&mut self) {
         let wire = &mut self.wire;
-        wire.read_size = READ_MIN;
+        wire.read_size = READ_IDLE;
         if wire.input.is_empty() {
             wire.input = BytesMut::new();
         }

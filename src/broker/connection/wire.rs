@@ -76,7 +76,8 @@ impl Wire {
                 if self.input.len() == self.input.capacity() {
                     self.read_size = (self.read_size * 2).min(READ_MAX);
                 } else if count < self.read_size / 8 {
-                    self.read_size = (self.read_size / 2).max(READ_MIN);
+                    // After a silence it is smaller, and a ping is no reason to change that.
+                    self.read_size = (self.read_size / 2).max(READ_MIN.min(self.read_size));
                 }
                 return Ok(count as u64);
             }
