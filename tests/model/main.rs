@@ -24,7 +24,9 @@ mod wire;
 mod world;
 
 use std::{
-    env, fs,
+    env,
+    fmt::Write as _,
+    fs,
     path::Path,
     time::{Duration, Instant},
 };
@@ -69,7 +71,10 @@ fn shrunk(mut bytes: Vec<u8>, mut failure: Failure) -> (Vec<u8>, Failure) {
 }
 
 fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
 }
 
 fn unhex(line: &str) -> Vec<u8> {
@@ -78,8 +83,8 @@ fn unhex(line: &str) -> Vec<u8> {
 
 #[track_caller]
 fn fail(name: &str, bytes: &[u8], failure: &Failure) -> ! {
-    let steps: String = failure.steps.iter().map(|step| format!("\n  {step:?}")).collect();
-    panic!("{name}: {}{steps}\nas a line of the corpus: {}", failure.complaint, hex(bytes));
+    let steps = &failure.steps;
+    panic!("{name}: {}\n{steps:#?}\nas a line of the corpus: {}", failure.complaint, hex(bytes));
 }
 
 #[test]
@@ -92,7 +97,7 @@ fn seeds() {
     for seed in seeds {
         let bytes = bytes_of(seed);
         if let Err(failure) = play(&bytes) {
-            println!("MODEL_SEED={seed}: {}", failure.complaint);
+            eprintln!("MODEL_SEED={seed}: {}", failure.complaint);
             let (bytes, failure) = shrunk(bytes, failure);
             fail(&format!("MODEL_SEED={seed}"), &bytes, &failure);
         }

@@ -147,7 +147,7 @@ impl World {
         if version == V5 {
             // No Local is a protocol error on a shared subscription.
             let no_local = if filter == SHARED { 0 } else { options & 0x04 };
-            bits |= no_local | options & 0x08 | (options >> 4) % 3 << 4;
+            bits |= no_local | (options & 0x08) | (((options >> 4) % 3) << 4);
         }
         let subscription = Subscription { filter, qos: bits & 3, no_local: bits & 4 != 0 };
         let peer = &mut self.peers[at];
@@ -219,7 +219,7 @@ impl World {
         let peer = &mut self.peers[at];
         let conn = peer.conn.as_mut().expect("it is connected");
         let (mut name, mut alias) = (TOPICS[topic], None);
-        if version == V5 && number % 3 == 0 {
+        if version == V5 && number.is_multiple_of(3) {
             alias = Some(u16::try_from(topic + 1).expect("few topics"));
             if conn.aliases[topic].replace(topic).is_some() {
                 name = "";
@@ -266,7 +266,7 @@ impl World {
             return;
         }
         let at_most = pending.len();
-        let outgoing = &mut pending[which % at_most];
+        let outgoing = &mut *pending[which % at_most];
         outgoing.due += 1;
         let publication = &self.publications[outgoing.number as usize];
         let flags = 8 | 4 | u8::from(publication.retain);

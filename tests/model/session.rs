@@ -17,6 +17,7 @@ pub(crate) const SHARED: usize = FILTERS.len() - 1;
 pub(crate) type Number = u32;
 
 /// One message, as it was published.
+#[allow(clippy::struct_excessive_bools, reason = "facts that do not exclude each other")]
 #[derive(Debug)]
 pub(crate) struct Publication {
     pub(crate) publisher: usize,
@@ -54,6 +55,7 @@ impl Subscription {
 }
 
 /// What the client owes the broker.
+#[allow(clippy::enum_variant_names, reason = "these are the names of the packets")]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Step {
     PubAck(u16),

@@ -44,7 +44,13 @@ impl Op {
         let [kind, a, b] = bytes;
         let (client, a) = (a & 3, a >> 2);
         match kind % 32 {
-            0..=3 => Self::Connect { client, clean: a & 3 == 0, stays: a & 0xC != 0, will: a & 0x10 != 0, window: b },
+            0..=3 => Self::Connect {
+                client,
+                clean: a.is_multiple_of(4),
+                stays: a & 0xC != 0,
+                will: a & 0x10 != 0,
+                window: b,
+            },
             4 => Self::Leave { client, how: Farewell::Proper },
             5 => Self::Leave { client, how: Farewell::Dropped },
             6 if b & 1 == 0 => Self::Leave { client, how: Farewell::Offence(b >> 1) },

@@ -184,12 +184,8 @@ impl World {
         loop {
             match conn.stream.try_read_buf(&mut conn.input) {
                 Ok(1..) => {}
-                Ok(0) => {
-                    conn.ended = true;
-                    break;
-                }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                Err(_) => {
+                Ok(0) | Err(_) => {
                     conn.ended = true;
                     break;
                 }
