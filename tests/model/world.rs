@@ -22,6 +22,7 @@ const SHORT_DEADLINE: Duration = Duration::from_secs(3);
 static SHRINKING: AtomicBool = AtomicBool::new(false);
 
 /// From now on, waits less for what does not happen.
+#[allow(dead_code, reason = "the fuzzer makes inputs shorter itself")]
 pub(crate) fn be_impatient() {
     SHRINKING.store(true, Ordering::Relaxed);
 }
