@@ -11,7 +11,8 @@
 //!
 //! 1. [`broker`]: a listener accepts a connection, one task owns it. Everything that one read of the socket brought
 //!    is decoded and becomes one batch.
-//! 2. [`intake`] says which streams take a message; the batch goes to the store on the connection's own lane.
+//! 2. [`intake`] says which streams take a message, and the broker which local sessions that outlive their connection are to
+//!    get it; the batch goes to the store on the connection's own lane, with a copy for each of those.
 //! 3. [`store`]: one writer thread gathers what is queued into one transaction, commits, syncs, and only then hands
 //!    each batch back with an [`store::Outcome`] for every entry.
 //! 4. The connection turns outcomes into PUBACK, PUBREC and PUBCOMP, in the order of arrival, and passes the
@@ -21,7 +22,8 @@
 //!    deleted later, in ranges.
 //!
 //! A message waits in exactly two places: its stream on disk, and the bounded window in flight. There is one road:
-//! also with the upstream connected, a message goes through the store.
+//! also with the upstream connected, a message goes through the store. The same holds towards a local session that outlives its
+//! connection: its queue is on disk. Only sessions that end with their connection are served from memory, after the commit.
 //!
 //! # Rooms
 //!
@@ -51,6 +53,8 @@
 //! 4. Counters live in the same database and transaction as the rows they count.
 //! 5. Pure rooms never read a clock, never await, never log.
 //! 6. Dropped, expired, refused, dead, purged: five words, five counters.
+//! 7. What a lasting session is due is queued in the transaction of the message itself, and leaves its queue only by the
+//!    client's acknowledgement, an expiry, a drop, or the end of the session. PUBREL goes out only after its PUBREC is synced.
 //!
 //! # Decisions that differ from the first design, and why
 //!
