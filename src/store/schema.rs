@@ -13,7 +13,7 @@ use super::{
 };
 
 /// Version of the tables below; `PRAGMA user_version`.
-pub(super) const VERSION: i64 = 2;
+pub(super) const VERSION: i64 = 3;
 
 /// `PRAGMA application_id`: "TGDB". What carries another one is somebody else's file.
 pub(super) const APPLICATION_ID: i64 = 0x5447_4442;
@@ -36,8 +36,8 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 /// Bytes to which the log is cut back when it starts anew.
 const LOG_LIMIT_BYTES: u64 = 8 << 20;
 
-/// One migration a version: `MIGRATIONS[n]` turns version n into n + 1.
-const MIGRATIONS: [&str; 2] = ["
+/// One migration a version: `MIGRATIONS[n]` turns version n into n + 1, in these steps.
+const MIGRATIONS: [&[&str]; 3] = [&["
     CREATE TABLE boot(id INTEGER PRIMARY KEY, kernel_id TEXT NOT NULL, offset_ms INTEGER NOT NULL, synced INTEGER NOT NULL);
     CREATE TABLE stream(
         id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE,
@@ -54,7 +54,7 @@ const MIGRATIONS: [&str; 2] = ["
     CREATE TABLE received(session TEXT NOT NULL, packet_id INTEGER NOT NULL, PRIMARY KEY(session, packet_id)) WITHOUT ROWID;
     CREATE TABLE retained(
         topic TEXT PRIMARY KEY, flags INTEGER NOT NULL, client TEXT NOT NULL, properties BLOB, payload BLOB NOT NULL);
-", MIGRATION_2];
+"], &[MIGRATION_2], &[]];
 
 /// What a connection is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -117,9 +117,9 @@ pub(super) fn identity(path: &Path) -> Result<(i64, i64), rusqlite::Error> {
 /// Brings the tables up to [`VERSION`], each step in a transaction of its own.
 pub(super) fn migrate(connection: &Connection) -> Result<(), rusqlite::Error> {
     let mut version: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
-    while let Some(step) = usize::try_from(version).ok().and_then(|step| MIGRATIONS.get(step)) {
+    while let Some(steps) = usize::try_from(version).ok().and_then(|version| MIGRATIONS.get(version)) {
         let transaction = connection.unchecked_transaction()?;
-        transaction.execute_batch(step)?;
+        steps.iter().try_for_each(|step| transaction.execute_batch(step))?;
         version += 1;
         transaction.pragma_update(None, "user_version", version)?;
         transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
