@@ -11,6 +11,10 @@ pub struct StreamStats {
     pub name: String,
     /// The uplink it goes to; `None` where it is kept locally only.
     pub to: Option<String>,
+    /// Whether the configuration still has it; the rows of one that it does not have stay until they are purged.
+    pub configured: bool,
+    /// Whether it forwards nothing new, because an operator said so.
+    pub paused: bool,
     /// Messages entered in the books since the store was made.
     pub accepted: u64,
     /// Acknowledged by the upstream.

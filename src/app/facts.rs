@@ -9,7 +9,7 @@ use std::{
 };
 
 use crate::{
-    admin::Sources,
+    admin::{Answer, Order, Sources},
     broker::Broker,
     stats::{ListenerStats, StoreStats, StreamStats, UplinkState, UplinkStats},
     store,
@@ -104,6 +104,10 @@ impl Sources for Facts {
             stream.to.clone_from(to);
         }
         streams
+    }
+
+    fn operate(&self, order: Order) -> Answer<u64> {
+        super::orders::operate(&self.store, order)
     }
 
     fn store(&self) -> StoreStats {

@@ -44,6 +44,8 @@ pub struct StreamSettings {
     pub max_bytes: Option<u64>,
     /// What happens to a message that does not fit.
     pub when_full: WhenFull,
+    /// How long forwarded messages are kept for replay; zero = not at all.
+    pub retain_sent: Duration,
 }
 
 /// What a stream at its limit does with the next message.

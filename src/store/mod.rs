@@ -97,6 +97,8 @@ mod lane;
 mod lock;
 mod metrics;
 mod opening;
+mod operated;
+mod orders;
 mod queue;
 mod reader;
 mod recovery;
@@ -114,6 +116,7 @@ pub use self::{
     handle::{Handle, OpenError, Store, StoreError},
     lane::{LANE_BATCHES_MAX, Lane, Permit, Returns},
     opening::open,
+    orders::OrderError,
     reader::{READ_BYTES_MAX, READ_MESSAGES_MAX},
     sessions::*,
 };

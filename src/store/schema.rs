@@ -9,6 +9,7 @@ use super::{
     books::{Books, Holes, Tally},
     clock::Boot,
     failure::Failure,
+    operated::{self, Operated},
     queue::MIGRATION_2,
 };
 
@@ -54,7 +55,7 @@ const MIGRATIONS: [&[&str]; 3] = [&["
     CREATE TABLE received(session TEXT NOT NULL, packet_id INTEGER NOT NULL, PRIMARY KEY(session, packet_id)) WITHOUT ROWID;
     CREATE TABLE retained(
         topic TEXT PRIMARY KEY, flags INTEGER NOT NULL, client TEXT NOT NULL, properties BLOB, payload BLOB NOT NULL);
-"], &[MIGRATION_2], &[]];
+"], &[MIGRATION_2], &[operated::MIGRATION_3]];
 
 /// What a connection is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -139,6 +140,18 @@ pub(super) struct StreamRow {
 
 /// All streams, also those that are not configured.
 pub(super) fn load_streams(connection: &Connection) -> Result<Vec<StreamRow>, Failure> {
+    let mut streams = load_books(connection)?;
+    for stream in &mut streams {
+        stream.books.operated = operated::load(connection, stream.id)?;
+        if !stream.books.operated.makes_sense(stream.books.tail, stream.books.head) {
+            return Err(Failure::Damaged(format!("what was done to stream {} makes no sense", stream.name)));
+        }
+    }
+    Ok(streams)
+}
+
+/// The table `stream` alone.
+pub(super) fn load_books(connection: &Connection) -> Result<Vec<StreamRow>, Failure> {
     let mut statement = connection.prepare(
         "SELECT id, name, head, next, tail, tail_offset, head_offset, end_offset, accepted, forwarded, expired, purged,
          dropped, dead, holes FROM stream ORDER BY id",
@@ -166,6 +179,7 @@ pub(super) fn load_streams(connection: &Connection) -> Result<Vec<StreamRow>, Fa
             dropped: Tally::from_text(&text(12)?).ok_or_else(|| bad("dropped"))?,
             dead: Tally::from_text(&text(13)?).ok_or_else(|| bad("dead"))?,
             holes: Holes::from_text(&text(14)?).ok_or_else(|| bad("holes"))?,
+            operated: Operated::default(),
         };
         if row.get::<_, i64>(0)? <= 0 || !books.make_sense() {
             return Err(Failure::Damaged(format!("the numbers of stream {} make no sense", text(1)?)));

@@ -4,7 +4,7 @@ use std::{
     collections::HashMap,
     sync::{
         Arc, Mutex, PoisonError, RwLock,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
         mpsc::SyncSender,
     },
     time::{Duration, Instant},
@@ -20,6 +20,7 @@ use super::{
     clock::{Boots, Now},
     handle::StoreError,
     lane::LaneShared,
+    orders::{Done, Order},
     queue::{Counts, QueueBooks},
     sessions::{QueueLimits, RestoredSession, RetainedMessage, SessionId, SessionMessage, SessionRecord},
 };
@@ -137,6 +138,12 @@ pub(super) enum Control {
         expired: Vec<(TopicName, u64)>,
         done: oneshot::Sender<()>,
     },
+    /// `outcome`: set by the writer.
+    Order {
+        order: Order,
+        outcome: Option<Done>,
+        done: oneshot::Sender<Done>,
+    },
     Flush {
         done: oneshot::Sender<()>,
     },
@@ -182,9 +189,12 @@ pub(super) enum State {
 #[derive(Debug)]
 pub(super) struct Door {
     pub(super) name: String,
+    /// Whether the configuration still has it.
+    pub(super) configured: bool,
     pub(super) limits: Limits,
     pub(super) when_full: WhenFull,
     pub(super) position: watch::Sender<Position>,
+    pub(super) paused: Arc<AtomicBool>,
     pub(super) published: Mutex<Published>,
     /// QoS 0 messages of a live-only stream not yet entered in the books.
     pub(super) offline: AtomicU64,
@@ -337,6 +347,8 @@ impl Door {
         StreamStats {
             name: self.name.clone(),
             to: None,
+            configured: self.configured,
+            paused: books.operated.paused,
             accepted: books.accepted + offline + qos0_full,
             forwarded: books.forwarded,
             expired: books.expired,

@@ -7,6 +7,7 @@ mod full;
 mod limits;
 mod model;
 mod opening;
+mod operated;
 mod queues;
 
 use std::{path::Path, time::Duration};
@@ -45,6 +46,7 @@ pub(super) fn stream(name: &str) -> StreamSettings {
         max_messages: None,
         max_bytes: None,
         when_full: WhenFull::Reject,
+        retain_sent: Duration::ZERO,
     }
 }
 

@@ -24,6 +24,10 @@ impl Writer<'_> {
             Control::ForgetWill { session, .. } => self.forget_will(*session),
             Control::ForgetRetained { expired, .. } => self.forget_retained(expired),
             Control::DeleteSession { client_id, .. } => self.delete_session(client_id),
+            Control::Order { order, outcome, .. } => {
+                *outcome = Some(self.order(order)?);
+                Ok(())
+            }
             Control::Flush { .. } => Ok(()),
         }
     }
@@ -63,7 +67,7 @@ impl Writer<'_> {
     }
 
     /// Moves the head past `last`; returns how many messages that were.
-    fn pass(&mut self, index: usize, last: Sequence) -> Result<u64, Failure> {
+    pub(super) fn pass(&mut self, index: usize, last: Sequence) -> Result<u64, Failure> {
         let end = self.transaction.end_of(index, last)?;
         Ok(self.transaction.changing(index).books.pass(last, end))
     }
@@ -107,6 +111,10 @@ impl Control {
             Self::SaveSession { id, done, .. } => {
                 let id = id.expect("a session that was saved has a number");
                 let _ = done.send(id);
+            }
+            Self::Order { outcome, done, .. } => {
+                let outcome = outcome.expect("an order that was committed has an outcome");
+                let _ = done.send(outcome);
             }
             Self::DeleteSession { done, .. }
             | Self::ForgetWill { done, .. }

@@ -4,6 +4,7 @@ mod control;
 mod decide;
 mod deliver;
 mod lazy;
+mod orders;
 mod queues;
 mod sessions;
 mod space;

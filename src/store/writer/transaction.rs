@@ -18,6 +18,7 @@ use crate::store::{
     failure::Failure,
     metrics::Metrics,
     opening::LoadedSessions,
+    operated,
     schema::{self, StreamSql},
     shared::{OFFLINE, QOS0_FULL, Shared, locked},
 };
@@ -25,6 +26,7 @@ use crate::store::{
 /// A stream in the writer's hands.
 pub(super) struct Stream<'c> {
     pub(super) id: i64,
+    pub(super) name: String,
     pub(super) sql: StreamSql,
     pub(super) books: Books,
     pub(super) limits: Limits,
@@ -80,6 +82,7 @@ impl<'c> Stream<'c> {
         let sql = StreamSql::new(id);
         Ok(Self {
             id,
+            name: settings.name.clone(),
             insert: connection.prepare(&sql.insert)?,
             sql,
             books,
@@ -209,6 +212,10 @@ impl<'c> Transaction<'c> {
                 self.begin()?;
                 let stream = &self.streams[index];
                 schema::save_stream(&mut self.save, stream.id, &stream.books)?;
+                let operated = &stream.books.operated;
+                if stream.before.as_ref().is_none_or(|before| before.operated != *operated) {
+                    operated::save(self.connection, stream.id, operated)?;
+                }
             }
         }
         if self.queues.is_dirty() {
@@ -257,7 +264,9 @@ impl<'c> Transaction<'c> {
                 door.qos0_full.fetch_sub(entered.1, Ordering::Relaxed);
             }
             let position = stream.books.position();
-            door.position.send_if_modified(|current| std::mem::replace(current, position) != position);
+            let paused = stream.books.operated.paused;
+            let turned = door.paused.swap(paused, Ordering::Relaxed) != paused;
+            door.position.send_if_modified(|current| std::mem::replace(current, position) != position || turned);
         }
         room |= self.queues.publish(&self.shared, &self.metrics);
         if room {
