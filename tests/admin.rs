@@ -14,7 +14,7 @@ use std::{
 use serde_json::Value;
 use tidegate::{
     admin::{self, Admin, MAX_CONNECTIONS, Order, Refused, Settings, Sources, StartError, Why},
-    stats::{ListenerStats, StoreStats, StreamStats, UplinkState, UplinkStats},
+    stats::{DeadLetter, DeadStats, ListenerStats, StoreStats, StreamStats, UplinkState, UplinkStats},
 };
 
 /// Longest time that a test waits for anything.
@@ -70,10 +70,45 @@ impl Sources for Figures {
                 Ok(0)
             }
             Order::Purge { stream } if stream == "telemetry" => Ok(160),
+            Order::RetryDead { id: 7 } | Order::PurgeDead { id: 7 } => Ok(1),
+            Order::PurgeAllDead { stream } => Ok(if stream.is_some() { 2 } else { 3 }),
             Order::Purge { stream } if stream == "stuck" => return Box::pin(std::future::pending()),
             other => Err(Refused { why: Why::NotFound, message: format!("there is nothing for {other:?}") }),
         };
         Box::pin(std::future::ready(done))
+    }
+    fn dead(&self, question: admin::DeadQuestion) -> admin::Answer<Vec<DeadLetter>> {
+        let letter = |id, whole| DeadLetter {
+            id,
+            stream: "telemetry".to_owned(),
+            seq: 5,
+            reason: "too-large".to_owned(),
+            detail: "the packet would be 9 bytes; the upstream takes 8".to_owned(),
+            died_unix_ms: Some(1_795_257_690_290),
+            accepted_unix_ms: None,
+            bytes: 9,
+            client: Some("c".to_owned()),
+            topic: Some("t".to_owned()),
+            message: bool::then(whole, || tidegate::message::Message {
+                topic: tidegate::topic::TopicName::new("t").unwrap(),
+                payload: bytes::Bytes::from_static(b"\xff"),
+                qos: tidegate::message::QoS::AtLeastOnce,
+                retain: false,
+                client: "c".into(),
+                properties: None,
+            }),
+        };
+        let letters = match question {
+            admin::DeadQuestion::One(7) => vec![letter(7, true)],
+            admin::DeadQuestion::One(_) => vec![],
+            admin::DeadQuestion::List { after, limit, .. } => {
+                (after + 1..).take(limit).map(|id| letter(id, false)).collect()
+            }
+        };
+        Box::pin(std::future::ready(Ok(letters)))
+    }
+    fn dead_stats(&self) -> DeadStats {
+        DeadStats { messages: 3, bytes: 27, retried: 2, purged: 1, dropped: 0 }
     }
     fn store(&self) -> StoreStats {
         StoreStats {
@@ -356,6 +391,43 @@ async fn orders_answer_with_the_new_state() {
         assert_eq!(order("telemetry", "explode").status, 404);
         let get = ask(address, "GET", "/api/v1/streams/telemetry/purge", "");
         assert_eq!((get.status, get.error_code().as_str()), (405, "method-not-allowed"));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn dead_letters_are_listed_shown_retried_and_purged() {
+    let room = room();
+    let address = room.address;
+    client(move || {
+        let list = order(address, "GET", "/api/v1/dead?limit=2&after=5", "Host: x\r\n").json();
+        assert_eq!((&list["messages"], &list["retried"], &list["next"]), (&3.into(), &2.into(), &7.into()));
+        assert_eq!((&list["dead"][0]["id"], &list["dead"][0]["died"]), (&6.into(), &"2026-11-21T10:41:30.290Z".into()));
+        assert_eq!(list["dead"][0].get("message"), None);
+        let one = order(address, "GET", "/api/v1/dead/7", HOST).json();
+        assert_eq!((&one["message"]["payload_base64"], &one["accepted"]), (&"/w==".into(), &Value::Null));
+        for (method, path, status) in [
+            ("POST", "/api/v1/dead/7/retry", 200),
+            ("POST", "/api/v1/dead/8/retry", 404),
+            ("DELETE", "/api/v1/dead/7", 200),
+            ("DELETE", "/api/v1/dead?all=true", 200),
+            ("DELETE", "/api/v1/dead?stream=telemetry", 200),
+            ("DELETE", "/api/v1/dead", 400),
+            ("DELETE", "/api/v1/dead?stream=telemetry&all=true", 400),
+            ("GET", "/api/v1/dead/8", 404),
+            ("GET", "/api/v1/dead/x", 400),
+            ("GET", "/api/v1/dead?limit=-1", 400),
+            ("GET", "/api/v1/dead/7/retry", 405),
+        ] {
+            let answer = order(address, method, path, HOST);
+            assert_eq!(answer.status, status, "{method} {path}: {}", answer.body);
+            if status == 200 {
+                assert_eq!(answer.json()["dead"]["messages"], 3, "{method} {path}");
+            } else {
+                answer.error_code();
+            }
+        }
+        assert_eq!(order(address, "DELETE", "/api/v1/dead/7", "Host: evil.example\r\n").status, 403);
     })
     .await;
 }

@@ -9,6 +9,8 @@
 //! | `GET /api/v1/status` | version, id, uptime, uplinks, store, listeners, clock | yes |
 //! | `GET /api/v1/streams`, `GET /api/v1/streams/{name}` | the books, backlog, rates; also of streams that are not configured any more | yes |
 //! | `POST /api/v1/streams/{name}/{pause,resume,purge}` | the stream as it is now, and how many messages it was about | yes |
+//! | `GET /api/v1/dead?stream=&after=&limit=`, `GET /api/v1/dead/{id}` | dead letters, oldest first; one with its payload | yes |
+//! | `POST /api/v1/dead/{id}/retry`, `DELETE /api/v1/dead/{id}`, `DELETE /api/v1/dead?stream=` or `?all=true` | how many it was about | yes |
 //!
 //! Health stays open because those who ask (kubelet, load balancers, systemd units with curl) cannot be given a secret,
 //! and the answer holds no figure of the plant. Prometheus can (`authorization.credentials_file`), so metrics need it.
@@ -37,6 +39,7 @@
 //! Architecture invariant: the room imports no other shore. Its facts come through [`Sources`], in the words of
 //! [`crate::stats`].
 
+mod dead;
 mod gate;
 mod guests;
 mod metrics;
@@ -65,7 +68,8 @@ use tokio_util::sync::CancellationToken;
 
 pub use settings::*;
 
-use crate::stats::{ListenerStats, StoreStats, StreamStats, UplinkStats};
+use crate::stats::{DeadLetter, DeadStats, ListenerStats, StoreStats, StreamStats, UplinkStats};
+pub use dead::DeadQuestion;
 pub use orders::{Answer, Order, Refused, Why};
 pub use rates::RATE_WINDOW;
 
@@ -102,6 +106,10 @@ pub trait Sources: Send + Sync + 'static {
     fn streams(&self) -> Vec<StreamStats>;
     /// Carries out what an operator asks for; answers once it is on disk. Dropping the answer does not undo it.
     fn operate(&self, order: Order) -> Answer<u64>;
+    /// Dead letters.
+    fn dead(&self, question: DeadQuestion) -> Answer<Vec<DeadLetter>>;
+    /// The figures of all dead letters. Does not block.
+    fn dead_stats(&self) -> DeadStats;
     /// The store at a glance.
     fn store(&self) -> StoreStats;
     /// All uplinks, in configuration order.

@@ -12,7 +12,7 @@ use axum::{
 };
 
 use super::{
-    ANSWER_TIMEOUT, gate,
+    ANSWER_TIMEOUT, dead, gate,
     routes::{Failure, State, bad_path, stream_now},
     views,
 };
@@ -35,9 +35,25 @@ pub enum Order {
         /// The stream.
         stream: String,
     },
+    /// A dead letter goes back to the end of its stream.
+    RetryDead {
+        /// Which.
+        id: u64,
+    },
+    /// A dead letter is forgotten.
+    PurgeDead {
+        /// Which.
+        id: u64,
+    },
+    /// All dead letters are forgotten, or those of one stream.
+    PurgeAllDead {
+        /// The stream.
+        stream: Option<String>,
+    },
 }
 
 /// What comes of it, later: how many messages it was about, or why nothing was done.
+/// Dropping it undoes nothing.
 pub type Answer<T> = Pin<Box<dyn Future<Output = Result<T, Refused>> + Send>>;
 
 /// An order that was not carried out.
@@ -80,6 +96,7 @@ pub(super) fn router(state: State) -> Router<State> {
         .route("/api/v1/streams/{name}/pause", post(pause))
         .route("/api/v1/streams/{name}/resume", post(resume))
         .route("/api/v1/streams/{name}/purge", post(purge))
+        .merge(dead::router())
         .route_layer(middleware::from_fn_with_state(state, gate::check))
 }
 

@@ -2,7 +2,10 @@
 
 use prometheus::{Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, Registry, exponential_buckets};
 
-use super::queue::{Counts, Drop};
+use super::{
+    dead::DeadMetrics,
+    queue::{Counts, Drop},
+};
 
 /// Handles of the metrics; cheap to clone.
 #[derive(Debug, Clone)]
@@ -12,6 +15,7 @@ pub(super) struct Metrics {
     pub(super) bytes: IntGauge,
     pub(super) free_bytes: IntGauge,
     pub(super) queues: QueueMetrics,
+    pub(super) dead: DeadMetrics,
 }
 
 /// All session queues together.
@@ -51,6 +55,7 @@ impl Metrics {
             bytes: IntGauge::new("tidegate_store_bytes", "Bytes of live data in the database.")?,
             free_bytes: IntGauge::new("tidegate_store_free_bytes", "Bytes free on the file system of the database.")?,
             queues: QueueMetrics::register(registry)?,
+            dead: DeadMetrics::register(registry)?,
         };
         registry.register(Box::new(metrics.commit_seconds.clone()))?;
         registry.register(Box::new(metrics.commit_messages.clone()))?;

@@ -91,6 +91,7 @@
 mod api;
 mod books;
 mod clock;
+mod dead;
 mod failure;
 mod handle;
 mod lane;
@@ -113,6 +114,7 @@ mod writer;
 
 pub use self::{
     api::*,
+    dead::{DEAD_BYTES_MAX, DEAD_MESSAGES_MAX},
     handle::{Handle, OpenError, Store, StoreError},
     lane::{LANE_BATCHES_MAX, Lane, Permit, Returns},
     opening::open,

@@ -22,6 +22,7 @@ use super::{
     api::{Settings, StreamSettings, WhenFull},
     books::Books,
     clock::{self, Boots, Now},
+    dead,
     failure::Failure,
     handle::{Handle, OpenError, Store},
     lock::DirectoryLock,
@@ -35,6 +36,7 @@ use super::{
     },
     writer,
 };
+use crate::stats::DeadStats;
 
 /// Name of the database in the data directory.
 pub(super) const DATABASE: &str = "tidegate.db";
@@ -52,6 +54,7 @@ struct Loaded {
     /// Settings of the others.
     others: Vec<StreamSettings>,
     sessions: LoadedSessions,
+    dead: DeadStats,
 }
 
 /// What was found of sessions, their queues and retained messages.
@@ -138,8 +141,9 @@ fn load(path: &Path, settings: &Settings, streams: &[StreamSettings]) -> Result<
     }
     let others = not_configured(loaded, streams, &mut found);
     let sessions = load_sessions(&transaction).map_err(LoadError::from_failure("read the sessions of"))?;
+    let dead = dead::load(&transaction).map_err(LoadError::from_failure("read the dead letters of"))?;
     transaction.commit().map_err(at("commit to"))?;
-    Ok(Loaded { connection, boots: known_boots, boot_unsaved, streams: found, others, sessions })
+    Ok(Loaded { connection, boots: known_boots, boot_unsaved, streams: found, others, sessions, dead })
 }
 
 /// Adds the streams that are not configured any more to what was found: they take nothing and go nowhere, but their books are shown, and they
@@ -262,7 +266,7 @@ fn start(
     metrics: Metrics,
 ) -> Result<(Store, Handle), OpenError> {
     let path = settings.data_dir.join(DATABASE);
-    let Loaded { connection, boots, boot_unsaved, streams: found, others, sessions } = loaded;
+    let Loaded { connection, boots, boot_unsaved, streams: found, others, sessions, dead } = loaded;
     let streams: Vec<StreamSettings> = configured.iter().cloned().chain(others).collect();
     let boot = boots.current().id;
     let reading = schema::connect(&path, Role::Reader, settings.durability).map_err(|error| OpenError::Database {
@@ -284,6 +288,7 @@ fn start(
         }
     }
     metrics.queues.show(&totals);
+    metrics.dead.show(&dead);
     let shared = Arc::new(Shared {
         queue,
         queries,
@@ -293,6 +298,7 @@ fn start(
         doors: doors.collect(),
         queues: RwLock::new(queues),
         queue_totals: Mutex::new(totals),
+        dead: Mutex::new(dead),
         boots: RwLock::new(boots),
         glance: Mutex::new(Glance::default()),
         state: watch::Sender::new(State::Open),

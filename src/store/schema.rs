@@ -8,6 +8,7 @@ use super::{
     api::Durability,
     books::{Books, Holes, Tally},
     clock::Boot,
+    dead,
     failure::Failure,
     operated::{self, Operated},
     queue::MIGRATION_2,
@@ -254,7 +255,7 @@ pub(super) struct StreamSql {
     pub(super) delete: String,
     /// The last row: seq, end.
     pub(super) last: String,
-    /// Copies the row ?1 to the dead letters of stream ?2: ?3 reason, ?4 detail, ?5 boot, ?6 time.
+    /// Copies the row ?1 to the dead letters of stream ?2: ?3 reason, ?4 detail, ?5 boot, ?6 time. Gives the bytes of the letter.
     pub(super) bury: String,
 }
 
@@ -271,7 +272,9 @@ impl StreamSql {
             last: format!("SELECT seq, end FROM s_{id} ORDER BY seq DESC LIMIT 1"),
             bury: format!(
                 "INSERT INTO dead(stream, seq, reason, detail, dead_boot, dead_at, boot, at, flags, client, topic, properties, payload)
-                 SELECT ?2, seq, ?3, ?4, ?5, ?6, boot, at, flags, client, topic, properties, payload FROM s_{id} WHERE seq = ?1"
+                 SELECT ?2, seq, ?3, ?4, ?5, ?6, boot, at, flags, client, topic, properties, payload FROM s_{id} WHERE seq = ?1
+                 RETURNING {}",
+                dead::BYTES
             ),
         }
     }

@@ -15,7 +15,7 @@ use smallvec::SmallVec;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
 
 use super::{
-    api::{Entry, Position, Refusal, Run, Sequence, Stored, StreamId, WhenFull},
+    api::{DeadFilter, Entry, Position, Refusal, Run, Sequence, Stored, StreamId, WhenFull},
     books::{Books, Fit, Limits},
     clock::{Boots, Now},
     handle::StoreError,
@@ -24,7 +24,10 @@ use super::{
     queue::{Counts, QueueBooks},
     sessions::{QueueLimits, RestoredSession, RetainedMessage, SessionId, SessionMessage, SessionRecord},
 };
-use crate::{stats::StreamStats, topic::TopicName};
+use crate::{
+    stats::{DeadLetter, DeadStats, StreamStats},
+    topic::TopicName,
+};
 
 /// Most bytes of messages that may wait for the writer, of all lanes together.
 pub(super) const QUEUE_BYTES_MAX: usize = 4 << 20;
@@ -172,6 +175,10 @@ pub(super) enum Query {
     Retained {
         reply: oneshot::Sender<Vec<RetainedMessage>>,
     },
+    Dead {
+        filter: DeadFilter,
+        reply: oneshot::Sender<Vec<DeadLetter>>,
+    },
     End,
 }
 
@@ -241,6 +248,7 @@ pub(super) struct Shared {
     pub(super) queues: RwLock<HashMap<SessionId, Arc<QueueDoor>>>,
     /// All queues together, with those of ended sessions, as of the last commit.
     pub(super) queue_totals: Mutex<Counts>,
+    pub(super) dead: Mutex<DeadStats>,
     pub(super) boots: RwLock<Boots>,
     pub(super) glance: Mutex<Glance>,
     pub(super) state: watch::Sender<State>,

@@ -3,8 +3,10 @@
 mod basics;
 mod bench;
 mod damage;
+mod dead;
 mod full;
 mod limits;
+mod migration;
 mod model;
 mod opening;
 mod operated;

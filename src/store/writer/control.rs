@@ -1,7 +1,5 @@
 //! What the writer does besides storing: settlements, damaged rows.
 
-use rusqlite::params;
-
 use super::Writer;
 use crate::store::{
     api::{Fate, Run, Sequence},
@@ -70,16 +68,6 @@ impl Writer<'_> {
     pub(super) fn pass(&mut self, index: usize, last: Sequence) -> Result<u64, Failure> {
         let end = self.transaction.end_of(index, last)?;
         Ok(self.transaction.changing(index).books.pass(last, end))
-    }
-
-    /// Copies a row to the dead letters.
-    fn bury(&mut self, index: usize, seq: Sequence, reason: &str, detail: &str) -> Result<(), Failure> {
-        self.transaction.begin()?;
-        let stream = &self.transaction.streams[index];
-        let mut bury = self.transaction.connection.prepare_cached(&stream.sql.bury)?;
-        let at = self.transaction.now.mono_ms.cast_signed();
-        bury.execute(params![seq.cast_signed(), stream.id, reason, detail, self.boot, at])?;
-        Ok(())
     }
 
     /// Takes a row that makes no sense out of the middle of the backlog: as it is, to the dead letters.

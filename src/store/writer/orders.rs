@@ -17,6 +17,9 @@ impl Writer<'_> {
                 Ok(Ok(0))
             }
             Order::Purge { stream } => self.purge(*stream).map(Ok),
+            Order::RetryDead { id, gateway } => self.retry_dead(*id, gateway),
+            Order::PurgeDead { id } => self.purge_dead(*id),
+            Order::PurgeDeadSlice { stream } => self.purge_dead_slice(*stream),
         }
     }
 

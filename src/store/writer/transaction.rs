@@ -11,10 +11,12 @@ use std::{
 use rusqlite::{Connection, OptionalExtension, Statement};
 
 use super::{lazy::Lazy, queues::Queues};
+use crate::stats::DeadStats;
 use crate::store::{
     api::{StreamSettings, WhenFull},
     books::{Books, Limits},
     clock::Now,
+    dead,
     failure::Failure,
     metrics::Metrics,
     opening::LoadedSessions,
@@ -60,6 +62,9 @@ pub(super) struct Transaction<'c> {
     pub(super) now: Now,
     /// Pages in the log after the last commit, told by SQLite.
     pub(super) log_pages: Arc<AtomicU32>,
+    dead: DeadStats,
+    /// The figures of the dead letters before this transaction, once it touched them.
+    dead_before: Option<DeadStats>,
     /// Messages inserted by this transaction.
     pub(super) inserted: u64,
     /// The current boot is not in the database yet: the first transaction that commits puts it there.
@@ -112,6 +117,7 @@ impl<'c> Transaction<'c> {
         log_pages: Arc<AtomicU32>,
         boot_unsaved: bool,
     ) -> Result<Self, Failure> {
+        let shared_dead = Arc::clone(&shared);
         Ok(Self {
             connection,
             streams,
@@ -124,6 +130,8 @@ impl<'c> Transaction<'c> {
             metrics,
             now: Now::read(),
             log_pages,
+            dead: *locked(&shared_dead.dead),
+            dead_before: None,
             inserted: 0,
             boot_unsaved,
             touched: Vec::new(),
@@ -169,6 +177,12 @@ impl<'c> Transaction<'c> {
         let stream = self.appending(index);
         stream.dirty = true;
         stream
+    }
+
+    /// The figures of the dead letters, for a change.
+    pub(super) fn changing_dead(&mut self) -> &mut DeadStats {
+        self.dead_before.get_or_insert(self.dead);
+        &mut self.dead
     }
 
     /// Enters in the books what the doors counted meanwhile.
@@ -217,6 +231,10 @@ impl<'c> Transaction<'c> {
                     operated::save(self.connection, stream.id, operated)?;
                 }
             }
+        }
+        if self.dead_before.is_some() {
+            self.begin()?;
+            dead::save(self.connection, &self.dead)?;
         }
         if self.queues.is_dirty() {
             self.begin()?;
@@ -268,6 +286,10 @@ impl<'c> Transaction<'c> {
             let turned = door.paused.swap(paused, Ordering::Relaxed) != paused;
             door.position.send_if_modified(|current| std::mem::replace(current, position) != position || turned);
         }
+        if self.dead_before.take().is_some() {
+            *locked(&self.shared.dead) = self.dead;
+            self.metrics.dead.show(&self.dead);
+        }
         room |= self.queues.publish(&self.shared, &self.metrics);
         if room {
             self.shared.announce_room();
@@ -301,6 +323,9 @@ impl<'c> Transaction<'c> {
             }
             stream.dirty = false;
             stream.entered = (0, 0);
+        }
+        if let Some(before) = self.dead_before.take() {
+            self.dead = before;
         }
         self.queues.undo();
         self.lazy_written = false;
