@@ -18,6 +18,7 @@ from lab.gateway import Gateway  # noqa: E402
 from lab.load import Sensors, Sink, Verifier  # noqa: E402
 from lab.mosquitto import Mosquitto, MosquittoGateway  # noqa: E402
 from lab.process import free_port, wait_for  # noqa: E402
+from memory import memory as large_backlog  # noqa: E402
 from scale import scale as many_clients  # noqa: E402
 from wear import wear as flash_wear  # noqa: E402
 
@@ -272,12 +273,18 @@ def scale(table, share):
     many_clients(table, share, SYSTEMS, Run)
 
 
+def memory(table, scale):
+    """Ten million messages."""
+    large_backlog(table, scale, SYSTEMS, Run, connack)
+
+
 def wear(table, scale):
     """Bytes written and synced commits per message, by rate and `commit_delay`."""
     flash_wear(table, scale, Tidegate, Bridge, Run)
 
 
-WORKS = {"ingest": ingest, "local": local, "latency": latency, "drain": drain, "sink": sink, "scale": scale, "wear": wear}
+WORKS = {"ingest": ingest, "local": local, "latency": latency, "drain": drain, "sink": sink, "scale": scale, "memory": memory,
+         "wear": wear}
 
 
 def output(*argv):
