@@ -11,6 +11,8 @@ mod model;
 mod opening;
 mod operated;
 mod queues;
+mod settling;
+mod space;
 
 use std::{path::Path, time::Duration};
 
