@@ -10,9 +10,8 @@ from lab.gateway import Gateway, check_books
 from lab.load import Sensors, Verifier, check_delivery
 from lab.mosquitto import Mosquitto
 from lab.process import free_port, wait_for, workspace
-from lab.proxy import Proxy
 from lab.report import Theme
-from lab.rogue import Rogue
+from lab.rogue import Rogue, take_over, without
 
 CAUSES = {
     "refuses_login": r"(?i)user name or password|BadUserNamePassword|not author|refused|0x86",
@@ -49,25 +48,6 @@ def certificates(folder):
     return folder
 
 
-def without(journals, taken, path):
-    """Journals less what a rogue acknowledged: it took those messages for good."""
-    lines = []
-    for journal in journals:
-        for line in journal.read_text().splitlines():
-            sensor, first, last = map(int, line.split())
-            lines += [f"{sensor} {seq} {seq}\n" for seq in range(first, last + 1) if (sensor, seq) not in taken]
-    path.write_text("".join(lines))
-    return path
-
-
-def takes_over(port, target):
-    """A proxy on the rogues' port, once they have gone."""
-    try:
-        return Proxy(port, target)
-    except OSError:
-        return None
-
-
 def last_error(gateway, cause):
     """The uplink's last error in `/api/v1/status`, if it is this."""
     error = json.loads(gateway.http("/api/v1/status")[1])["uplinks"][0]["last_error"]
@@ -101,7 +81,7 @@ def plain(t, folder):
         rogue.close()
         taken |= rogue.taken
         journals.append(sensors.journal)
-    t.later(wait_for("the port is free", lambda: takes_over(port, upstream.port), 10).close)
+    t.later(take_over(port, upstream.port).close)
     result = verifier.expect(without(journals, taken, folder / "wanted.journal"))
     check_delivery(t, result, "when a good upstream takes over the port")
     t.say(f"{len(taken)} messages had been acknowledged by the rogues")
@@ -129,7 +109,7 @@ def wrong_certificate(t, folder):
         f"listener {plain_port} 127.0.0.1\n"), port=plain_port).start()
     t.later(upstream.stop)
     verifier = Verifier(folder, plain_port, "tls-verifier")
-    t.later(wait_for("the port is free", lambda: takes_over(port, good_port), 10).close)
+    t.later(take_over(port, good_port).close)
     result = verifier.expect(sensors.journal)
     check_delivery(t, result, "when the right certificate is shown")
     check_books(t, gateway, "over TLS the books balance and the backlog is empty")

@@ -8,9 +8,8 @@ from lab.gateway import Gateway, check_books
 from lab.load import Sensors, Verifier, check_delivery
 from lab.mosquitto import Mosquitto
 from lab.process import free_port, wait_for, workspace
-from lab.proxy import Proxy
 from lab.report import Theme
-from lab.rogue import Rogue
+from lab.rogue import Rogue, take_over
 
 COUNT = 200
 
@@ -34,15 +33,8 @@ def run(t, folder, qos):
     rogue.close()
     gateway.kill()
     gateway.start()
-    t.later(wait_for("the port is free", lambda: takes_over(port, upstream.port), 10).close)
+    t.later(take_over(port, upstream.port).close)
     return books, verifier.expect(sensors.journal), gateway
-
-
-def takes_over(port, target):
-    try:
-        return Proxy(port, target)
-    except OSError:
-        return None
 
 
 def main(t):
