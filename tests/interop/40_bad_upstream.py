@@ -4,11 +4,11 @@ the log names the cause, local clients never notice, and nothing is lost when a 
 import json
 import re
 import ssl
-import subprocess
 
 from lab.gateway import Gateway, check_books
 from lab.load import Sensors, Verifier, check_delivery
 from lab.mosquitto import Mosquitto
+from lab.papers import authority, certificate
 from lab.process import free_port, wait_for, workspace
 from lab.report import Theme
 from lab.rogue import Rogue, take_over, without
@@ -31,20 +31,8 @@ def certificates(folder):
     folder.mkdir()
     folder.chmod(0o755)
     for name in ("good", "evil"):
-        ca, key, cert = folder / f"{name}-ca.pem", folder / f"{name}.key", folder / f"{name}.pem"
-        ca_key, request = folder / f"{name}-ca.key", folder / f"{name}.csr"
-        for argv in (
-            ["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2",
-             "-subj", f"/CN={name} authority", "-keyout", ca_key, "-out", ca],
-            ["req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-subj", "/CN=localhost",
-             "-keyout", key, "-out", request],
-        ):
-            subprocess.run(["openssl", *argv], check=True, capture_output=True)
-        names = folder / "names"
-        names.write_text("subjectAltName=DNS:localhost,IP:127.0.0.1\nbasicConstraints=CA:FALSE\n")
-        subprocess.run(["openssl", "x509", "-req", "-in", request, "-CA", ca, "-CAkey", ca_key, "-CAcreateserial",
-                        "-days", "2", "-extfile", names, "-out", cert], check=True, capture_output=True)
-        key.chmod(0o644)
+        authority(folder, f"{name}-ca")
+        certificate(folder, f"{name}-ca", name, 2)
     return folder
 
 
