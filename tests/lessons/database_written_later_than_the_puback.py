@@ -45,7 +45,7 @@ def killed(t, folder):
 def synced(t, folder):
     """How often the kernel was asked to sync, counted by strace, and what the database says."""
     trace = folder / "trace"
-    gateway = Gateway(folder / "traced", free_port(), wrap=["strace", "-f", "-qq", "-e", "trace=fsync,fdatasync", "-o", str(trace)]).start()
+    gateway = Gateway(folder / "traced", free_port(), wrap=["strace", "-D", "-f", "-qq", "-e", "trace=fsync,fdatasync", "-o", str(trace)]).start()
     t.later(gateway.stop)
     count = lambda: trace.read_text().count("sync(")
     before = count()
