@@ -61,6 +61,8 @@ pub struct StoreStats {
     pub bytes: u64,
     /// Bytes free on the file system that holds it.
     pub free_bytes: u64,
+    /// Bytes given to the storage below since the program started, as the kernel counts them; what wears flash.
+    pub written_bytes: u64,
     /// Time since the last commit; `None` before the first.
     pub last_commit_ago: Option<Duration>,
     /// Why nothing can be accepted at the moment, if so (`"disk full"`, `"max_bytes reached"`).

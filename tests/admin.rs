@@ -57,6 +57,7 @@ impl Sources for Figures {
         StoreStats {
             bytes: 4096,
             free_bytes: 1 << 40,
+            written_bytes: 4096,
             last_commit_ago: Some(Duration::from_millis(250)),
             refusing: None,
         }

@@ -107,6 +107,7 @@ struct Uplink {
 struct Store {
     bytes: u64,
     free_bytes: u64,
+    written_bytes: u64,
     last_commit_ago_seconds: Option<f64>,
     refusing: Option<String>,
 }
@@ -151,6 +152,7 @@ impl From<StoreStats> for Store {
         Self {
             bytes: stats.bytes,
             free_bytes: stats.free_bytes,
+            written_bytes: stats.written_bytes,
             last_commit_ago_seconds: stats.last_commit_ago.map(seconds),
             refusing: stats.refusing,
         }

@@ -214,6 +214,7 @@ impl Handle {
         StoreStats {
             bytes: glance.bytes,
             free_bytes: glance.free_bytes,
+            written_bytes: glance.written_bytes,
             last_commit_ago: glance.last_commit.map(|at| at.elapsed()),
             refusing: glance.refusing.map(|refusal| refusal.sentence().to_owned()),
         }

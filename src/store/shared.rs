@@ -214,6 +214,7 @@ pub(super) struct QueueDoor {
 pub(super) struct Glance {
     pub(super) bytes: u64,
     pub(super) free_bytes: u64,
+    pub(super) written_bytes: u64,
     pub(super) last_commit: Option<Instant>,
     pub(super) refusing: Option<Refusal>,
 }

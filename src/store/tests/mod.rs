@@ -8,6 +8,8 @@ mod limits;
 mod model;
 mod opening;
 mod queues;
+mod settling;
+mod space;
 
 use std::{path::Path, time::Duration};
 

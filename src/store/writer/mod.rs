@@ -6,6 +6,7 @@ mod deliver;
 mod lazy;
 mod queues;
 mod sessions;
+mod settling;
 mod space;
 mod transaction;
 mod upkeep;
@@ -25,6 +26,7 @@ use rusqlite::{Connection, config::DbConfig};
 
 pub(super) use self::transaction::limits;
 use self::{
+    settling::PutOff,
     space::Space,
     transaction::{Stream, Transaction},
 };
@@ -95,6 +97,8 @@ struct Round {
     bytes: usize,
     entries: usize,
     last: Option<Last>,
+    /// What was put off must not wait any longer.
+    due: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -113,6 +117,8 @@ struct Writer<'c> {
     boot: i64,
     /// Controls that could not be written for want of space; they go first next time.
     deferred: Vec<Job>,
+    /// Settlements that wait for the next tick.
+    put_off: PutOff,
     /// Counts attempts at a transaction; see `LaneShared::is_held`.
     attempt: u64,
     /// Buffer for encoded properties.
@@ -121,6 +127,8 @@ struct Writer<'c> {
     next_tick: Instant,
     /// Something is left for idle moments.
     chores: bool,
+    /// When a slice of it may be done although it is not quiet.
+    next_chore: Instant,
     /// Why everything is refused, as the log last said.
     told: Option<Refusal>,
 }
@@ -176,11 +184,13 @@ fn work(start: Start) -> Result<(), Failure> {
             commit_delay: settings.commit_delay,
             boot,
             deferred: Vec::new(),
+            put_off: PutOff::default(),
             attempt: 0,
             properties: BytesMut::new(),
             company: Company { last_round: None, skip: 0, vain: VAIN_ROUNDS_MIN },
             next_tick: Instant::now() + TICK,
             chores: true,
+            next_chore: Instant::now(),
             told: None,
         };
         writer.work()
@@ -234,8 +244,10 @@ impl Writer<'_> {
                 self.next_tick = Instant::now() + TICK;
                 self.tick()?;
                 self.transaction.shared.heartbeat.fetch_add(1, Ordering::Relaxed);
-            } else if self.chores && self.queue_is_quiet() {
+            } else if self.chores && self.may_do_chore() {
+                let began = Instant::now();
                 self.chore()?;
+                self.next_chore = Instant::now() + began.elapsed() * upkeep::CHORE_SHARE;
             }
         }
     }
@@ -250,9 +262,9 @@ impl Writer<'_> {
         quiet.min(tick)
     }
 
-    /// Nothing arrived for a while: time for what can wait. Chores must not delay somebody's acknowledgement.
-    fn queue_is_quiet(&self) -> bool {
-        self.company.last_round.is_none_or(|at| at.elapsed() >= upkeep::QUIET)
+    /// Whether it is time for what can wait: nothing arrived for a while, or, where something always does, the last slice was long ago.
+    fn may_do_chore(&self) -> bool {
+        self.company.last_round.is_none_or(|at| at.elapsed() >= upkeep::QUIET) || Instant::now() >= self.next_chore
     }
 
     /// Takes what is queued, waits a little for more where that has been worth it.
@@ -304,7 +316,9 @@ impl Writer<'_> {
 
     /// Decides a round, commits it, and hands everything back. Where the disk is full, with less ambition again.
     fn settle_round(&mut self, mut round: Round) -> Result<(), Failure> {
-        if round.last.is_none() && !self.transaction.lazy.is_due() && round.jobs.iter().all(lazy::is_lazy) {
+        self.put_off_settlements(&mut round);
+        let forced = round.due || round.last.is_some() || self.transaction.lazy.is_due();
+        if !forced && round.jobs.iter().all(lazy::is_lazy) {
             self.put_off_round(round);
             return Ok(());
         }
