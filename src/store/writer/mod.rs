@@ -4,6 +4,7 @@ mod control;
 mod dead;
 mod decide;
 mod deliver;
+mod kept;
 mod lazy;
 mod orders;
 mod queues;

@@ -3,6 +3,7 @@
 use super::Writer;
 use crate::store::{
     failure::Failure,
+    operated::Kept,
     orders::{Done, Order},
 };
 
@@ -25,6 +26,11 @@ impl Writer<'_> {
 
     /// Moves the head over the whole backlog. The rows become garbage, which is deleted in slices.
     fn purge(&mut self, index: usize) -> Result<u64, Failure> {
+        let stream = &self.transaction.streams[index];
+        if stream.retain_ms.is_none() && stream.books.operated.kept.is_some() {
+            // Not configured any more: nobody else could ever let these go.
+            self.transaction.changing(index).books.operated.kept = Kept::default();
+        }
         let books = &self.transaction.streams[index].books;
         if books.backlog_messages() == 0 {
             return Ok(0);
