@@ -51,7 +51,11 @@ fn refused(error: OrderError) -> Refused {
     let why = match &error {
         OrderError::Store(_) => Why::Failed,
         OrderError::NoSuchDeadLetter(_) => Why::NotFound,
-        OrderError::Unreadable(_) => Why::Conflict,
+        OrderError::Unreadable(_)
+        | OrderError::NotConfigured(_)
+        | OrderError::ReplayRuns { .. }
+        | OrderError::NothingKept(_)
+        | OrderError::NoReplay(_) => Why::Conflict,
         OrderError::NoRoom { .. } => Why::Full,
     };
     Refused { why, message: error.to_string() }

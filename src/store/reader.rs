@@ -1,6 +1,7 @@
 //! The reader thread: answers reads from its own connection, while the writer writes.
 
 mod dead;
+mod kept;
 mod sessions;
 
 use std::{
@@ -85,6 +86,15 @@ fn work(start: Start) -> Result<(), Failure> {
             Query::ReadSession { session, from, max_messages, max_bytes, reply } => {
                 if !reply.is_closed() {
                     let _ = reply.send(reader.read_session(session, from, max_messages, max_bytes)?);
+                }
+            }
+            Query::FindKept { stream, since, until, reply } => {
+                drop(reply.send(reader.find_kept(stream, since, until)?));
+            }
+            Query::ReadKept { stream, run, from, max_messages, max_bytes, reply } => {
+                if !reply.is_closed() {
+                    let span = Span { stream, from, max_messages, max_bytes };
+                    let _ = reply.send(reader.read_kept(run, &span)?);
                 }
             }
             Query::Dead { filter, reply } => drop(reply.send(reader.dead(&filter)?)),

@@ -15,8 +15,8 @@ use smallvec::SmallVec;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
 
 use super::{
-    api::{DeadFilter, Entry, Position, Refusal, Run, Sequence, Stored, StreamId, WhenFull},
-    books::{Books, Fit, Limits},
+    api::{DeadFilter, Entry, Position, Refusal, ReplayPosition, Run, Sequence, Stored, StreamId, WhenFull},
+    books::{Books, Fit, Holes, Limits},
     clock::{Boots, Now},
     handle::StoreError,
     lane::LaneShared,
@@ -175,6 +175,20 @@ pub(super) enum Query {
     Retained {
         reply: oneshot::Sender<Vec<RetainedMessage>>,
     },
+    FindKept {
+        stream: usize,
+        since: i64,
+        until: i64,
+        reply: oneshot::Sender<Holes>,
+    },
+    ReadKept {
+        stream: usize,
+        run: u64,
+        from: Sequence,
+        max_messages: usize,
+        max_bytes: usize,
+        reply: oneshot::Sender<Vec<Stored>>,
+    },
     Dead {
         filter: DeadFilter,
         reply: oneshot::Sender<Vec<DeadLetter>>,
@@ -202,6 +216,7 @@ pub(super) struct Door {
     pub(super) when_full: WhenFull,
     pub(super) position: watch::Sender<Position>,
     pub(super) paused: Arc<AtomicBool>,
+    pub(super) replay: watch::Sender<ReplayPosition>,
     pub(super) published: Mutex<Published>,
     /// QoS 0 messages of a live-only stream not yet entered in the books.
     pub(super) offline: AtomicU64,

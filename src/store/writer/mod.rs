@@ -8,6 +8,7 @@ mod kept;
 mod lazy;
 mod orders;
 mod queues;
+mod replay;
 mod sessions;
 mod settling;
 mod space;

@@ -18,6 +18,9 @@ impl Writer<'_> {
                 Ok(Ok(0))
             }
             Order::Purge { stream } => self.purge(*stream).map(Ok),
+            Order::Replay { stream, ranges } => Ok(self.begin_replay(*stream, ranges)),
+            Order::StopReplay { stream } => Ok(self.stop_replay(*stream)),
+            Order::Replayed { stream, run, runs } => Ok(Ok(self.note_replayed(*stream, *run, runs))),
             Order::RetryDead { id, gateway } => self.retry_dead(*id, gateway),
             Order::PurgeDead { id } => self.purge_dead(*id),
             Order::PurgeDeadSlice { stream } => self.purge_dead_slice(*stream),

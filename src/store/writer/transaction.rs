@@ -287,6 +287,8 @@ impl<'c> Transaction<'c> {
             let position = stream.books.position();
             let paused = stream.books.operated.paused;
             let turned = door.paused.swap(paused, Ordering::Relaxed) != paused;
+            let replay = stream.books.operated.replay_position();
+            door.replay.send_if_modified(|current| std::mem::replace(current, replay) != replay);
             door.position.send_if_modified(|current| std::mem::replace(current, position) != position || turned);
         }
         if self.dead_before.take().is_some() {

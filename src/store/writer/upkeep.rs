@@ -82,6 +82,7 @@ impl Writer<'_> {
             writer.catch_up_lazy()?;
             writer.transaction.enter_owed();
             let more = writer.sweep()?;
+            writer.end_empty_replays()?;
             writer.delete_garbage()?;
             Ok(more)
         })?;
