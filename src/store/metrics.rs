@@ -2,7 +2,10 @@
 
 use prometheus::{Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, Registry, exponential_buckets};
 
-use super::queue::{Counts, Drop};
+use super::{
+    dead::DeadMetrics,
+    queue::{Counts, Drop},
+};
 
 /// Handles of the metrics; cheap to clone.
 #[derive(Debug, Clone)]
@@ -13,6 +16,7 @@ pub(super) struct Metrics {
     pub(super) free_bytes: IntGauge,
     written_bytes: IntCounter,
     pub(super) queues: QueueMetrics,
+    pub(super) dead: DeadMetrics,
 }
 
 /// All session queues together.
@@ -56,6 +60,7 @@ impl Metrics {
                 "Bytes that the gateway gave to the storage below it, as the kernel counts them (write_bytes of /proc/self/io).",
             )?,
             queues: QueueMetrics::register(registry)?,
+            dead: DeadMetrics::register(registry)?,
         };
         registry.register(Box::new(metrics.commit_seconds.clone()))?;
         registry.register(Box::new(metrics.commit_messages.clone()))?;

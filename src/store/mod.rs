@@ -109,12 +109,15 @@
 mod api;
 mod books;
 mod clock;
+mod dead;
 mod failure;
 mod handle;
 mod lane;
 mod lock;
 mod metrics;
 mod opening;
+mod operated;
+mod orders;
 mod queue;
 mod reader;
 mod recovery;
@@ -129,9 +132,11 @@ mod writer;
 
 pub use self::{
     api::*,
+    dead::{DEAD_BYTES_MAX, DEAD_MESSAGES_MAX},
     handle::{Handle, OpenError, Store, StoreError},
     lane::{LANE_BATCHES_MAX, Lane, Permit, Returns},
     opening::open,
+    orders::OrderError,
     reader::{READ_BYTES_MAX, READ_MESSAGES_MAX},
     sessions::*,
 };

@@ -5,8 +5,13 @@ use std::{
     fs::{self, DirBuilder, OpenOptions},
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, RwLock, atomic::AtomicU64, mpsc::sync_channel},
+    sync::{
+        Arc, Mutex, RwLock,
+        atomic::{AtomicBool, AtomicU64},
+        mpsc::sync_channel,
+    },
     thread,
+    time::Duration,
 };
 
 use bytestring::ByteString;
@@ -14,9 +19,10 @@ use rusqlite::{Connection, OptionalExtension};
 use tokio::sync::{Semaphore, watch};
 
 use super::{
-    api::{Settings, StreamSettings},
+    api::{Settings, StreamSettings, WhenFull},
     books::Books,
     clock::{self, Boots, Now},
+    dead,
     failure::Failure,
     handle::{Handle, OpenError, Store},
     lock::DirectoryLock,
@@ -30,6 +36,7 @@ use super::{
     },
     writer,
 };
+use crate::stats::DeadStats;
 
 /// Name of the database in the data directory.
 pub(super) const DATABASE: &str = "tidegate.db";
@@ -42,9 +49,12 @@ struct Loaded {
     boots: Boots,
     /// The current boot is new or corrected. The writer's first transaction writes it: a full disk keeps nothing from opening.
     boot_unsaved: bool,
-    /// Durable id and books of each configured stream, in configuration order.
+    /// Durable id and books of each configured stream, in configuration order; then of the others.
     streams: Vec<(i64, Books)>,
+    /// Settings of the others.
+    others: Vec<StreamSettings>,
     sessions: LoadedSessions,
+    dead: DeadStats,
 }
 
 /// What was found of sessions, their queues and retained messages.
@@ -129,9 +139,44 @@ fn load(path: &Path, settings: &Settings, streams: &[StreamSettings]) -> Result<
             found.push((id, books.unwrap_or_default()));
         }
     }
+    let others = not_configured(loaded, streams, &mut found);
     let sessions = load_sessions(&transaction).map_err(LoadError::from_failure("read the sessions of"))?;
+    let dead = dead::load(&transaction).map_err(LoadError::from_failure("read the dead letters of"))?;
     transaction.commit().map_err(at("commit to"))?;
-    Ok(Loaded { connection, boots: known_boots, boot_unsaved, streams: found, sessions })
+    Ok(Loaded { connection, boots: known_boots, boot_unsaved, streams: found, others, sessions, dead })
+}
+
+/// Adds the streams that are not configured any more to what was found: they take nothing and go nowhere, but their books are shown, and they
+/// can be purged.
+fn not_configured(
+    loaded: Vec<(String, i64, Books)>,
+    configured: &[StreamSettings],
+    found: &mut Vec<(i64, Books)>,
+) -> Vec<StreamSettings> {
+    let mut others = Vec::new();
+    for (name, id, books) in loaded {
+        if configured.iter().any(|settings| settings.name == name) {
+            continue;
+        }
+        let backlog = books.backlog_messages();
+        if backlog > 0 {
+            tracing::warn!(
+                stream = name,
+                backlog,
+                "a stream that is not configured has messages; they stay until they are purged"
+            );
+        }
+        found.push((id, books));
+        others.push(StreamSettings {
+            name,
+            ttl: None,
+            max_messages: None,
+            max_bytes: None,
+            when_full: WhenFull::Reject,
+            retain_sent: Duration::MAX,
+        });
+    }
+    others
 }
 
 /// Reads the books of all queues and the first and last row of each.
@@ -215,13 +260,14 @@ fn this_start(connection: &Connection) -> Result<(Boots, bool), rusqlite::Error>
 
 fn start(
     settings: &Settings,
-    streams: &[StreamSettings],
+    configured: &[StreamSettings],
     lock: DirectoryLock,
     loaded: Loaded,
     metrics: Metrics,
 ) -> Result<(Store, Handle), OpenError> {
     let path = settings.data_dir.join(DATABASE);
-    let Loaded { connection, boots, boot_unsaved, streams: found, sessions } = loaded;
+    let Loaded { connection, boots, boot_unsaved, streams: found, others, sessions, dead } = loaded;
+    let streams: Vec<StreamSettings> = configured.iter().cloned().chain(others).collect();
     let boot = boots.current().id;
     let reading = schema::connect(&path, Role::Reader, settings.durability).map_err(|error| OpenError::Database {
         step: "open for reading",
@@ -230,7 +276,9 @@ fn start(
     })?;
     let (queue, works) = sync_channel(QUEUE_PLACES);
     let (queries, questions) = sync_channel(READS_MAX + 1);
-    let doors = found.iter().zip(streams).map(|((_, books), settings)| door(books, settings));
+    let is_configured = (0..).map(|at| at < configured.len());
+    let doors =
+        found.iter().zip(&streams).zip(is_configured).map(|(((_, books), settings), is)| door(books, settings, is));
     let mut totals = sessions.ledger.ended;
     let mut queues = HashMap::with_capacity(sessions.queues.len());
     for (id, books, session) in &sessions.queues {
@@ -240,6 +288,7 @@ fn start(
         }
     }
     metrics.queues.show(&totals);
+    metrics.dead.show(&dead);
     let shared = Arc::new(Shared {
         queue,
         queries,
@@ -249,6 +298,7 @@ fn start(
         doors: doors.collect(),
         queues: RwLock::new(queues),
         queue_totals: Mutex::new(totals),
+        dead: Mutex::new(dead),
         boots: RwLock::new(boots),
         glance: Mutex::new(Glance::default()),
         state: watch::Sender::new(State::Open),
@@ -262,7 +312,7 @@ fn start(
         data_dir: settings.data_dir.clone(),
         streams: found.iter().map(|(id, _)| *id).collect(),
     };
-    let streams = found.into_iter().zip(streams).map(|((id, books), settings)| (id, books, settings.clone())).collect();
+    let streams = found.into_iter().zip(streams).map(|((id, books), settings)| (id, books, settings)).collect();
     let writer = writer::Start {
         connection,
         queue: works,
@@ -281,12 +331,14 @@ fn start(
     Ok((Store { shared, writer: Some(writer), reader: Some(reader), _lock: lock }, handle))
 }
 
-fn door(books: &Books, settings: &StreamSettings) -> Door {
+fn door(books: &Books, settings: &StreamSettings, configured: bool) -> Door {
     Door {
         name: settings.name.clone(),
+        configured,
         limits: writer::limits(settings),
         when_full: settings.when_full,
         position: watch::Sender::new(books.position()),
+        paused: Arc::new(AtomicBool::new(books.operated.paused)),
         published: Mutex::new(Published { books: books.clone(), head_at: (0, 0) }),
         offline: AtomicU64::new(0),
         qos0_full: AtomicU64::new(0),

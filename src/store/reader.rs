@@ -1,5 +1,6 @@
 //! The reader thread: answers reads from its own connection, while the writer writes.
 
+mod dead;
 mod sessions;
 
 use std::{
@@ -34,13 +35,15 @@ pub(super) struct Start {
     pub(super) queries: Receiver<Query>,
     pub(super) shared: Arc<Shared>,
     pub(super) data_dir: PathBuf,
-    /// Durable ids of the configured streams.
+    /// Durable ids of all streams.
     pub(super) streams: Vec<i64>,
 }
 
 struct Reader {
     connection: Connection,
     shared: Arc<Shared>,
+    /// Durable ids of the streams.
+    ids: Vec<i64>,
     sql: Vec<StreamSql>,
     decoder: Decoder,
 }
@@ -68,8 +71,8 @@ pub(super) fn run(start: Start) {
 fn work(start: Start) -> Result<(), Failure> {
     let Start { connection, queries, shared, data_dir: _, streams } = start;
     connection.set_prepared_statement_cache_capacity(8 + streams.len());
-    let sql = streams.into_iter().map(StreamSql::new).collect();
-    let mut reader = Reader { connection, shared, sql, decoder: Decoder::new() };
+    let sql = streams.iter().copied().map(StreamSql::new).collect();
+    let mut reader = Reader { connection, shared, ids: streams, sql, decoder: Decoder::new() };
     while let Ok(query) = queries.recv() {
         // Whoever asked may have given up waiting: a reply that nobody takes is no error.
         match query {
@@ -84,6 +87,7 @@ fn work(start: Start) -> Result<(), Failure> {
                     let _ = reply.send(reader.read_session(session, from, max_messages, max_bytes)?);
                 }
             }
+            Query::Dead { filter, reply } => drop(reply.send(reader.dead(&filter)?)),
             Query::Retained { reply } => drop(reply.send(reader.retained()?)),
             Query::End => break,
         }

@@ -4,7 +4,7 @@ use std::{
     collections::HashMap,
     sync::{
         Arc, Mutex, PoisonError, RwLock,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
         mpsc::SyncSender,
     },
     time::{Duration, Instant},
@@ -15,15 +15,19 @@ use smallvec::SmallVec;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
 
 use super::{
-    api::{Entry, Position, Refusal, Run, Sequence, Stored, StreamId, WhenFull},
+    api::{DeadFilter, Entry, Position, Refusal, Run, Sequence, Stored, StreamId, WhenFull},
     books::{Books, Fit, Limits},
     clock::{Boots, Now},
     handle::StoreError,
     lane::LaneShared,
+    orders::{Done, Order},
     queue::{Counts, QueueBooks},
     sessions::{QueueLimits, RestoredSession, RetainedMessage, SessionId, SessionMessage, SessionRecord},
 };
-use crate::{stats::StreamStats, topic::TopicName};
+use crate::{
+    stats::{DeadLetter, DeadStats, StreamStats},
+    topic::TopicName,
+};
 
 /// Most bytes of messages that may wait for the writer, of all lanes together.
 pub(super) const QUEUE_BYTES_MAX: usize = 4 << 20;
@@ -137,6 +141,12 @@ pub(super) enum Control {
         expired: Vec<(TopicName, u64)>,
         done: oneshot::Sender<()>,
     },
+    /// `outcome`: set by the writer.
+    Order {
+        order: Order,
+        outcome: Option<Done>,
+        done: oneshot::Sender<Done>,
+    },
     Flush {
         done: oneshot::Sender<()>,
     },
@@ -165,6 +175,10 @@ pub(super) enum Query {
     Retained {
         reply: oneshot::Sender<Vec<RetainedMessage>>,
     },
+    Dead {
+        filter: DeadFilter,
+        reply: oneshot::Sender<Vec<DeadLetter>>,
+    },
     End,
 }
 
@@ -182,9 +196,12 @@ pub(super) enum State {
 #[derive(Debug)]
 pub(super) struct Door {
     pub(super) name: String,
+    /// Whether the configuration still has it.
+    pub(super) configured: bool,
     pub(super) limits: Limits,
     pub(super) when_full: WhenFull,
     pub(super) position: watch::Sender<Position>,
+    pub(super) paused: Arc<AtomicBool>,
     pub(super) published: Mutex<Published>,
     /// QoS 0 messages of a live-only stream not yet entered in the books.
     pub(super) offline: AtomicU64,
@@ -232,6 +249,7 @@ pub(super) struct Shared {
     pub(super) queues: RwLock<HashMap<SessionId, Arc<QueueDoor>>>,
     /// All queues together, with those of ended sessions, as of the last commit.
     pub(super) queue_totals: Mutex<Counts>,
+    pub(super) dead: Mutex<DeadStats>,
     pub(super) boots: RwLock<Boots>,
     pub(super) glance: Mutex<Glance>,
     pub(super) state: watch::Sender<State>,
@@ -338,6 +356,8 @@ impl Door {
         StreamStats {
             name: self.name.clone(),
             to: None,
+            configured: self.configured,
+            paused: books.operated.paused,
             accepted: books.accepted + offline + qos0_full,
             forwarded: books.forwarded,
             expired: books.expired,

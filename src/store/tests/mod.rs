@@ -3,10 +3,13 @@
 mod basics;
 mod bench;
 mod damage;
+mod dead;
 mod full;
 mod limits;
+mod migration;
 mod model;
 mod opening;
+mod operated;
 mod queues;
 mod settling;
 mod space;
@@ -47,6 +50,7 @@ pub(super) fn stream(name: &str) -> StreamSettings {
         max_messages: None,
         max_bytes: None,
         when_full: WhenFull::Reject,
+        retain_sent: Duration::ZERO,
     }
 }
 

@@ -1,9 +1,11 @@
 //! The writer thread: gathers what is queued into one transaction, commits, and only then says what became of it.
 
 mod control;
+mod dead;
 mod decide;
 mod deliver;
 mod lazy;
+mod orders;
 mod queues;
 mod sessions;
 mod settling;

@@ -11,13 +11,16 @@ use std::{
 use rusqlite::{Connection, OptionalExtension, Statement};
 
 use super::{lazy::Lazy, queues::Queues};
+use crate::stats::DeadStats;
 use crate::store::{
     api::{StreamSettings, WhenFull},
     books::{Books, Limits},
     clock::Now,
+    dead,
     failure::Failure,
     metrics::Metrics,
     opening::LoadedSessions,
+    operated,
     schema::{self, StreamSql},
     shared::{OFFLINE, QOS0_FULL, Shared, locked},
 };
@@ -25,6 +28,7 @@ use crate::store::{
 /// A stream in the writer's hands.
 pub(super) struct Stream<'c> {
     pub(super) id: i64,
+    pub(super) name: String,
     pub(super) sql: StreamSql,
     pub(super) books: Books,
     pub(super) limits: Limits,
@@ -58,6 +62,9 @@ pub(super) struct Transaction<'c> {
     pub(super) now: Now,
     /// Pages in the log after the last commit, told by SQLite.
     pub(super) log_pages: Arc<AtomicU32>,
+    dead: DeadStats,
+    /// The figures of the dead letters before this transaction, once it touched them.
+    dead_before: Option<DeadStats>,
     /// Messages inserted by this transaction.
     pub(super) inserted: u64,
     /// The current boot is not in the database yet: the first transaction that commits puts it there.
@@ -80,6 +87,7 @@ impl<'c> Stream<'c> {
         let sql = StreamSql::new(id);
         Ok(Self {
             id,
+            name: settings.name.clone(),
             insert: connection.prepare(&sql.insert)?,
             sql,
             books,
@@ -109,6 +117,7 @@ impl<'c> Transaction<'c> {
         log_pages: Arc<AtomicU32>,
         boot_unsaved: bool,
     ) -> Result<Self, Failure> {
+        let shared_dead = Arc::clone(&shared);
         Ok(Self {
             connection,
             streams,
@@ -121,6 +130,8 @@ impl<'c> Transaction<'c> {
             metrics,
             now: Now::read(),
             log_pages,
+            dead: *locked(&shared_dead.dead),
+            dead_before: None,
             inserted: 0,
             boot_unsaved,
             touched: Vec::new(),
@@ -168,6 +179,12 @@ impl<'c> Transaction<'c> {
         stream
     }
 
+    /// The figures of the dead letters, for a change.
+    pub(super) fn changing_dead(&mut self) -> &mut DeadStats {
+        self.dead_before.get_or_insert(self.dead);
+        &mut self.dead
+    }
+
     /// Enters in the books what the doors counted meanwhile.
     pub(super) fn enter_owed(&mut self) {
         for index in 0..self.streams.len() {
@@ -209,7 +226,15 @@ impl<'c> Transaction<'c> {
                 self.begin()?;
                 let stream = &self.streams[index];
                 schema::save_stream(&mut self.save, stream.id, &stream.books)?;
+                let operated = &stream.books.operated;
+                if stream.before.as_ref().is_none_or(|before| before.operated != *operated) {
+                    operated::save(self.connection, stream.id, operated)?;
+                }
             }
+        }
+        if self.dead_before.is_some() {
+            self.begin()?;
+            dead::save(self.connection, &self.dead)?;
         }
         if self.queues.is_dirty() {
             self.begin()?;
@@ -257,7 +282,13 @@ impl<'c> Transaction<'c> {
                 door.qos0_full.fetch_sub(entered.1, Ordering::Relaxed);
             }
             let position = stream.books.position();
-            door.position.send_if_modified(|current| std::mem::replace(current, position) != position);
+            let paused = stream.books.operated.paused;
+            let turned = door.paused.swap(paused, Ordering::Relaxed) != paused;
+            door.position.send_if_modified(|current| std::mem::replace(current, position) != position || turned);
+        }
+        if self.dead_before.take().is_some() {
+            *locked(&self.shared.dead) = self.dead;
+            self.metrics.dead.show(&self.dead);
         }
         room |= self.queues.publish(&self.shared, &self.metrics);
         if room {
@@ -292,6 +323,9 @@ impl<'c> Transaction<'c> {
             }
             stream.dirty = false;
             stream.entered = (0, 0);
+        }
+        if let Some(before) = self.dead_before.take() {
+            self.dead = before;
         }
         self.queues.undo();
         self.lazy_written = false;
