@@ -2,7 +2,7 @@
 
 use std::{path::Path, time::Duration};
 
-use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
+use rusqlite::{Connection, OpenFlags, OptionalExtension, ffi, params};
 
 use super::{
     api::Durability,
@@ -110,10 +110,21 @@ fn set_up_writer(connection: &Connection, durability: Durability) -> Result<(), 
 }
 
 /// Whose database this is and how new, without writing anything: `(application_id, user_version)`; both 0 in an empty file.
+///
+/// One exception: where the power went away while the file was made, before its log was, a rollback journal lies beside it that must be
+/// played back before anything can be read. Who only reads may not do that, and the gateway would never start again.
 pub(super) fn identity(path: &Path) -> Result<(i64, i64), rusqlite::Error> {
-    let connection = connect(path, Role::Reader, Durability::Full)?;
-    let pragma = |name| connection.pragma_query_value(None, name, |row| row.get(0));
-    Ok((pragma("application_id")?, pragma("user_version")?))
+    let read = |connection: Connection| {
+        let pragma = |name| connection.pragma_query_value(None, name, |row| row.get(0));
+        Ok((pragma("application_id")?, pragma("user_version")?))
+    };
+    match connect(path, Role::Reader, Durability::Full).and_then(read) {
+        Err(error) if error.sqlite_error().is_some_and(|e| e.extended_code == ffi::SQLITE_READONLY_ROLLBACK) => {
+            let access = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+            read(Connection::open_with_flags(path, access)?)
+        }
+        found => found,
+    }
 }
 
 /// Brings the tables up to [`VERSION`], each step in a transaction of its own.
