@@ -88,13 +88,16 @@
 //! A garbage header is replaced on a copy. If the schema in page 1 is lost, nothing can be read: it is set aside, an alarm is
 //! logged, the store starts empty.
 
+mod alarms;
 mod api;
 mod books;
 mod clock;
+mod disk;
 mod failure;
 mod handle;
 mod lane;
 mod lock;
+mod mend;
 mod metrics;
 mod opening;
 mod queue;
@@ -111,6 +114,7 @@ mod writer;
 
 pub use self::{
     api::*,
+    disk::DISK_PATIENCE,
     handle::{Handle, OpenError, Store, StoreError},
     lane::{LANE_BATCHES_MAX, Lane, Permit, Returns},
     opening::open,
