@@ -44,6 +44,16 @@ pub(super) struct Stream {
     rate_out_per_s: f64,
     seconds_to_drain: Option<f64>,
     paused: bool,
+    configured: bool,
+}
+
+/// `POST /api/v1/streams/{name}/..`: the stream as it is now.
+#[derive(Serialize)]
+pub(super) struct Operated {
+    #[serde(flatten)]
+    pub(super) stream: Stream,
+    /// How many messages it was about.
+    pub(super) messages: u64,
 }
 
 #[derive(Serialize)]
@@ -74,8 +84,8 @@ impl Stream {
             rate_in_per_s: thousandths(rates.in_per_s),
             rate_out_per_s: thousandths(rates.out_per_s),
             seconds_to_drain: rates.seconds_to_drain.map(thousandths),
-            // Nothing can pause a stream yet.
-            paused: false,
+            paused: books.paused,
+            configured: books.configured,
         }
     }
 }
@@ -107,6 +117,7 @@ struct Uplink {
 struct Store {
     bytes: u64,
     free_bytes: u64,
+    written_bytes: u64,
     last_commit_ago_seconds: Option<f64>,
     refusing: Option<String>,
     suspended: Option<String>,
@@ -160,6 +171,7 @@ impl From<StoreStats> for Store {
             alarms: alarms(&stats),
             bytes: stats.bytes,
             free_bytes: stats.free_bytes,
+            written_bytes: stats.written_bytes,
             last_commit_ago_seconds: stats.last_commit_ago.map(seconds),
             refusing: stats.refusing,
             suspended: stats.suspended,
@@ -196,7 +208,7 @@ fn thousandths(value: f64) -> f64 {
 }
 
 /// UTC with milliseconds; `None` for a clock before 1970 or beyond the year 9999, which RFC 3339 cannot say.
-fn rfc3339(time: SystemTime) -> Option<String> {
+pub(super) fn rfc3339(time: SystemTime) -> Option<String> {
     let since = time.duration_since(SystemTime::UNIX_EPOCH).ok()?;
     let time = OffsetDateTime::from_unix_timestamp(i64::try_from(since.as_secs()).ok()?).ok()?;
     let seconds = time.format(&Rfc3339).ok()?;

@@ -9,9 +9,9 @@ use std::{
 };
 
 use crate::{
-    admin::Sources,
+    admin::{Answer, DeadQuestion, Order, Sources},
     broker::Broker,
-    stats::{ListenerStats, StoreStats, StreamStats, UplinkState, UplinkStats},
+    stats::{DeadLetter, DeadStats, ListenerStats, StoreStats, StreamStats, UplinkState, UplinkStats},
     store,
     systemd::Pulse,
 };
@@ -114,6 +114,18 @@ impl Sources for Facts {
             stream.to.clone_from(to);
         }
         streams
+    }
+
+    fn operate(&self, order: Order) -> Answer<u64> {
+        super::orders::operate(&self.store, &self.gateway_id, order)
+    }
+
+    fn dead(&self, question: DeadQuestion) -> Answer<Vec<DeadLetter>> {
+        super::orders::dead(&self.store, question)
+    }
+
+    fn dead_stats(&self) -> DeadStats {
+        self.store.dead_stats()
     }
 
     fn store(&self) -> StoreStats {

@@ -44,6 +44,8 @@ pub struct StreamSettings {
     pub max_bytes: Option<u64>,
     /// What happens to a message that does not fit.
     pub when_full: WhenFull,
+    /// How long forwarded messages are kept for replay; zero = not at all.
+    pub retain_sent: Duration,
 }
 
 /// What a stream at its limit does with the next message.
@@ -233,3 +235,19 @@ pub struct Run {
     /// What became of them. `Dead` runs are one message long.
     pub fate: Fate,
 }
+
+/// Which dead letters are asked for.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct DeadFilter {
+    /// This one, whole; everything else then does not matter.
+    pub id: Option<u64>,
+    /// Of this stream only.
+    pub stream: Option<StreamId>,
+    /// Behind this id.
+    pub after: u64,
+    /// At most so many, and never more than [`DEAD_LIST_MAX`].
+    pub limit: usize,
+}
+
+/// Most dead letters that one question gives.
+pub const DEAD_LIST_MAX: usize = 1000;

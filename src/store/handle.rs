@@ -198,7 +198,8 @@ impl Handle {
             .subscribe()
     }
 
-    /// The books of all configured streams, in configuration order (`to` is left for the caller to fill in).
+    /// The books of all configured streams, in configuration order (`to` is left for the caller to fill in); then of those that are
+    /// not configured any more.
     pub fn streams(&self) -> Vec<StreamStats> {
         let now = Now::read();
         let boots = self.shared.boots.read().unwrap_or_else(PoisonError::into_inner);
@@ -211,6 +212,7 @@ impl Handle {
         StoreStats {
             bytes: glance.bytes,
             free_bytes: glance.free_bytes,
+            written_bytes: glance.written_bytes,
             last_commit_ago: glance.last_commit.map(|at| at.elapsed()),
             refusing: glance.refusing.map(|refusal| refusal.sentence().to_owned()),
             suspended: glance.suspended.as_ref().map(Suspended::sentence),
@@ -355,12 +357,12 @@ impl Handle {
         if *self.shared.state.borrow() == State::Open { Ok(()) } else { Err(self.shared.ended()) }
     }
 
-    async fn control(&self, control: Control) -> Result<(), StoreError> {
+    pub(super) async fn control(&self, control: Control) -> Result<(), StoreError> {
         let permit = Arc::clone(&self.shared.controls).acquire_owned().await.map_err(|_| self.shared.ended())?;
         self.shared.queue.try_send(Work::Job(Job::Control(control, permit))).map_err(|_| self.shared.ended())
     }
 
-    async fn ask<T>(&self, query: impl FnOnce(oneshot::Sender<T>) -> Query) -> Result<T, StoreError> {
+    pub(super) async fn ask<T>(&self, query: impl FnOnce(oneshot::Sender<T>) -> Query) -> Result<T, StoreError> {
         let permit: OwnedSemaphorePermit =
             Arc::clone(&self.shared.reads).acquire_owned().await.map_err(|_| self.shared.ended())?;
         let (reply, answer) = oneshot::channel();
@@ -369,7 +371,7 @@ impl Handle {
         self.answered(answer).await
     }
 
-    async fn answered<T>(&self, answer: oneshot::Receiver<T>) -> Result<T, StoreError> {
+    pub(super) async fn answered<T>(&self, answer: oneshot::Receiver<T>) -> Result<T, StoreError> {
         if let Ok(answer) = answer.await {
             return Ok(answer);
         }

@@ -6,6 +6,7 @@ use prometheus::{
 
 use super::{
     alarms::Alarms,
+    dead::DeadMetrics,
     queue::{Counts, Drop},
 };
 
@@ -16,8 +17,10 @@ pub(super) struct Metrics {
     pub(super) commit_messages: Histogram,
     pub(super) bytes: IntGauge,
     pub(super) free_bytes: IntGauge,
+    written_bytes: IntCounter,
     pub(super) queues: QueueMetrics,
     pub(super) alarms: AlarmMetrics,
+    pub(super) dead: DeadMetrics,
 }
 
 /// What somebody should be told of.
@@ -67,14 +70,27 @@ impl Metrics {
             )?,
             bytes: IntGauge::new("tidegate_store_bytes", "Bytes of live data in the database.")?,
             free_bytes: IntGauge::new("tidegate_store_free_bytes", "Bytes free on the file system of the database.")?,
+            written_bytes: IntCounter::new(
+                "tidegate_store_written_bytes_total",
+                "Bytes that the gateway gave to the storage below it, as the kernel counts them (write_bytes of /proc/self/io).",
+            )?,
             queues: QueueMetrics::register(registry)?,
             alarms: AlarmMetrics::register(registry)?,
+            dead: DeadMetrics::register(registry)?,
         };
         registry.register(Box::new(metrics.commit_seconds.clone()))?;
         registry.register(Box::new(metrics.commit_messages.clone()))?;
         registry.register(Box::new(metrics.bytes.clone()))?;
         registry.register(Box::new(metrics.free_bytes.clone()))?;
+        registry.register(Box::new(metrics.written_bytes.clone()))?;
         Ok(metrics)
+    }
+
+    /// Shows what was written so far, and gives it back. Stays at 0 where the kernel does not count.
+    pub(super) fn show_written(&self) -> u64 {
+        let written = written_bytes().unwrap_or(0);
+        self.written_bytes.inc_by(written.saturating_sub(self.written_bytes.get()));
+        written
     }
 }
 
@@ -163,4 +179,10 @@ impl QueueMetrics {
             counter(&self.dropped.with_label_values(&[word]), counts.dropped[reason as usize]);
         }
     }
+}
+
+/// What the kernel counts as written by this process: the database and nothing else, for nothing else is written to files.
+fn written_bytes() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/self/io").ok()?;
+    text.lines().find_map(|line| line.strip_prefix("write_bytes: "))?.trim().parse().ok()
 }

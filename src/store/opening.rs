@@ -6,7 +6,11 @@ use std::{
     io::ErrorKind,
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, RwLock, atomic::AtomicU64, mpsc::sync_channel},
+    sync::{
+        Arc, Mutex, RwLock,
+        atomic::{AtomicBool, AtomicU64},
+        mpsc::sync_channel,
+    },
     thread,
     time::Duration,
 };
@@ -17,9 +21,10 @@ use tokio::sync::{Semaphore, watch};
 
 use super::{
     alarms::{self, Alarms},
-    api::{Durability, Settings, StreamSettings},
+    api::{Durability, Settings, StreamSettings, WhenFull},
     books::Books,
     clock::{self, Boots, Now},
+    dead,
     disk::DiskWait,
     failure::Failure,
     handle::{Handle, OpenError, Store},
@@ -36,6 +41,7 @@ use super::{
     },
     writer,
 };
+use crate::stats::DeadStats;
 
 /// Name of the database in the data directory.
 pub(super) const DATABASE: &str = "tidegate.db";
@@ -52,9 +58,12 @@ pub(super) struct Loaded {
     pub(super) boots: Boots,
     /// The current boot is new or corrected. The writer's first transaction writes it: a full disk keeps nothing from opening.
     pub(super) boot_unsaved: bool,
-    /// Durable id and books of each configured stream, in configuration order.
+    /// Durable id and books of each configured stream, in configuration order; then of the others.
     pub(super) streams: Vec<(i64, Books)>,
+    /// Settings of the others.
+    pub(super) others: Vec<StreamSettings>,
     pub(super) sessions: LoadedSessions,
+    pub(super) dead: DeadStats,
     pub(super) alarms: Alarms,
     /// The last run ended in order.
     pub(super) was_clean: bool,
@@ -163,13 +172,49 @@ pub(super) fn load(path: &Path, settings: &Settings, streams: &[StreamSettings])
             found.push((id, books.unwrap_or_default()));
         }
     }
+    let others = not_configured(loaded, streams, &mut found);
     let sessions = load_sessions(&transaction).map_err(LoadError::from_failure("read the sessions of"))?;
+    let dead = dead::load(&transaction).map_err(LoadError::from_failure("read the dead letters of"))?;
     let quarantine = settings.data_dir.join(recovery::QUARANTINE);
     let alarms = alarms::load(&transaction, &quarantine).map_err(LoadError::from_failure("read the alarms of"))?;
     let was_clean = alarms::ended_in_order(&transaction).map_err(LoadError::from_failure("read the last stop of"))?;
     transaction.commit().map_err(at("commit to"))?;
     check_free_pages(&connection).map_err(LoadError::from_failure("count the pages of"))?;
-    Ok(Loaded { connection, boots: known_boots, boot_unsaved, streams: found, sessions, alarms, was_clean })
+    let boots = known_boots;
+    Ok(Loaded { connection, boots, boot_unsaved, streams: found, others, sessions, dead, alarms, was_clean })
+}
+
+/// Adds the streams that are not configured any more to what was found: they take nothing and go nowhere, but their books are shown, and they
+/// can be purged.
+fn not_configured(
+    loaded: Vec<(String, i64, Books)>,
+    configured: &[StreamSettings],
+    found: &mut Vec<(i64, Books)>,
+) -> Vec<StreamSettings> {
+    let mut others = Vec::new();
+    for (name, id, books) in loaded {
+        if configured.iter().any(|settings| settings.name == name) {
+            continue;
+        }
+        let backlog = books.backlog_messages();
+        if backlog > 0 {
+            tracing::warn!(
+                stream = name,
+                backlog,
+                "a stream that is not configured has messages; they stay until they are purged"
+            );
+        }
+        found.push((id, books));
+        others.push(StreamSettings {
+            name,
+            ttl: None,
+            max_messages: None,
+            max_bytes: None,
+            when_full: WhenFull::Reject,
+            retain_sent: Duration::MAX,
+        });
+    }
+    others
 }
 
 /// The log that a crash left may hold what the kernel only remembers; see [`mend`]. Without syncs there is nothing to keep.
@@ -278,13 +323,14 @@ fn this_start(connection: &Connection) -> Result<(Boots, bool), rusqlite::Error>
 
 fn start(
     settings: &Settings,
-    streams: &[StreamSettings],
+    configured: &[StreamSettings],
     lock: DirectoryLock,
     loaded: Loaded,
     metrics: Metrics,
 ) -> Result<(Store, Handle), OpenError> {
     let path = settings.data_dir.join(DATABASE);
-    let Loaded { boots, streams: found, sessions, alarms, was_clean, .. } = &loaded;
+    let Loaded { boots, streams: found, others, sessions, dead, alarms, was_clean, .. } = &loaded;
+    let streams: Vec<StreamSettings> = configured.iter().chain(others).cloned().collect();
     let reading = schema::connect(&path, Role::Reader, settings.durability).map_err(|error| OpenError::Database {
         step: "open for reading",
         path,
@@ -292,7 +338,9 @@ fn start(
     })?;
     let (queue, works) = sync_channel(QUEUE_PLACES);
     let (queries, questions) = sync_channel(ASKED_PLACES);
-    let doors = found.iter().zip(streams).map(|((_, books), settings)| door(books, settings));
+    let is_configured = (0..).map(|at| at < configured.len());
+    let doors =
+        found.iter().zip(&streams).zip(is_configured).map(|(((_, books), settings), is)| door(books, settings, is));
     let mut totals = sessions.ledger.ended;
     let mut queues = HashMap::with_capacity(sessions.queues.len());
     for (id, books, session) in &sessions.queues {
@@ -303,6 +351,7 @@ fn start(
     }
     metrics.queues.show(&totals);
     metrics.alarms.show(alarms);
+    metrics.dead.show(dead);
     let shared = Arc::new(Shared {
         queue,
         queries,
@@ -312,6 +361,7 @@ fn start(
         doors: doors.collect(),
         queues: RwLock::new(queues),
         queue_totals: Mutex::new(totals),
+        dead: Mutex::new(*dead),
         boots: RwLock::new(boots.clone()),
         glance: Mutex::new(Glance { alarms: *alarms, ..Glance::default() }),
         state: watch::Sender::new(State::Open),
@@ -336,7 +386,7 @@ fn start(
         shared: Arc::clone(&shared),
         metrics,
         settings: settings.clone(),
-        streams: streams.to_vec(),
+        streams,
     };
     let spawn = |name: &str| thread::Builder::new().name(name.to_owned());
     let reader = spawn("store-reader").spawn(move || reader::run(reader)).map_err(OpenError::Threads)?;
@@ -345,12 +395,14 @@ fn start(
     Ok((Store { shared, writer: Some(writer), reader: Some(reader), _lock: lock }, handle))
 }
 
-fn door(books: &Books, settings: &StreamSettings) -> Door {
+fn door(books: &Books, settings: &StreamSettings, configured: bool) -> Door {
     Door {
         name: settings.name.clone(),
+        configured,
         limits: writer::limits(settings),
         when_full: settings.when_full,
         position: watch::Sender::new(books.position()),
+        paused: Arc::new(AtomicBool::new(books.operated.paused)),
         published: Mutex::new(Published { books: books.clone(), head_at: (0, 0) }),
         offline: AtomicU64::new(0),
         qos0_full: AtomicU64::new(0),

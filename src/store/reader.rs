@@ -1,6 +1,7 @@
 //! The reader thread: answers reads from its own connection, while the writer writes.
 
 mod check;
+mod dead;
 mod sessions;
 
 use std::sync::{
@@ -37,7 +38,7 @@ pub(super) struct Start {
     pub(super) connection: Connection,
     pub(super) queries: Receiver<Asked>,
     pub(super) shared: Arc<Shared>,
-    /// Durable ids of the configured streams.
+    /// Durable ids of all streams.
     pub(super) streams: Vec<i64>,
     /// All that is stored is to be looked at, for the last stop was not clean.
     pub(super) check: bool,
@@ -47,6 +48,8 @@ pub(super) struct Start {
 struct Reader {
     connection: Connection,
     shared: Arc<Shared>,
+    /// Durable ids of the streams.
+    ids: Vec<i64>,
     sql: Vec<StreamSql>,
     decoder: Decoder,
 }
@@ -95,7 +98,7 @@ impl Desk {
     fn reader_at(&self, connection: Connection) -> Reader {
         connection.set_prepared_statement_cache_capacity(8 + self.streams.len());
         let sql = self.streams.iter().copied().map(StreamSql::new).collect();
-        Reader { connection, shared: Arc::clone(&self.shared), sql, decoder: Decoder::new() }
+        Reader { connection, shared: Arc::clone(&self.shared), ids: self.streams.clone(), sql, decoder: Decoder::new() }
     }
 
     fn work(mut self) -> Result<(), Failure> {
@@ -189,6 +192,7 @@ impl Query {
             Self::Sessions { reply } => reply.is_closed(),
             Self::ReadSession { reply, .. } => reply.is_closed(),
             Self::Retained { reply } => reply.is_closed(),
+            Self::Dead { reply, .. } => reply.is_closed(),
             Self::Suspend { .. } | Self::Resume { .. } | Self::End => false,
         }
     }
@@ -226,6 +230,7 @@ impl Reader {
                 let found = self.read_session(session, from, max_messages, max_bytes);
                 give(found, reply, |reply| Query::ReadSession { session, from, max_messages, max_bytes, reply })
             }
+            Query::Dead { filter, reply } => give(self.dead(&filter), reply, |reply| Query::Dead { filter, reply }),
             Query::Retained { reply } => give(self.retained(), reply, |reply| Query::Retained { reply }),
             Query::Suspend { .. } | Query::Resume { .. } | Query::End => Ok(()),
         }

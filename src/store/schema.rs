@@ -9,7 +9,9 @@ use super::{
     api::Durability,
     books::{Books, Holes, Tally},
     clock::Boot,
+    dead,
     failure::Failure,
+    operated::{self, Operated},
     queue::MIGRATION_2,
 };
 
@@ -55,7 +57,7 @@ const MIGRATIONS: [&[&str]; 3] = [&["
     CREATE TABLE received(session TEXT NOT NULL, packet_id INTEGER NOT NULL, PRIMARY KEY(session, packet_id)) WITHOUT ROWID;
     CREATE TABLE retained(
         topic TEXT PRIMARY KEY, flags INTEGER NOT NULL, client TEXT NOT NULL, properties BLOB, payload BLOB NOT NULL);
-"], &[MIGRATION_2], &[alarms::MIGRATION_3]];
+"], &[MIGRATION_2], &[operated::MIGRATION_3, alarms::MIGRATION_3]];
 
 /// What a connection is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -145,6 +147,18 @@ pub(super) struct StreamRow {
 
 /// All streams, also those that are not configured.
 pub(super) fn load_streams(connection: &Connection) -> Result<Vec<StreamRow>, Failure> {
+    let mut streams = load_books(connection)?;
+    for stream in &mut streams {
+        stream.books.operated = operated::load(connection, stream.id)?;
+        if !stream.books.operated.makes_sense(stream.books.tail, stream.books.head) {
+            return Err(Failure::Damaged(format!("what was done to stream {} makes no sense", stream.name)));
+        }
+    }
+    Ok(streams)
+}
+
+/// The table `stream` alone.
+pub(super) fn load_books(connection: &Connection) -> Result<Vec<StreamRow>, Failure> {
     let mut statement = connection.prepare(
         "SELECT id, name, head, next, tail, tail_offset, head_offset, end_offset, accepted, forwarded, expired, purged,
          dropped, dead, holes FROM stream ORDER BY id",
@@ -172,6 +186,7 @@ pub(super) fn load_streams(connection: &Connection) -> Result<Vec<StreamRow>, Fa
             dropped: Tally::from_text(&text(12)?).ok_or_else(|| bad("dropped"))?,
             dead: Tally::from_text(&text(13)?).ok_or_else(|| bad("dead"))?,
             holes: Holes::from_text(&text(14)?).ok_or_else(|| bad("holes"))?,
+            operated: Operated::default(),
         };
         if row.get::<_, i64>(0)? <= 0 || !books.make_sense() {
             return Err(Failure::Damaged(format!("the numbers of stream {} make no sense", text(1)?)));
@@ -246,7 +261,7 @@ pub(super) struct StreamSql {
     pub(super) delete: String,
     /// The last row: seq, end.
     pub(super) last: String,
-    /// Copies the row ?1 to the dead letters of stream ?2: ?3 reason, ?4 detail, ?5 boot, ?6 time.
+    /// Copies the row ?1 to the dead letters of stream ?2: ?3 reason, ?4 detail, ?5 boot, ?6 time. Gives the bytes of the letter.
     pub(super) bury: String,
 }
 
@@ -263,7 +278,9 @@ impl StreamSql {
             last: format!("SELECT seq, end FROM s_{id} ORDER BY seq DESC LIMIT 1"),
             bury: format!(
                 "INSERT INTO dead(stream, seq, reason, detail, dead_boot, dead_at, boot, at, flags, client, topic, properties, payload)
-                 SELECT ?2, seq, ?3, ?4, ?5, ?6, boot, at, flags, client, topic, properties, payload FROM s_{id} WHERE seq = ?1"
+                 SELECT ?2, seq, ?3, ?4, ?5, ?6, boot, at, flags, client, topic, properties, payload FROM s_{id} WHERE seq = ?1
+                 RETURNING {}",
+                dead::BYTES
             ),
         }
     }

@@ -4,7 +4,7 @@ use std::{
     collections::HashMap,
     sync::{
         Arc, Mutex, PoisonError, RwLock,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
         mpsc::SyncSender,
     },
     time::{Duration, Instant},
@@ -17,17 +17,21 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
 
 use super::{
     alarms::Alarms,
-    api::{Entry, Position, Refusal, Run, Sequence, Stored, StreamId, WhenFull},
+    api::{DeadFilter, Entry, Position, Refusal, Run, Sequence, Stored, StreamId, WhenFull},
     books::{Books, Fit, Limits},
     clock::{Boots, Now},
     disk::DiskWait,
     failure::Failure,
     handle::StoreError,
     lane::LaneShared,
+    orders::{Done, Order},
     queue::{Counts, QueueBooks},
     sessions::{QueueLimits, RestoredSession, RetainedMessage, SessionId, SessionMessage, SessionRecord},
 };
-use crate::{stats::StreamStats, topic::TopicName};
+use crate::{
+    stats::{DeadLetter, DeadStats, StreamStats},
+    topic::TopicName,
+};
 
 /// Most bytes of messages that may wait for the writer, of all lanes together.
 pub(super) const QUEUE_BYTES_MAX: usize = 4 << 20;
@@ -143,6 +147,12 @@ pub(super) enum Control {
         expired: Vec<(TopicName, u64)>,
         done: oneshot::Sender<()>,
     },
+    /// `outcome`: set by the writer.
+    Order {
+        order: Order,
+        outcome: Option<Done>,
+        done: oneshot::Sender<Done>,
+    },
     Flush {
         done: oneshot::Sender<()>,
     },
@@ -170,6 +180,10 @@ pub(super) enum Query {
     },
     Retained {
         reply: oneshot::Sender<Vec<RetainedMessage>>,
+    },
+    Dead {
+        filter: DeadFilter,
+        reply: oneshot::Sender<Vec<DeadLetter>>,
     },
     /// Close the connection and keep what is asked until `Resume`; `closed` then.
     Suspend {
@@ -218,9 +232,12 @@ pub(super) enum State {
 #[derive(Debug)]
 pub(super) struct Door {
     pub(super) name: String,
+    /// Whether the configuration still has it.
+    pub(super) configured: bool,
     pub(super) limits: Limits,
     pub(super) when_full: WhenFull,
     pub(super) position: watch::Sender<Position>,
+    pub(super) paused: Arc<AtomicBool>,
     pub(super) published: Mutex<Published>,
     /// QoS 0 messages of a live-only stream not yet entered in the books.
     pub(super) offline: AtomicU64,
@@ -250,6 +267,7 @@ pub(super) struct QueueDoor {
 pub(super) struct Glance {
     pub(super) bytes: u64,
     pub(super) free_bytes: u64,
+    pub(super) written_bytes: u64,
     pub(super) last_commit: Option<Instant>,
     pub(super) refusing: Option<Refusal>,
     /// What is the matter while nothing can be stored.
@@ -288,6 +306,7 @@ pub(super) struct Shared {
     pub(super) queues: RwLock<HashMap<SessionId, Arc<QueueDoor>>>,
     /// All queues together, with those of ended sessions, as of the last commit.
     pub(super) queue_totals: Mutex<Counts>,
+    pub(super) dead: Mutex<DeadStats>,
     pub(super) boots: RwLock<Boots>,
     pub(super) glance: Mutex<Glance>,
     pub(super) state: watch::Sender<State>,
@@ -400,6 +419,8 @@ impl Door {
         StreamStats {
             name: self.name.clone(),
             to: None,
+            configured: self.configured,
+            paused: books.operated.paused,
             accepted: books.accepted + offline + qos0_full,
             forwarded: books.forwarded,
             expired: books.expired,

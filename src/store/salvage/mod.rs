@@ -31,8 +31,8 @@ const HEADER_BYTES: usize = 100;
 const COPY_ROWS: u64 = 10_000;
 
 /// Tables that are copied as they are, and their key.
-const PLAIN_TABLES: [(&str, &str); 4] =
-    [("boot", "id"), ("received", "session, packet_id"), ("dead", "id"), ("salvage", "id")];
+const PLAIN_TABLES: [(&str, &str); 5] =
+    [("boot", "id"), ("received", "session, packet_id"), ("dead", "id"), ("dead_left", "fate"), ("salvage", "id")];
 
 /// What came of it.
 #[derive(Debug, Default)]

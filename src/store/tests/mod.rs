@@ -3,11 +3,16 @@
 mod basics;
 mod bench;
 mod damage;
+mod dead;
 mod full;
 mod limits;
+mod migration;
 mod model;
 mod opening;
+mod operated;
 mod queues;
+mod settling;
+mod space;
 mod trouble;
 
 use std::{path::Path, time::Duration};
@@ -46,6 +51,7 @@ pub(super) fn stream(name: &str) -> StreamSettings {
         max_messages: None,
         max_bytes: None,
         when_full: WhenFull::Reject,
+        retain_sent: Duration::ZERO,
     }
 }
 
@@ -141,7 +147,9 @@ pub(super) async fn submit_until_taken(handle: &Handle, mut entries: Vec<Entry>)
         let refused = |(entry, outcome)| match outcome {
             Outcome::Accepted => None,
             Outcome::Refused(Refusal::Suspended) => Some(entry),
-            other => panic!("{other:?}"),
+            other @ (Outcome::Duplicate | Outcome::Refused(_) | Outcome::Released | Outcome::Stepped) => {
+                panic!("{other:?}")
+            }
         };
         entries = returned.verdicts.into_iter().filter_map(refused).collect();
         tokio::time::sleep(Duration::from_millis(if entries.is_empty() { 0 } else { 10 })).await;

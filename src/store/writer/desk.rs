@@ -16,6 +16,7 @@ use super::{
     lazy::Lazy,
     resume::Doubt,
     round::Last,
+    settling::PutOff,
     space::Space,
     suspension::{self, History},
     transaction::{Stream, Transaction},
@@ -148,6 +149,7 @@ impl<'c> Writer<'c> {
             commit_delay: settings.commit_delay,
             boot,
             deferred,
+            put_off: PutOff::default(),
             failed,
             decided: Vec::new(),
             attempt,
@@ -157,12 +159,15 @@ impl<'c> Writer<'c> {
             company: Company { last_round: None, skip: 0, vain: VAIN_ROUNDS_MIN },
             next_tick: Instant::now() + TICK,
             chores: true,
+            next_chore: Instant::now(),
             told: None,
         };
         let end = writer.work();
         writer.transaction.shared.disk.end();
-        let Self { transaction, deferred, failed, decided, attempt, epoch, closing, .. } = writer;
+        let Self { transaction, put_off, mut deferred, failed, decided, attempt, epoch, closing, .. } = writer;
         let doubt = transaction.evidence.map(|evidence| Doubt { outcomes: decided, evidence });
+        // They came before everything else that is left.
+        deferred.splice(0..0, put_off.into_jobs());
         *kept = Kept { deferred, failed, doubt, lazy: transaction.lazy, attempt, epoch, closing };
         end
     }

@@ -1,14 +1,17 @@
 //! The writer thread: gathers what is queued into one transaction, commits, and only then says what became of it.
 
 mod control;
+mod dead;
 mod decide;
 mod deliver;
 mod desk;
 mod lazy;
+mod orders;
 mod queues;
 mod resume;
 mod round;
 mod sessions;
+mod settling;
 mod space;
 mod suspension;
 mod transaction;
@@ -31,6 +34,7 @@ pub(super) use self::{
 };
 use self::{
     round::{Last, Round},
+    settling::PutOff,
     space::Space,
     transaction::Transaction,
 };
@@ -79,6 +83,8 @@ struct Writer<'c> {
     decided: Vec<Vec<Outcome>>,
     epoch: u64,
     closing: bool,
+    /// Settlements that wait for the next tick.
+    put_off: PutOff,
     /// Counts attempts at a transaction; see `LaneShared::is_held`.
     attempt: u64,
     /// Buffer for encoded properties.
@@ -87,6 +93,8 @@ struct Writer<'c> {
     next_tick: Instant,
     /// Something is left for idle moments.
     chores: bool,
+    /// When a slice of it may be done although it is not quiet.
+    next_chore: Instant,
     /// Why everything is refused, as the log last said.
     told: Option<Refusal>,
 }
@@ -110,7 +118,12 @@ impl Writer<'_> {
         if !self.deferred.is_empty() || self.closing {
             // What was kept through a suspension.
             let jobs = std::mem::take(&mut self.deferred);
-            self.settle_round(Round { jobs, last: self.closing.then_some(Last::Close), ..Round::default() })?;
+            self.settle_round(Round {
+                jobs,
+                due: true,
+                last: self.closing.then_some(Last::Close),
+                ..Round::default()
+            })?;
             if self.closing {
                 return Ok(Last::Close);
             }
@@ -163,8 +176,10 @@ impl Writer<'_> {
                 self.next_tick = Instant::now() + TICK;
                 self.tick()?;
                 self.transaction.shared.heartbeat.fetch_add(1, Ordering::Relaxed);
-            } else if self.chores && self.queue_is_quiet() {
+            } else if self.chores && self.may_do_chore() {
+                let began = Instant::now();
                 self.chore()?;
+                self.next_chore = Instant::now() + began.elapsed() * upkeep::CHORE_SHARE;
             }
         }
     }
@@ -179,9 +194,9 @@ impl Writer<'_> {
         quiet.min(tick)
     }
 
-    /// Nothing arrived for a while: time for what can wait. Chores must not delay somebody's acknowledgement.
-    fn queue_is_quiet(&self) -> bool {
-        self.company.last_round.is_none_or(|at| at.elapsed() >= upkeep::QUIET)
+    /// Whether it is time for what can wait: nothing arrived for a while, or, where something always does, the last slice was long ago.
+    fn may_do_chore(&self) -> bool {
+        self.company.last_round.is_none_or(|at| at.elapsed() >= upkeep::QUIET) || Instant::now() >= self.next_chore
     }
 
     /// Takes what is queued, waits a little for more where that has been worth it.
@@ -233,7 +248,9 @@ impl Writer<'_> {
 
     /// Decides a round, commits it, and hands everything back. Where the disk is full, with less ambition again.
     fn settle_round(&mut self, mut round: Round) -> Result<(), Failure> {
-        if round.last.is_none() && !self.transaction.lazy.is_due() && round.jobs.iter().all(lazy::is_lazy) {
+        self.put_off_settlements(&mut round);
+        let forced = round.due || round.last.is_some() || self.transaction.lazy.is_due();
+        if !forced && round.jobs.iter().all(lazy::is_lazy) {
             self.put_off_round(round);
             return Ok(());
         }

@@ -85,6 +85,8 @@ pub(super) fn publish(shared: &Shared, metrics: &Metrics, loaded: &Loaded) {
     *shared.queues.write().unwrap_or_else(PoisonError::into_inner) = queues;
     *locked(&shared.queue_totals) = totals;
     metrics.queues.show(&totals);
+    *locked(&shared.dead) = loaded.dead;
+    metrics.dead.show(&loaded.dead);
     let mut glance = locked(&shared.glance);
     let checked = glance.alarms.checked;
     glance.alarms = crate::store::alarms::Alarms { checked, ..loaded.alarms };
@@ -113,7 +115,10 @@ pub(super) fn settle_doubt(desk: &mut Desk, loaded: &Loaded) {
                 batch.lane.give_back(batch.entries, &outcomes, batch.slot);
                 drop(batch.room);
             }
-            // Whoever waits for one of these is answered by the next commit: each of them can be done twice.
+            (Job::Control(control, permit), Some(_)) => {
+                control.done();
+                drop(permit);
+            }
             (job, _) => again.push(job),
         }
     }

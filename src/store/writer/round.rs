@@ -22,6 +22,8 @@ pub(super) struct Round {
     pub(super) bytes: usize,
     pub(super) entries: usize,
     pub(super) last: Option<Last>,
+    /// What was put off must not wait any longer.
+    pub(super) due: bool,
     /// The reader has failed meanwhile.
     pub(super) trouble: Option<(Failure, u64)>,
 }

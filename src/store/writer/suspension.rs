@@ -118,6 +118,8 @@ pub(super) fn wait_for_disk(desk: &mut Desk, failure: Failure) -> Result<Loaded,
         Failure::Full(cause) | Failure::Trouble(cause) | Failure::Fatal(cause) => suspension.is_in_trouble(&cause),
     }
     tracing::error!(cause = suspension.cause, "the store is suspended: messages are refused until it works again");
+    // Shown first: whoever gets something back asks at once whether there is room.
+    suspension.show(true);
     suspension.keep_failed();
     suspension.run()
 }
@@ -142,7 +144,6 @@ impl Suspension<'_> {
     }
 
     fn run(mut self) -> Result<Loaded, Failure> {
-        self.show(true);
         loop {
             let now = Instant::now();
             if now.duration_since(self.beaten) >= Duration::from_millis(500) {

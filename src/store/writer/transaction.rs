@@ -16,14 +16,17 @@ use super::{
     queues::Queues,
     resume::{Evidence, Mark},
 };
+use crate::stats::DeadStats;
 use crate::store::{
     alarms,
     api::{StreamSettings, WhenFull},
     books::{Books, Limits},
     clock::Now,
+    dead,
     failure::{self, Failure},
     metrics::Metrics,
     opening::LoadedSessions,
+    operated,
     schema::{self, StreamSql},
     shared::{OFFLINE, QOS0_FULL, Shared, locked},
 };
@@ -31,6 +34,7 @@ use crate::store::{
 /// A stream in the writer's hands.
 pub(super) struct Stream<'c> {
     pub(super) id: i64,
+    pub(super) name: String,
     pub(super) sql: StreamSql,
     pub(super) books: Books,
     pub(super) limits: Limits,
@@ -65,6 +69,9 @@ pub(super) struct Transaction<'c> {
     pub(super) now: Now,
     /// Pages in the log after the last commit, told by SQLite.
     pub(super) log_pages: Arc<AtomicU32>,
+    dead: DeadStats,
+    /// The figures of the dead letters before this transaction, once it touched them.
+    dead_before: Option<DeadStats>,
     /// Messages inserted by this transaction.
     pub(super) inserted: u64,
     /// The current boot is not in the database yet: the first transaction that commits puts it there.
@@ -95,6 +102,7 @@ impl<'c> Stream<'c> {
         let sql = StreamSql::new(id);
         Ok(Self {
             id,
+            name: settings.name.clone(),
             insert: connection.prepare(&sql.insert)?,
             sql,
             books,
@@ -124,6 +132,7 @@ impl<'c> Transaction<'c> {
         log_pages: Arc<AtomicU32>,
         boot_unsaved: bool,
     ) -> Result<Self, Failure> {
+        let shared_dead = Arc::clone(&shared);
         Ok(Self {
             connection,
             streams,
@@ -136,6 +145,8 @@ impl<'c> Transaction<'c> {
             metrics,
             now: Now::read(),
             log_pages,
+            dead: *locked(&shared_dead.dead),
+            dead_before: None,
             inserted: 0,
             boot_unsaved,
             begin_unmarked: true,
@@ -194,6 +205,12 @@ impl<'c> Transaction<'c> {
         stream
     }
 
+    /// The figures of the dead letters, for a change.
+    pub(super) fn changing_dead(&mut self) -> &mut DeadStats {
+        self.dead_before.get_or_insert(self.dead);
+        &mut self.dead
+    }
+
     /// Enters in the books what the doors counted meanwhile.
     pub(super) fn enter_owed(&mut self) {
         for index in 0..self.streams.len() {
@@ -235,7 +252,15 @@ impl<'c> Transaction<'c> {
                 self.begin()?;
                 let stream = &self.streams[index];
                 schema::save_stream(&mut self.save, stream.id, &stream.books)?;
+                let operated = &stream.books.operated;
+                if stream.before.as_ref().is_none_or(|before| before.operated != *operated) {
+                    operated::save(self.connection, stream.id, operated)?;
+                }
             }
+        }
+        if self.dead_before.is_some() {
+            self.begin()?;
+            dead::save(self.connection, &self.dead)?;
         }
         if self.queues.is_dirty() {
             self.begin()?;
@@ -328,7 +353,13 @@ impl<'c> Transaction<'c> {
                 door.qos0_full.fetch_sub(entered.1, Ordering::Relaxed);
             }
             let position = stream.books.position();
-            door.position.send_if_modified(|current| std::mem::replace(current, position) != position);
+            let paused = stream.books.operated.paused;
+            let turned = door.paused.swap(paused, Ordering::Relaxed) != paused;
+            door.position.send_if_modified(|current| std::mem::replace(current, position) != position || turned);
+        }
+        if self.dead_before.take().is_some() {
+            *locked(&self.shared.dead) = self.dead;
+            self.metrics.dead.show(&self.dead);
         }
         room |= self.queues.publish(&self.shared, &self.metrics);
         if room {
@@ -362,6 +393,9 @@ impl<'c> Transaction<'c> {
             }
             stream.dirty = false;
             stream.entered = (0, 0);
+        }
+        if let Some(before) = self.dead_before.take() {
+            self.dead = before;
         }
         self.queues.undo();
         self.lazy_written = false;

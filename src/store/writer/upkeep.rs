@@ -49,6 +49,10 @@ const CHECKPOINT_WAIT_PAGES: u32 = 4096;
 /// No message for so long is quiet enough for chores.
 pub(super) const QUIET: Duration = Duration::from_millis(20);
 
+/// Where it is never quiet, a chore is followed by so many times as long without one: 5 % of the writer's time, so that a gateway
+/// whose sensors never pause gives space back too.
+pub(super) const CHORE_SHARE: u32 = 19;
+
 /// A row as a walk sees it.
 struct Walked {
     seq: Sequence,
@@ -70,9 +74,9 @@ impl Writer<'_> {
     /// Once a second.
     pub(super) fn tick(&mut self) -> Result<(), Failure> {
         self.transaction.now = super::Now::read();
-        if !self.deferred.is_empty() {
+        if !self.deferred.is_empty() || !self.put_off.is_empty() {
             let jobs = std::mem::take(&mut self.deferred);
-            self.settle_round(super::Round { jobs, ..super::Round::default() })?;
+            self.settle_round(super::Round { jobs, due: true, ..super::Round::default() })?;
         }
         let swept = self.in_transaction(|writer| {
             writer.transaction.correct_clock()?;
@@ -299,8 +303,10 @@ impl Writer<'_> {
         let gauge = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
         self.transaction.metrics.bytes.set(gauge(used_bytes));
         self.transaction.metrics.free_bytes.set(gauge(free_bytes));
+        let written_bytes = self.transaction.metrics.show_written();
         let mut glance = locked(&self.transaction.shared.glance);
         glance.bytes = used_bytes;
+        glance.written_bytes = written_bytes;
         glance.free_bytes = free_bytes;
         Ok(())
     }
