@@ -81,6 +81,18 @@ pub struct StoreStats {
     pub last_commit_ago: Option<Duration>,
     /// Why nothing can be accepted at the moment, if so (`"disk full"`, `"max_bytes reached"`).
     pub refusing: Option<String>,
+    /// What is the matter with the disk while the store is suspended, as a sentence for people.
+    pub suspended: Option<String>,
+    /// How long the disk has been at what it was last asked to do, while it has not answered.
+    pub stalled: Option<Duration>,
+    /// How often a damaged database was salvaged, ever.
+    pub salvages: u64,
+    /// Messages that were lost to damage, ever.
+    pub lost_messages: u64,
+    /// Bytes of damaged files that were set aside and can be deleted by hand.
+    pub quarantine_bytes: u64,
+    /// How far the check of all that is stored has come, 0 to 1; `None` where none was needed, for the last stop was clean.
+    pub checked: Option<f64>,
 }
 
 /// State of the connection to one upstream.

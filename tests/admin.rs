@@ -121,6 +121,12 @@ impl Sources for Figures {
             written_bytes: 4096,
             last_commit_ago: Some(Duration::from_millis(250)),
             refusing: None,
+            suspended: None,
+            stalled: None,
+            salvages: 2,
+            lost_messages: 7,
+            quarantine_bytes: 4096,
+            checked: Some(0.5),
         }
     }
     fn uplinks(&self) -> Vec<UplinkStats> {

@@ -137,6 +137,14 @@ struct Store {
     written_bytes: u64,
     last_commit_ago_seconds: Option<f64>,
     refusing: Option<String>,
+    suspended: Option<String>,
+    stalled_seconds: Option<f64>,
+    salvages: u64,
+    lost_messages: u64,
+    quarantine_bytes: u64,
+    checked_ratio: Option<f64>,
+    /// What somebody should look at, in words.
+    alarms: Vec<String>,
 }
 
 #[derive(Serialize)]
@@ -177,13 +185,34 @@ impl From<UplinkStats> for Uplink {
 impl From<StoreStats> for Store {
     fn from(stats: StoreStats) -> Self {
         Self {
+            alarms: alarms(&stats),
             bytes: stats.bytes,
             free_bytes: stats.free_bytes,
             written_bytes: stats.written_bytes,
             last_commit_ago_seconds: stats.last_commit_ago.map(seconds),
             refusing: stats.refusing,
+            suspended: stats.suspended,
+            stalled_seconds: stats.stalled.map(seconds),
+            salvages: stats.salvages,
+            lost_messages: stats.lost_messages,
+            quarantine_bytes: stats.quarantine_bytes,
+            checked_ratio: stats.checked.map(thousandths),
         }
     }
+}
+
+/// What somebody should look at, though the store may work again.
+fn alarms(stats: &StoreStats) -> Vec<String> {
+    let salvaged = (stats.salvages > 0).then(|| {
+        format!(
+            "a damaged database was salvaged, in all {} times; {} stored messages could not be read any more",
+            stats.salvages, stats.lost_messages
+        )
+    });
+    let aside = (stats.quarantine_bytes > 0).then(|| {
+        format!("{} bytes of damaged databases lie in `quarantine`; delete them by hand", stats.quarantine_bytes)
+    });
+    stats.suspended.clone().into_iter().chain(salvaged).chain(aside).collect()
 }
 
 /// Milliseconds are as fine as anybody wants to read.

@@ -115,7 +115,7 @@ pub enum Outcome {
     Accepted,
     /// A QoS 2 packet id that is already remembered: nothing was stored again, the acknowledgement is due again.
     Duplicate,
-    /// Not stored anywhere. For [`Entry::Release`] only ever [`Refusal::DiskFull`]: the packet id is still remembered, so
+    /// Not stored anywhere. For [`Entry::Release`] only ever [`Refusal::DiskFull`] or [`Refusal::Suspended`]: the packet id is still remembered, so
     /// PUBCOMP must not be sent; the client releases it again after it reconnects. For [`Entry::Step`] too, and only for
     /// [`Step::Received`]: PUBREL must not be sent.
     Refused(Refusal),
@@ -136,6 +136,8 @@ pub enum Refusal {
     StoreFull,
     /// The disk is full, or less than `min_free` is left.
     DiskFull,
+    /// The disk fails otherwise, or a damaged database is being salvaged: nothing can be stored until that is over.
+    Suspended,
 }
 
 impl Refusal {
@@ -146,6 +148,7 @@ impl Refusal {
             Self::QueueFull => "queue-full",
             Self::StoreFull => "store-full",
             Self::DiskFull => "disk-full",
+            Self::Suspended => "suspended",
         }
     }
 
@@ -156,6 +159,7 @@ impl Refusal {
             Self::QueueFull => "session queue full",
             Self::StoreFull => "max_bytes reached",
             Self::DiskFull => "disk full",
+            Self::Suspended => "the store is suspended",
         }
     }
 }

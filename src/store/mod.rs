@@ -106,14 +106,17 @@
 //! A garbage header is replaced on a copy. If the schema in page 1 is lost, nothing can be read: it is set aside, an alarm is
 //! logged, the store starts empty.
 
+mod alarms;
 mod api;
 mod books;
 mod clock;
 mod dead;
+mod disk;
 mod failure;
 mod handle;
 mod lane;
 mod lock;
+mod mend;
 mod metrics;
 mod opening;
 mod operated;
@@ -133,6 +136,7 @@ mod writer;
 pub use self::{
     api::*,
     dead::{DEAD_BYTES_MAX, DEAD_MESSAGES_MAX},
+    disk::DISK_PATIENCE,
     handle::{Handle, OpenError, Store, StoreError},
     lane::{LANE_BATCHES_MAX, Lane, Permit, Returns},
     opening::open,

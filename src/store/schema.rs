@@ -2,9 +2,10 @@
 
 use std::{path::Path, time::Duration};
 
-use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
+use rusqlite::{Connection, OpenFlags, OptionalExtension, ffi, params};
 
 use super::{
+    alarms,
     api::Durability,
     books::{Books, Holes, Tally},
     clock::Boot,
@@ -56,7 +57,7 @@ const MIGRATIONS: [&[&str]; 3] = [&["
     CREATE TABLE received(session TEXT NOT NULL, packet_id INTEGER NOT NULL, PRIMARY KEY(session, packet_id)) WITHOUT ROWID;
     CREATE TABLE retained(
         topic TEXT PRIMARY KEY, flags INTEGER NOT NULL, client TEXT NOT NULL, properties BLOB, payload BLOB NOT NULL);
-"], &[MIGRATION_2], &[operated::MIGRATION_3]];
+"], &[MIGRATION_2], &[operated::MIGRATION_3, alarms::MIGRATION_3]];
 
 /// What a connection is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -110,19 +111,35 @@ fn set_up_writer(connection: &Connection, durability: Durability) -> Result<(), 
 }
 
 /// Whose database this is and how new, without writing anything: `(application_id, user_version)`; both 0 in an empty file.
+///
+/// One exception: where the power went away while the file was made, before its log was, a rollback journal lies beside it that must be
+/// played back before anything can be read. Who only reads may not do that, and the gateway would never start again.
 pub(super) fn identity(path: &Path) -> Result<(i64, i64), rusqlite::Error> {
-    let connection = connect(path, Role::Reader, Durability::Full)?;
-    let pragma = |name| connection.pragma_query_value(None, name, |row| row.get(0));
-    Ok((pragma("application_id")?, pragma("user_version")?))
+    let read = |connection: Connection| {
+        let pragma = |name| connection.pragma_query_value(None, name, |row| row.get(0));
+        Ok((pragma("application_id")?, pragma("user_version")?))
+    };
+    match connect(path, Role::Reader, Durability::Full).and_then(read) {
+        Err(error) if error.sqlite_error().is_some_and(|e| e.extended_code == ffi::SQLITE_READONLY_ROLLBACK) => {
+            let access = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+            read(Connection::open_with_flags(path, access)?)
+        }
+        found => found,
+    }
 }
 
 /// Brings the tables up to [`VERSION`], each step in a transaction of its own.
 pub(super) fn migrate(connection: &Connection) -> Result<(), rusqlite::Error> {
     let mut version: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
+    let is_new = version == 0;
     while let Some(steps) = usize::try_from(version).ok().and_then(|version| MIGRATIONS.get(version)) {
         let transaction = connection.unchecked_transaction()?;
         steps.iter().try_for_each(|step| transaction.execute_batch(step))?;
         version += 1;
+        if is_new && version == VERSION {
+            // Nothing is in it that could be checked.
+            transaction.execute("UPDATE stop SET clean = 1", [])?;
+        }
         transaction.pragma_update(None, "user_version", version)?;
         transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
         transaction.commit()?;

@@ -61,6 +61,9 @@ impl Writer<'_> {
         {
             return Ok(Decision::Done(Outcome::Duplicate));
         }
+        if let (Some(session), Some(packet_id)) = (&lane.session, publish.packet_id) {
+            self.transaction.remembered.get_or_insert_with(|| (session.clone(), packet_id));
+        }
         let bytes = weight(&publish.message);
         if let Some(refusal) = self.refusal(publish, lane, key.is_some(), bytes, mode) {
             if let (Some((session, packet_id)), Mode::Normal) = (key, mode) {
