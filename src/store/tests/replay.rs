@@ -119,7 +119,8 @@ fn time_is_found_boot_by_boot_whatever_the_clocks_did() {
     }
     writing.execute("UPDATE s_1 SET boot = (seq - 1) / 10 + 1, at = (seq - 1) % 10 * 10000", []).unwrap();
     drop(writing);
-    let bench = Bench::open(&settings(dir.path()), &[keeping("a")]);
+    let long = StreamSettings { retain_sent: HOUR * 24 * 36_500, ..stream("a") };
+    let bench = Bench::open(&settings(dir.path()), &[long]);
     let era = ERA_UNIX_MS;
     for (span, expected) in [
         ((era, era + 30_000), vec![1, 2, 3]),
