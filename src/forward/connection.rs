@@ -257,7 +257,8 @@ impl<'task, U: Upstream> Connection<'task, U> {
         }
         self.look_for_overtaken(now)?;
         let ping_at = self.session.keep_alive(now).map_err(Cause::Failed)?;
-        let others = [stuck_at, ping_at, self.pace_until, self.task.settle_at(), self.next_trial()];
+        let trial_at = self.check_trial(now)?;
+        let others = [stuck_at, ping_at, self.pace_until, self.task.settle_at(), trial_at];
         Ok(others.into_iter().flatten().fold(deadline, Instant::min))
     }
 

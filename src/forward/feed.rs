@@ -86,7 +86,7 @@ impl Feed {
 
     /// The read to make now, if any.
     pub(super) fn wanted(&mut self, now: Instant) -> Option<Read> {
-        if self.is_reading || self.buffered_bytes > self.chunk_bytes || self.buffer.len() > CHUNK_MESSAGES {
+        if self.is_reading || self.is_full() {
             return None;
         }
         let position = *self.position.borrow();
@@ -122,11 +122,20 @@ impl Feed {
         self.buffer.iter()
     }
 
-    /// Whether there is nothing more to come, as far as is known.
+    /// Whether there is nothing in memory, and nothing more to come as far as is known.
     pub(super) fn is_at_end(&self) -> bool {
+        self.buffer.is_empty() && self.is_read()
+    }
+
+    /// Whether all there is is in memory, or as much as there is room for.
+    pub(super) fn is_read(&self) -> bool {
         let position = *self.position.borrow();
         let was_dry = self.dry.is_some_and(|(at, _)| at == position);
-        self.buffer.is_empty() && !self.is_reading && (was_dry || self.next.max(position.head) >= position.next)
+        !self.is_reading && (self.is_full() || was_dry || self.next.max(position.head) >= position.next)
+    }
+
+    fn is_full(&self) -> bool {
+        self.buffered_bytes > self.chunk_bytes || self.buffer.len() > CHUNK_MESSAGES
     }
 
     /// The next message and when it was read.

@@ -28,8 +28,9 @@
 //! 2. *The suspect alone.* It is tried again after waits that grow (those of `backoff`). If it is taken the case is closed.
 //!    Otherwise it must fail [`PATIENCE`] times in a row before anything else happens. Where messages behind it in the same window were taken, which only a
 //!    refusal leaves room for, they have overtaken it already, and 2 to 4 times are enough.
-//! 3. *A follower.* Right after such a failure, without a wait, one later message of the same stream is tried: the nearest one, of another topic if there
-//!    is one; after each failure one further behind. If it fails too, that says nothing of the suspect: back to 2. Where there is none, the suspect waits.
+//! 3. *A follower.* Right after such a failure, without a wait, one later message of the same stream is tried: the nearest that the upstream has not
+//!    failed on yet; where [`NEAREST_TRIES`] have failed, the nearest of another topic. If it fails too, that says nothing of the suspect: back to 2, for twice as many tries (up to [`MOST_PATIENCE`]).
+//!    Where there is none, the suspect waits.
 //! 4. *Evidence.* If it is taken, that is one piece of evidence, and the suspect must fail 2 to 4 times more, at random, before the next
 //!    follower. After [`PASSES`] pieces the suspect is dead.
 //!
@@ -58,7 +59,7 @@
 //! What a crash does: all this is memory; the trial begins anew.
 
 use std::{
-    collections::VecDeque,
+    collections::{BTreeSet, VecDeque},
     time::{Duration, Instant},
 };
 
@@ -68,14 +69,18 @@ use crate::{store::Sequence, topic::TopicName, uplink::Backoff};
 pub(super) const STRIKES: u32 = 3;
 /// Failures in a row of a suspect before another message is sent past it.
 pub(super) const PATIENCE: u32 = 10;
+/// The same after followers have failed too; doubled each time up to here.
+const MOST_PATIENCE: u32 = 64;
 /// Pieces of evidence that convict.
 pub(super) const PASSES: u32 = 5;
 /// Messages of one stream that go at once for what their refusal says, with none taken between.
 pub(super) const AT_ONCE_MAX: u32 = 64;
 /// A follower's turn that could not be taken for so long is over: the upstream may have recovered since the suspect's.
 const FOLLOW_WITHIN: Duration = Duration::from_secs(10);
-/// Furthest follower, in messages behind the suspect.
-const MAX_REACH: usize = 512;
+/// Later messages of a lane that failed too and are remembered.
+const FAILED_MAX: usize = 4096;
+/// Followers that fail in a row before one of another topic is preferred.
+pub(super) const NEAREST_TRIES: u32 = 2;
 /// Convicted topics that are remembered.
 pub(super) const KNOWN_MAX: usize = 64;
 /// For how long.
@@ -139,8 +144,8 @@ pub(super) struct Dead {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Turn {
     Suspect,
-    /// A message of the same lane, about so many behind the suspect.
-    Follower(usize),
+    /// A later message of the same lane, after so many others have failed in its place.
+    Follower(u32),
 }
 
 /// A try that is due.
@@ -187,7 +192,9 @@ struct Case {
     in_vain: u32,
     /// Followers taken.
     passes: u32,
-    reach: usize,
+    /// Later messages that the upstream failed on too, and how many of them in place of a follower since one was taken.
+    failed: BTreeSet<Sequence>,
+    followers_in_vain: u32,
     turn: Turn,
     due: Instant,
     last: Failure,
@@ -238,7 +245,7 @@ impl Suspects {
             .cases()
             .filter(|(lane, case)| case.due <= now && may(*lane))
             .min_by_key(|(_, case)| (matches!(case.turn, Turn::Suspect), case.due))?;
-        let alone = !matches!(case.last, Failure::Refused { .. });
+        let alone = matches!(case.last, Failure::HungUp { .. });
         Some(Try { lane, suspect: case.seq, turn: case.turn, alone })
     }
 
@@ -259,6 +266,11 @@ impl Suspects {
                 lane.case = None;
             }
         }
+    }
+
+    /// Whether a later message may follow the suspect: the upstream has not failed on it too.
+    pub(super) fn may_follow(&self, lane: usize, seq: Sequence) -> bool {
+        self.lanes[lane].case.as_ref().is_some_and(|case| !case.failed.contains(&seq))
     }
 
     /// Whether a message of this topic would tell nothing new where the topic is what the upstream does not like.
@@ -359,6 +371,9 @@ impl Suspects {
             }
             return self.failed(index, seq, failure, now, random);
         }
+        if matches!(failure, Failure::Unanswered { .. }) && lane.newest_taken > seq {
+            return self.failed(index, seq, failure, now, random);
+        }
         let count = lane.strikes.filter(|(oldest, _)| *oldest == seq).map_or(1, |(_, count)| count + 1);
         lane.strikes = Some((seq, count));
         if count < STRIKES {
@@ -391,7 +406,7 @@ impl Suspects {
         match &mut lane.case {
             Some(case) if case.seq == seq => case.suspect_failed(failure, now, backoff, random),
             // Whatever it was that followed the suspect: it has the same trouble.
-            Some(case) if case.seq < seq => case.follower_failed(now, backoff, random),
+            Some(case) if case.seq < seq => case.follower_failed(seq, now, backoff, random),
             Some(_) | None => {
                 lane.strikes = None;
                 let mut case = Case::open(seq, failure, now);
@@ -453,7 +468,8 @@ impl Case {
             run_wanted: PATIENCE,
             in_vain: 1,
             passes: 0,
-            reach: 1,
+            failed: BTreeSet::new(),
+            followers_in_vain: 0,
             turn: Turn::Suspect,
             due: now,
             last: failure,
@@ -466,7 +482,7 @@ impl Case {
         self.in_vain += 1;
         self.last = failure;
         if self.run >= self.run_wanted {
-            self.turn = Turn::Follower(self.reach);
+            self.turn = Turn::Follower(self.followers_in_vain);
             self.due = now;
         } else {
             self.turn = Turn::Suspect;
@@ -474,20 +490,27 @@ impl Case {
         }
     }
 
-    fn follower_failed(&mut self, now: Instant, backoff: Backoff, random: f64) {
+    fn follower_failed(&mut self, seq: Sequence, now: Instant, backoff: Backoff, random: f64) {
+        self.failed.insert(seq);
+        while self.failed.len() > FAILED_MAX {
+            self.failed.pop_first();
+        }
         if self.turn == Turn::Suspect {
             // One of the same window; the suspect's turn comes first anyway.
             return;
         }
         self.in_vain += 1;
-        self.reach = (self.reach * 2).min(MAX_REACH);
+        let longer = (self.run_wanted * 2).min(MOST_PATIENCE);
+        self.followers_in_vain += 1;
         self.try_suspect(now, backoff, random);
+        self.run_wanted += longer;
     }
 
     /// A follower was taken.
     fn pass(&mut self, now: Instant, backoff: Backoff, random: f64) {
         self.passes += 1;
         self.in_vain = 0;
+        self.followers_in_vain = 0;
         self.try_suspect(now, backoff, random);
     }
 

@@ -10,8 +10,10 @@ mod fake;
 mod gateway;
 #[cfg(feature = "interop")]
 mod network;
+mod peer;
 #[cfg(feature = "interop")]
 mod proxy;
+mod temper;
 #[cfg(feature = "interop")]
 mod tls;
 #[cfg(feature = "interop")]

@@ -2,13 +2,14 @@
 
 use std::time::Instant;
 
-use super::{Connection, Unwritten};
+use super::{Cause, Connection, Unwritten};
 use crate::{
     forward::{
         ledger::Plan,
-        suspects::{Try, Turn},
+        suspects::{NEAREST_TRIES, Try, Turn},
+        task::Task,
     },
-    store::Sequence,
+    store::{Sequence, Stored},
     uplink::Upstream,
 };
 
@@ -25,8 +26,8 @@ enum Stage {
     Waiting,
     /// For the rows.
     Reading,
-    /// For the answer.
-    Sent(Sequence),
+    /// For the answer, since then.
+    Sent(Sequence, Instant),
 }
 
 /// What the other lanes do meanwhile.
@@ -38,7 +39,7 @@ pub(super) enum Others {
 
 impl<U: Upstream> Connection<'_, U> {
     /// When there is a try to begin.
-    pub(super) fn next_trial(&self) -> Option<Instant> {
+    fn next_trial(&self) -> Option<Instant> {
         if self.trial.is_some() { None } else { self.task.suspects.next_due(|_| true) }
     }
 
@@ -71,10 +72,24 @@ impl<U: Upstream> Connection<'_, U> {
 
     /// The message of a try was answered.
     pub(super) fn trial_answered(&mut self, lane: usize, seq: Sequence) {
-        let is_it = |trial: &Trial| trial.what.lane == lane && trial.stage == Stage::Sent(seq);
+        let is_it =
+            |trial: &Trial| trial.what.lane == lane && matches!(trial.stage, Stage::Sent(sent, _) if sent == seq);
         if self.trial.as_ref().is_some_and(is_it) {
             self.trial = None;
         }
+    }
+
+    /// A try that was not answered for so long failed, whatever else moves. Otherwise, when to look again.
+    pub(super) fn check_trial(&mut self, now: Instant) -> Result<Option<Instant>, Cause> {
+        let limit = self.task.settings.progress_timeout;
+        let Some(Trial { what: Try { lane, .. }, stage: Stage::Sent(seq, since) }) = &mut self.trial else {
+            return Ok(self.next_trial());
+        };
+        // A large message on a slow link.
+        if self.unwritten.iter().any(|message| (message.lane, message.seq) == (*lane, *seq)) {
+            *since = now;
+        }
+        if now >= *since + limit { Err(Cause::Overtaken { lane: *lane, seq: *seq }) } else { Ok(Some(*since + limit)) }
     }
 
     fn is_quiet(&self, what: Try) -> bool {
@@ -90,10 +105,10 @@ impl<U: Upstream> Connection<'_, U> {
         let Try { lane, suspect, turn, .. } = trial.what;
         let sent = match turn {
             Turn::Suspect => self.try_suspect(lane, suspect, now),
-            Turn::Follower(reach) => self.try_follower(lane, reach, now),
+            Turn::Follower(in_vain) => self.try_follower(lane, in_vain, now),
         };
         if let Sent::Yes(seq) = sent {
-            trial.stage = Stage::Sent(seq);
+            trial.stage = Stage::Sent(seq, now);
         }
         sent != Sent::Over
     }
@@ -123,33 +138,33 @@ impl<U: Upstream> Connection<'_, U> {
         sent
     }
 
-    fn try_follower(&mut self, lane: usize, reach: usize, now: Instant) -> Sent {
-        let is_done = |stored: Sequence| self.task.ledger.plan(lane, stored) == Plan::Skip;
-        while self.task.feeds[lane].front().is_some_and(|(_, stored)| is_done(stored.seq)) {
-            self.task.feeds[lane].pop();
-        }
-        let feed = &self.task.feeds[lane];
-        let candidates: Vec<(usize, bool)> = feed
-            .rows()
-            .enumerate()
-            .filter(|(_, (_, stored))| !is_done(stored.seq))
-            .map(|(index, (_, stored))| (index, self.task.suspects.is_like(lane, &stored.message.topic)))
-            .collect();
-        if candidates.is_empty() {
-            if !feed.is_at_end() {
+    fn try_follower(&mut self, lane: usize, in_vain: u32, now: Instant) -> Sent {
+        let Some(index) = self.follower(lane, in_vain) else {
+            if !self.task.feeds[lane].is_read() {
                 return Sent::NotYet;
             }
             self.task.suspects.no_follower(lane, now, fastrand::f64());
             return Sent::Over;
-        }
-        let others = || candidates.iter().filter(|(_, is_like)| !is_like);
-        let chosen = others().nth(reach - 1).or_else(|| others().last()).or_else(|| candidates.get(reach - 1));
-        let index = chosen.or_else(|| candidates.last()).map_or(0, |(index, _)| *index);
+        };
         // One that can never be sent says nothing: the next, with the next round of the loop.
         match self.send_row(lane, index, now) {
             Sent::Over => Sent::NotYet,
             sent => sent,
         }
+    }
+
+    /// The place in memory of the message to follow the suspect.
+    fn follower(&mut self, lane: usize, in_vain: u32) -> Option<usize> {
+        let Task { feeds, ledger, suspects, .. } = &mut *self.task;
+        let feed = &mut feeds[lane];
+        while feed.front().is_some_and(|(_, stored)| ledger.plan(lane, stored.seq) == Plan::Skip) {
+            feed.pop();
+        }
+        let may =
+            |stored: &Stored| ledger.plan(lane, stored.seq) != Plan::Skip && suspects.may_follow(lane, stored.seq);
+        let unlike = |stored: &Stored| in_vain >= NEAREST_TRIES && !suspects.is_like(lane, &stored.message.topic);
+        let nearest = || feed.rows().position(|(_, stored)| may(stored));
+        feed.rows().position(|(_, stored)| may(stored) && unlike(stored)).or_else(nearest)
     }
 
     /// Sends a row; `Over`: it cannot be sent, and is settled.
