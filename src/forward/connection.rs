@@ -342,7 +342,9 @@ impl<'task, U: Upstream> Connection<'task, U> {
         match self.queue_row(lane, 0, again, now) {
             Ok(Some(end)) => {
                 self.unwritten.push_back(Unwritten { end, lane, seq });
-                self.task.feeds[lane].pop();
+                let Task { turns, feeds, .. } = &mut *self.task;
+                turns.sent(lane, feeds[lane].front().map_or(0, |(_, stored)| u64::from(stored.bytes)));
+                feeds[lane].pop();
                 ControlFlow::Continue(())
             }
             Ok(None) => ControlFlow::Break(()),

@@ -6,7 +6,7 @@
 //! - Per uplink: 1 MiB of rows read ahead (32 KiB for each stream where there are more than 32), 128 KiB queued for
 //!   the connection, `min(max_inflight, Receive Maximum)` messages in flight, 4096 more done behind one that is not.
 //! - Per stream, messages are sent for the first time in sequence order (guarantee G2). Of several streams on one uplink, the higher
-//!   priority goes first, equals take turns of 16 messages.
+//!   priority goes first, equals share alike, and a lower one gets at least 1 in 32 (see `turns`).
 //!
 //! # The way of a message
 //!

@@ -29,7 +29,8 @@
 //!    Otherwise it must fail [`PATIENCE`] times in a row before anything else happens. Where messages behind it in the same window were taken, which only a
 //!    refusal leaves room for, they have overtaken it already, and 2 to 4 times are enough.
 //! 3. *A follower.* Right after such a failure, without a wait, one later message of the same stream is tried: the nearest that the upstream has not
-//!    failed on yet; where [`NEAREST_TRIES`] have failed, the nearest of another topic. If it fails too, that says nothing of the suspect: back to 2, for twice as many tries (up to [`MOST_PATIENCE`]).
+//!    failed on yet; where [`NEAREST_TRIES`] have failed, the nearest of another topic. If it fails too, that says nothing of the suspect: back to 2, for 2 to 4 tries, and after
+//!    [`FOLLOWERS_IN_VAIN`] of them for more and more, up to [`MOST_PATIENCE`].
 //!    Where there is none, the suspect waits.
 //! 4. *Evidence.* If it is taken, that is one piece of evidence, and the suspect must fail 2 to 4 times more, at random, before the next
 //!    follower. After [`PASSES`] pieces the suspect is dead.
@@ -69,7 +70,9 @@ use crate::{store::Sequence, topic::TopicName, uplink::Backoff};
 pub(super) const STRIKES: u32 = 3;
 /// Failures in a row of a suspect before another message is sent past it.
 pub(super) const PATIENCE: u32 = 10;
-/// The same after followers have failed too; doubled each time up to here.
+/// Followers that may fail before the patience between them is doubled each time.
+const FOLLOWERS_IN_VAIN: u32 = 4;
+/// It is doubled up to here.
 const MOST_PATIENCE: u32 = 64;
 /// Pieces of evidence that convict.
 pub(super) const PASSES: u32 = 5;
@@ -500,10 +503,12 @@ impl Case {
             return;
         }
         self.in_vain += 1;
-        let longer = (self.run_wanted * 2).min(MOST_PATIENCE);
         self.followers_in_vain += 1;
         self.try_suspect(now, backoff, random);
-        self.run_wanted += longer;
+        let doublings = self.followers_in_vain.saturating_sub(FOLLOWERS_IN_VAIN);
+        if doublings > 0 {
+            self.run_wanted = 4_u32.checked_shl(doublings).unwrap_or(MOST_PATIENCE).min(MOST_PATIENCE);
+        }
     }
 
     /// A follower was taken.
