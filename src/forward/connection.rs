@@ -22,7 +22,8 @@ use tokio::{task::JoinSet, time::sleep_until};
 use self::trial::{Others, Trial};
 use super::{
     ForwardError,
-    ledger::Plan,
+    feed::Feed,
+    ledger::{Ledger, Plan},
     letter,
     progress::{Progress, Standing},
     task::{Rows, Task},
@@ -304,9 +305,10 @@ impl<'task, U: Upstream> Connection<'task, U> {
         if !matches!(self.mode, Mode::Sending) || self.step_trial(now) == Others::Wait || self.waits_for_room() {
             return;
         }
+        self.task.feeds.iter_mut().for_each(Feed::forget_what_left);
         while self.session.queued_bytes() < QUEUE_BYTES {
             let Task { turns, feeds, ledger, suspects, .. } = &mut *self.task;
-            let ready = |lane: usize| feeds[lane].has_some() && ledger.lane_has_room(lane) && !suspects.is_held(lane);
+            let ready = |lane: usize| is_ready(&feeds[lane], ledger, lane) && !suspects.is_held(lane);
             let Some(lane) = turns.next(ready) else { return };
             if self.send_front(lane, now).is_break() {
                 return;
@@ -403,4 +405,10 @@ impl<'task, U: Upstream> Connection<'task, U> {
             }
         }
     }
+}
+
+/// Whether the next message of a lane may be dealt with. Of a paused one only what is on its way already: a delivery in doubt comes again.
+fn is_ready(feed: &Feed, ledger: &Ledger, lane: usize) -> bool {
+    let Some((_, stored)) = feed.front() else { return false };
+    ledger.lane_has_room(lane) && (!feed.is_paused() || ledger.plan(lane, stored.seq) != Plan::Send)
 }

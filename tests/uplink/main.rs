@@ -10,6 +10,7 @@ mod fake;
 mod gateway;
 #[cfg(feature = "interop")]
 mod network;
+mod operated;
 mod peer;
 #[cfg(feature = "interop")]
 mod proxy;

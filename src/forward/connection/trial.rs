@@ -40,7 +40,7 @@ pub(super) enum Others {
 impl<U: Upstream> Connection<'_, U> {
     /// When there is a try to begin.
     fn next_trial(&self) -> Option<Instant> {
-        if self.trial.is_some() { None } else { self.task.suspects.next_due(|_| true) }
+        if self.trial.is_some() { None } else { self.task.suspects.next_due(|lane| !self.task.feeds[lane].is_paused()) }
     }
 
     /// Begins a try that is due, and takes the one under way as far as it goes.
@@ -51,10 +51,13 @@ impl<U: Upstream> Connection<'_, U> {
         };
         let mut trial = match self.trial.take().filter(goes_on) {
             Some(trial) => trial,
-            None => match self.task.suspects.due(now, |_| true) {
-                Some(what) => Trial { what, stage: Stage::Waiting },
-                None => return Others::Flow,
-            },
+            None => {
+                let Task { suspects, feeds, .. } = &mut *self.task;
+                match suspects.due(now, |lane| !feeds[lane].is_paused()) {
+                    Some(what) => Trial { what, stage: Stage::Waiting },
+                    None => return Others::Flow,
+                }
+            }
         };
         if trial.stage == Stage::Waiting && self.is_quiet(trial.what) {
             self.task.reopen(trial.what.lane);
