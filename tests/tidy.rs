@@ -51,7 +51,7 @@ const PURE: [&str; 19] = [
     "src/forward/backoff.rs",
     "src/forward/ledger.rs",
     "src/forward/pacing.rs",
-    "src/forward/refusals.rs",
+    "src/forward/suspects.rs",
     "src/forward/turns.rs",
 ];
 

@@ -20,8 +20,8 @@ use super::{
     ledger::Ledger,
     letter::Stamp,
     pacing::Pacing,
-    refusals::{Refusals, Refused, Suspicion},
     status::Status,
+    suspects::{Dead, Suspects},
     turns::Turns,
 };
 use crate::{
@@ -38,8 +38,8 @@ const SETTLE_MESSAGES: u64 = 4096;
 /// Longest wait for the store to take the last settlement when stopping.
 const LAST_SETTLEMENT: Duration = Duration::from_secs(5);
 
-/// What a read gave: the lane, and the rows.
-pub(super) type Rows = (usize, Result<Vec<Stored>, StoreError>);
+/// What a read gave: the lane, its generation, and the rows.
+pub(super) type Rows = (usize, u32, Result<Vec<Stored>, StoreError>);
 
 /// Everything that outlives a connection.
 pub(super) struct Task {
@@ -49,8 +49,7 @@ pub(super) struct Task {
     pub(super) turns: Turns,
     pub(super) ledger: Ledger,
     pub(super) pacing: Pacing,
-    pub(super) refusals: Refusals,
-    pub(super) suspicion: Suspicion,
+    pub(super) suspects: Suspects,
     pub(super) stamp: Stamp,
     /// At most one read for each lane.
     pub(super) reads: JoinSet<Rows>,
@@ -134,13 +133,12 @@ impl Task {
         };
         Self {
             pacing: Pacing::new(settings.messages_per_s, settings.bytes_per_s),
+            suspects: Suspects::new(count, settings.backoff),
             settings,
             status,
             feeds: routes.into_iter().map(feed).collect(),
             turns: Turns::new(&priorities),
             ledger: Ledger::new(count),
-            refusals: Refusals::default(),
-            suspicion: Suspicion::default(),
             stamp: Stamp::new(gateway_id),
             reads: JoinSet::new(),
             settling: JoinSet::new(),
@@ -258,14 +256,15 @@ impl Task {
             if let Some(read) = feed.wanted(now) {
                 let (store, stream) = (self.store.clone(), self.streams[lane]);
                 self.reads.spawn(async move {
-                    (lane, store.read(stream, read.from, read.max_messages, read.max_bytes).await)
+                    let rows = store.read(stream, read.from, read.max_messages, read.max_bytes).await;
+                    (lane, read.generation, rows)
                 });
             }
         }
     }
 
-    pub(super) fn take_rows(&mut self, (lane, rows): Rows) -> Result<(), ForwardError> {
-        self.feeds[lane].arrived(Instant::now(), rows?);
+    pub(super) fn take_rows(&mut self, (lane, generation, rows): Rows) -> Result<(), ForwardError> {
+        self.feeds[lane].arrived(Instant::now(), generation, rows?);
         Ok(())
     }
 
@@ -313,17 +312,16 @@ impl Task {
         });
     }
 
-    /// The connection is over: the refused messages whose tries are used up.
-    pub(super) fn judge_refusals(&mut self, took_any: bool) -> Vec<Refused> {
-        self.refusals.judge(took_any, |lane| self.ledger.next_to_read(lane))
+    /// A message goes to the dead letters.
+    pub(super) fn bury(&mut self, lane: usize, dead: Dead) {
+        let Dead { seq, reason, detail } = dead;
+        self.settle(lane, seq, Fate::Dead { reason, detail });
     }
 
-    /// The upstream closed the connection before it acknowledged anything. Says whether a message was given up for that.
-    pub(super) fn suspect(&mut self, alone: Option<(usize, Sequence)>, error: &uplink::Error) -> bool {
-        let Some((lane, seq)) = self.suspicion.closed(alone) else { return false };
-        let detail = format!("the upstream closed the connection every time this message alone was sent: {error}");
-        self.settle(lane, seq, Fate::Dead { reason: "refused", detail });
-        true
+    /// A lane is read again from its oldest message that is not done, and what was refused may be sent again.
+    pub(super) fn reopen(&mut self, lane: usize) {
+        self.ledger.reopen(lane);
+        self.feeds[lane].restart(self.ledger.next_to_read(lane));
     }
 }
 

@@ -5,8 +5,8 @@ use std::time::Duration;
 use tidegate::store::StreamId;
 
 use crate::{
-    fake::{ACCEPTED, Fake},
     gateway::{Gateway, PATIENCE, number, settings},
+    peer::{ACCEPTED, Fake},
 };
 
 const S: StreamId = StreamId(0);
