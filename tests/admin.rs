@@ -74,6 +74,12 @@ impl Sources for Figures {
                 Ok(0)
             }
             Order::Purge { stream } if stream == "telemetry" => Ok(160),
+            Order::Replay { stream, since_unix_ms: 1_795_257_690_290, until_unix_ms: i64::MAX }
+                if stream == "telemetry" =>
+            {
+                Ok(5)
+            }
+            Order::StopReplay { stream } if stream == "telemetry" => Ok(3),
             Order::RetryDead { id: 7 } | Order::PurgeDead { id: 7 } => Ok(1),
             Order::PurgeAllDead { stream } => Ok(if stream.is_some() { 2 } else { 3 }),
             Order::Purge { stream } if stream == "stuck" => return Box::pin(std::future::pending()),
@@ -402,6 +408,12 @@ async fn orders_answer_with_the_new_state() {
         );
         assert_eq!(order("telemetry", "resume").json()["paused"], false);
         assert_eq!(order("telemetry", "purge").json()["messages"], 160);
+        assert_eq!(order("telemetry", "replay?since=2026-11-21T11:41:30.290%2B01:00").json()["messages"], 5);
+        assert_eq!(order("telemetry", "replay?stop=true").json()["messages"], 3);
+        for wrong in ["replay?since=yesterday", "replay?stop=perhaps"] {
+            let answer = order("telemetry", wrong);
+            assert_eq!((answer.status, answer.error_code().as_str()), (400, "bad-query"), "{wrong}");
+        }
         let nobody = order("none", "purge");
         assert_eq!((nobody.status, nobody.error_code().as_str()), (404, "not-found"));
         assert_eq!(order("telemetry", "explode").status, 404);

@@ -35,6 +35,8 @@
 //! | the store has failed | the task ends with an error, which ends the program |
 //! | the process dies | what was not settled is sent again: up to a second (4096 messages) of acknowledged messages, and what was in flight; recognisable by `tg-id` |
 //!
+//! A stream can be paused: then nothing new of it is sent, and what is in flight is settled. Kept messages are sent again beside all this; see `replays`.
+//!
 //! The task turns its loop at least once a second, whatever it waits for; [`Forwarder::heartbeat`] counts that.
 
 mod backoff;
@@ -44,6 +46,7 @@ mod ledger;
 mod letter;
 mod pacing;
 mod progress;
+mod replays;
 mod settings;
 mod status;
 mod suspects;

@@ -26,8 +26,6 @@ mod kept;
 mod replay;
 mod sql;
 
-#[cfg(test)]
-pub(super) use self::kept::MARKS_MAX;
 pub(super) use self::{
     kept::{Kept, Leaving},
     replay::Replay,
