@@ -117,7 +117,7 @@ async fn publish(
                 tracing::debug!(topic = %publish.message.topic, reason = refusal.reason(), "will refused");
             }
             (Entry::Publish(_), Outcome::Duplicate | Outcome::Released | Outcome::Stepped)
-            | (Entry::Release { .. } | Entry::Step { .. }, _) => {}
+            | (Entry::Release { .. } | Entry::Step { .. } | Entry::Handover(_), _) => {}
         }
     }
     Ok(())

@@ -389,7 +389,7 @@ impl Connection {
                         hub.fanout.round(Instant::now()).pass_on(publish.message, &publish.copies, onward);
                     }
                 }
-                (Entry::Release { .. }, _) => {}
+                (Entry::Release { .. } | Entry::Handover(_), _) => {}
             }
         }
     }
