@@ -27,7 +27,10 @@ use super::{
 use crate::{
     message::QoS,
     store::{Fate, Sequence, StoreError},
-    uplink::{self, Delivery, Event, Greeting, Reply, Session, TooLarge, Upstream, mqtt::meaning_of_publish_code},
+    uplink::{
+        self, Answer as Reception, Delivery, Event, Greeting, Reply, Session, TooLarge, Upstream,
+        mqtt::meaning_of_publish_code,
+    },
 };
 
 /// Bytes queued for the connection before filling stops.
@@ -91,6 +94,8 @@ enum Why {
     Stop,
     FailBack,
     Refused(String),
+    /// Messages for us were left unacknowledged for want of room; there is room again.
+    LeftBehind,
 }
 
 /// Everything that can wake the task while it is connected.
@@ -101,6 +106,7 @@ enum Wake {
     Backlog,
     Stop,
     FirstIsBack(bool),
+    Answer(Reception),
     Time,
 }
 
@@ -166,6 +172,7 @@ impl<'task, U: Upstream> Connection<'task, U> {
             self.session.queue_release(id);
         }
         self.task.restart_feeds();
+        self.task.inbound.connected(&self.greeting);
         self.task.status.connected(&self.greeting, self.window);
         let cause = loop {
             let now = Instant::now();
@@ -195,6 +202,7 @@ impl<'task, U: Upstream> Connection<'task, U> {
             Some(back) = self.lookout.join_next() => Wake::FirstIsBack(back?),
             () = task.backlog.notified() => Wake::Backlog,
             () = task.stop.requested() => Wake::Stop,
+            answer = task.inbound.answer() => Wake::Answer(answer),
             () = sleep_until(deadline.into()) => Wake::Time,
         })
     }
@@ -209,6 +217,7 @@ impl<'task, U: Upstream> Connection<'task, U> {
             Wake::Rows(rows) => self.task.take_rows(rows)?,
             Wake::Settled(settled) => settled?,
             Wake::Stop => self.drain(Why::Stop, self.task.stop.deadline()),
+            Wake::Answer(answer) => self.session.queue_answer(answer),
             Wake::FirstIsBack(true) => self.drain(Why::FailBack, Instant::now() + DRAIN_TIME),
             Wake::FirstIsBack(false) | Wake::Backlog | Wake::Time => {}
         }
@@ -221,6 +230,9 @@ impl<'task, U: Upstream> Connection<'task, U> {
         let with_id = if self.greeting.qos == QoS::AtMostOnce { 0 } else { self.unwritten.len() };
         self.task.status.in_flight(in_flight);
         let has_queued = self.session.queued_bytes() > 0;
+        if self.task.inbound.wants_again() {
+            self.drain(Why::LeftBehind, now + DRAIN_TIME);
+        }
         let mut deadline = now + BEAT;
         if let Mode::Draining { why, until } = &self.mode {
             if now >= *until || (in_flight == 0 && !has_queued && self.unwritten.is_empty()) {
@@ -369,6 +381,7 @@ impl<'task, U: Upstream> Connection<'task, U> {
                 Event::Acknowledged(reply) => self.take_reply(Ack::Acknowledged, reply, now),
                 Event::Received(reply) => self.take_reply(Ack::Received, reply, now),
                 Event::Completed(reply) => self.take_reply(Ack::Completed, reply, now),
+                Event::Arrived(arrived) => self.task.inbound.arrived(arrived),
             }
         }
         self.events = events;
@@ -436,13 +449,14 @@ impl<'task, U: Upstream> Connection<'task, U> {
             Cause::Drained(why) => {
                 let next = match &why {
                     Why::Stop => Next::Stop,
-                    Why::FailBack => Next::Reconnect,
+                    Why::FailBack | Why::LeftBehind => Next::Reconnect,
                     Why::Refused(_) => Next::BackOff,
                 };
                 self.session.close(why == Why::Stop).await;
                 match why {
                     Why::Stop => {}
                     Why::FailBack => self.task.status.failing_back(),
+                    Why::LeftBehind => self.task.status.fetching_again(),
                     Why::Refused(detail) => self.task.status.lost(PUBLISH_REFUSED, detail, was_good),
                 }
                 next
