@@ -95,6 +95,12 @@ async fn publish(
             tracing::debug!(topic = %message.topic, client_id = %message.client, "will to a topic of the gateway's own dropped");
             continue;
         }
+        if let Errand::Orphan(orphan) = &errand
+            && orphan.publication.receipt.is_some()
+        {
+            // Whoever offered it hears of it, and offers it again.
+            continue;
+        }
         let (publish, then) = prepare(hub, errand).await?;
         if publish.streams.is_empty() && publish.copies.is_empty() && !publish.set_retained {
             then.accepted(hub, publish);
