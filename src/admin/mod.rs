@@ -58,7 +58,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use settings::*;
 
-use crate::stats::{ListenerStats, StoreStats, StreamStats, UplinkStats};
+use crate::stats::{DownlinkStats, ListenerStats, StoreStats, StreamStats, UplinkStats};
 pub use rates::RATE_WINDOW;
 
 /// Most connections at a time.
@@ -96,6 +96,10 @@ pub trait Sources: Send + Sync + 'static {
     fn store(&self) -> StoreStats;
     /// All uplinks, in configuration order.
     fn uplinks(&self) -> Vec<UplinkStats>;
+    /// All downlinks, in configuration order.
+    fn downlinks(&self) -> Vec<DownlinkStats> {
+        Vec::new()
+    }
     /// All listeners, in configuration order.
     fn listeners(&self) -> Vec<ListenerStats>;
     /// Why the gateway should get no traffic at the moment, one line each; empty when it should.

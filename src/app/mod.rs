@@ -1,8 +1,8 @@
 //! The life of the gateway: build, start, stop in order.
 //!
 //! ```text
-//! start:  store → forwarders → broker → admin → READY
-//! stop:   not ready → close listeners → drain connections → final commit → wait for the upstreams' acknowledgements
+//! start:  store → forwarders → broker → downlinks → admin → READY
+//! stop:   not ready → close listeners → drain connections → downlinks → final commit → wait for the upstreams' acknowledgements
 //!         → DISCONNECT → checkpoint and close the store → admin
 //! ```
 //!
@@ -118,7 +118,7 @@ fn raise_open_files() {
 impl Assembly {
     /// Stops every part in the direction of travel. The error says what was not clean; nothing acknowledged is lost by it.
     async fn stop(self, facts: &Facts) -> anyhow::Result<()> {
-        let Self { store, handle, forwarders, broker, admin, scratch, .. } = self;
+        let Self { store, handle, forwarders, downlinks, broker, admin, scratch, .. } = self;
         facts.stopping();
         broker.close_listeners();
         let cut = broker.drain(DRAIN_GRACE).await;
@@ -127,6 +127,10 @@ impl Assembly {
                 connections = cut,
                 "clients were cut off: not all of what they sent was acknowledged in time"
             );
+        }
+        // What came down and is not committed stays with its upstream.
+        if let Err(error) = downlinks.stop().await {
+            tracing::error!(%error, "the downlinks did not stop cleanly");
         }
         let committed = handle.flush(COMMIT_GRACE).await.context("the last commit failed");
         stop_forwarders(forwarders).await;
