@@ -12,6 +12,7 @@
 
 mod assembly;
 mod facts;
+mod orders;
 mod reload;
 mod scratch;
 mod sys;
@@ -35,6 +36,8 @@ use crate::{
 const DRAIN_GRACE: Duration = Duration::from_secs(10);
 /// How long the last commit may take.
 const COMMIT_GRACE: Duration = Duration::from_secs(20);
+/// How long the last commands may take to be committed.
+const DOWNLINK_GRACE: Duration = Duration::from_secs(10);
 /// How long the upstreams get to acknowledge what is in flight.
 const FORWARD_GRACE: Duration = Duration::from_secs(10);
 /// Most worker threads: the work is spread over connections, and an edge device has few cores for much else.
@@ -129,8 +132,12 @@ impl Assembly {
             );
         }
         // What came down and is not committed stays with its upstream.
-        if let Err(error) = downlinks.stop().await {
-            tracing::error!(%error, "the downlinks did not stop cleanly");
+        match tokio::time::timeout(DOWNLINK_GRACE, downlinks.stop()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::error!(%error, "the downlinks did not stop cleanly"),
+            Err(_) => {
+                tracing::warn!("the store did not take in time what was delivered last; it may be delivered again")
+            }
         }
         let committed = handle.flush(COMMIT_GRACE).await.context("the last commit failed");
         stop_forwarders(forwarders).await;

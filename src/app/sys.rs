@@ -36,6 +36,7 @@ fn of_store(store: &StoreStats) -> impl Iterator<Item = (String, String)> {
     [
         ("bytes", store.bytes.to_string()),
         ("free_bytes", store.free_bytes.to_string()),
+        ("written_bytes", store.written_bytes.to_string()),
         ("last_commit", ago(store.last_commit_ago)),
         ("refusing", yes_no(store.refusing.is_some())),
     ]

@@ -17,7 +17,6 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     desk::{Again, Desk, WINDOW, Way},
-    number,
     reception::Place,
 };
 use crate::{
@@ -68,6 +67,8 @@ pub(super) struct Delivery {
     batch: Vec<Leaving>,
     hold: (Lane, Returns),
     lane: (Lane, Returns),
+    /// Changes when damage was mended while running.
+    salvages: watch::Receiver<u64>,
     sweep_now: bool,
     sweep_at: Option<Instant>,
     /// When the present sweep began, while it runs, and how long the last one took.
@@ -88,6 +89,7 @@ impl Delivery {
         let (tell, reports) = mpsc::channel(WINDOW);
         Self {
             changes: locals.changes(),
+            salvages: store.salvages(),
             hold: store.lane(OnRefusal::Hold, None),
             lane: store.lane(OnRefusal::Report, None),
             place,
@@ -122,7 +124,10 @@ impl Delivery {
             if std::mem::take(&mut self.sweep_now) {
                 self.begin_sweep();
             }
-            let queue = self.place.queue;
+            if self.salvages.has_changed().unwrap_or(false) {
+                self.after_damage().await?;
+            }
+            let queue = self.place.queue.id();
             let page = self.store.read_session(queue, self.cursor, PAGE_MESSAGES, PAGE_BYTES).await?;
             if page.is_empty() {
                 self.sweep_took =
@@ -144,6 +149,18 @@ impl Delivery {
         (self.cursor, self.sweep_at, self.sweep_running) = (0, None, Some(Instant::now()));
     }
 
+    /// The queue may be another one, whose numbers begin anew: then nothing is out of it.
+    async fn after_damage(&mut self) -> Result<(), StoreError> {
+        self.salvages.borrow_and_update();
+        self.sweep_now = true;
+        if self.place.queue.renew(&self.store).await? {
+            (self.tell, self.reports) = mpsc::channel(WINDOW);
+            self.desk = Desk::default();
+            self.begin_sweep();
+        }
+        Ok(())
+    }
+
     /// Waits until there is something to do.
     async fn rest(&mut self) {
         if self.changes_now() != self.desk.changes() {
@@ -156,6 +173,10 @@ impl Delivery {
             () = self.stop.cancelled() => Wake::Stop,
             report = self.reports.recv() => Wake::Report(report),
             () = self.place.news.notified() => Wake::News,
+            _ = self.salvages.changed() => {
+                self.salvages.mark_changed();
+                Wake::News
+            }
             _ = self.changes.changed() => {
                 self.sweep_now = true;
                 Wake::News
@@ -192,7 +213,7 @@ impl Delivery {
     }
 
     fn leaves(&mut self, seq: Sequence, step: Step) {
-        self.steps.push(Entry::Step { session: self.place.queue, seq, step });
+        self.steps.push(Entry::Step { session: self.place.queue.id(), seq, step });
         self.gone.insert(seq);
     }
 
@@ -300,7 +321,7 @@ impl Delivery {
 
     fn put_into_batch(&mut self, seq: Sequence, topic: TopicName, look: Look) {
         let (publish, kept) = Locals::to_keep(look);
-        let entry = Entry::Handover(Box::new(Handover { from: self.place.queue, seq, publish }));
+        let entry = Entry::Handover(Box::new(Handover { from: self.place.queue.id(), seq, publish }));
         self.batch.push(Leaving { seq, topic, entry, kept });
     }
 
@@ -330,8 +351,8 @@ impl Delivery {
         match (entry, outcome) {
             (Entry::Handover(handover), Outcome::Accepted) => self.locals.kept(handover.publish, kept),
             (_, Outcome::Refused(refusal)) => {
-                let (queue, reason) = (number(self.place.queue), refusal.reason());
-                tracing::debug!(queue, seq, reason, "a command stays, for its receiver has no room");
+                let (downlink, reason) = (&self.place.settings.name, refusal.reason());
+                tracing::debug!(downlink, seq, reason, "a command stays, for its receiver has no room");
                 self.desk.leave(&topic);
                 self.retry();
             }

@@ -3,7 +3,7 @@
 use std::{
     collections::HashMap,
     sync::{
-        Arc, OnceLock,
+        Arc,
         atomic::{AtomicU64, Ordering},
     },
 };
@@ -14,10 +14,8 @@ use prometheus::{
     proto::{Counter, Gauge, LabelPair, Metric, MetricFamily, MetricType},
 };
 
-use crate::{
-    stats::DownlinkStats,
-    store::{self, SessionId},
-};
+use super::Queue;
+use crate::{stats::DownlinkStats, store};
 
 /// Messages that were refused at the door, by uplink and reason.
 #[derive(Debug, Clone)]
@@ -43,7 +41,7 @@ pub(super) struct Shown {
     /// Its uplink.
     pub(super) from: String,
     /// Known as soon as the store has found or made it.
-    pub(super) queue: OnceLock<SessionId>,
+    pub(super) queue: Arc<Queue>,
 }
 
 /// Where the figures are.
@@ -83,7 +81,7 @@ impl Books {
 
     pub(super) fn stats(&self) -> Vec<DownlinkStats> {
         let stats = |Shown { name, from, queue }: &Shown| {
-            let books = queue.get().and_then(|queue| self.store.queue(*queue)).unwrap_or_default();
+            let books = self.store.queue(queue.id()).unwrap_or_default();
             DownlinkStats {
                 name: name.clone(),
                 from: from.clone(),

@@ -53,6 +53,7 @@
 //! | after PUBREC, before PUBREL | the id is remembered; PUBREL, or PUBLISH again, finds it |
 //! | while it is out at a client without a lasting session | it waits, and is offered again: that client may get it twice |
 //! | while it moves into queues | it is in one place or the other, never in both |
+//! | damage takes the queue itself | what was in it is counted as lost by the store; it is made anew, and what is being taken in goes there |
 //!
 //! A downlink that is no longer configured keeps what waits; when it comes back it goes on. Time goes on for what waits.
 
@@ -62,7 +63,10 @@ mod metrics;
 mod reception;
 
 use std::{
-    sync::{Arc, OnceLock},
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
     time::Duration,
 };
 
@@ -152,7 +156,7 @@ pub fn start(
     let shown = |settings: &Settings| Shown {
         name: settings.name.clone(),
         from: uplinks.get(settings.from).cloned().unwrap_or_default(),
-        queue: OnceLock::new(),
+        queue: Arc::new(Queue { name: settings.name.clone(), id: AtomicU32::new(0) }),
     };
     let shown: Vec<_> = downlinks.iter().map(shown).collect();
     let lost = uplinks.iter().cloned().zip(arrivals.iter().map(|it| Arc::clone(&it.lost))).collect();
@@ -177,9 +181,8 @@ pub fn start(
 async fn places(downlinks: Vec<Settings>, store: &store::Handle, books: &Books) -> Result<Vec<Place>, DownlinkError> {
     let mut places = Vec::with_capacity(downlinks.len());
     for (settings, shown) in downlinks.into_iter().zip(&books.downlinks) {
-        let queue = store.save_session(record(&settings.name)).await?;
-        let _ = shown.queue.set(queue);
-        places.push(Place { settings, queue, news: Arc::new(Notify::new()) });
+        shown.queue.renew(store).await?;
+        places.push(Place { settings, queue: Arc::clone(&shown.queue), news: Arc::new(Notify::new()) });
     }
     Ok(places)
 }
@@ -211,6 +214,26 @@ async fn run(
         }
     }
     Ok(())
+}
+
+/// Where the messages of a downlink wait.
+#[derive(Debug)]
+struct Queue {
+    name: String,
+    /// 0 until it is known.
+    id: AtomicU32,
+}
+
+impl Queue {
+    fn id(&self) -> SessionId {
+        SessionId(self.id.load(Ordering::Acquire))
+    }
+
+    /// Finds the queue by its name, or makes it: damage may have taken it away. True where it is another one than before.
+    async fn renew(&self, store: &store::Handle) -> Result<bool, StoreError> {
+        let id = store.save_session(record(&self.name)).await?;
+        Ok(self.id.swap(id.0, Ordering::AcqRel) != id.0)
+    }
 }
 
 /// The queue of a downlink as the store has it.
@@ -255,9 +278,4 @@ impl Downlinks {
 /// The name under which packet ids of an upstream are remembered.
 fn ids_of(uplink: &str, url: &str) -> bytestring::ByteString {
     format!("{RESERVED}uplink/{uplink}/{url}").into()
-}
-
-/// A queue's number, for logs.
-const fn number(queue: SessionId) -> u32 {
-    queue.0
 }

@@ -10,11 +10,11 @@ use smallvec::SmallVec;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use super::{Settings, ids_of, metrics::Refused};
+use super::{Queue, Settings, ids_of, metrics::Refused};
 use crate::{
     broker::Locals,
     message::{Message, QoS},
-    store::{self, Entry, Lane, OnRefusal, Outcome, Publish, Returns, SessionCopy, SessionId, StoreError},
+    store::{self, Entry, Lane, OnRefusal, Outcome, Publish, Returns, SessionCopy, StoreError},
     uplink::{Answer, AnswerKind, Arrival, Arrivals, Arrived, Link},
 };
 
@@ -33,7 +33,7 @@ const TOO_LARGE: u8 = 0x95;
 #[derive(Debug, Clone)]
 pub(super) struct Place {
     pub(super) settings: Settings,
-    pub(super) queue: SessionId,
+    pub(super) queue: Arc<Queue>,
     /// Rings when a message has come.
     pub(super) news: Arc<Notify>,
 }
@@ -162,7 +162,7 @@ impl Reception {
         }
         let packet_id = (message.qos == QoS::ExactlyOnce).then_some(id);
         let copy = SessionCopy {
-            session: *queue,
+            session: queue.id(),
             qos: message.qos,
             retain: message.retain,
             subscription_ids: None,
@@ -200,19 +200,57 @@ impl Reception {
             lane.reserve(bytes).await?.submit(std::mem::take(&mut entries));
             // Not given up when stopping: what is committed is to be acknowledged.
             let returned = returns.recv().await.ok_or(StoreError::Closed)?;
-            for (_, outcome) in returned.verdicts {
+            let mut homeless = Vec::new();
+            for (entry, outcome) in returned.verdicts {
                 while let Some(plain) = due.next_if(|due| !due.stored) {
                     self.answer(plain).await;
                 }
-                if let Some(decided) = due.next() {
-                    self.decided(decided, outcome).await;
+                let Some(decided) = due.next() else { continue };
+                match self.homeless(entry, outcome) {
+                    Some(publish) => homeless.push((publish, decided)),
+                    None => self.decided(decided, outcome).await,
                 }
+            }
+            if !homeless.is_empty() {
+                self.house(homeless).await?;
             }
             entries = returned.held;
             if !entries.is_empty() && !self.waited_for_room().await? {
                 return Ok(());
             }
         }
+    }
+
+    /// A message that was accepted into a queue which is not there any more, so not at all.
+    fn homeless(&self, entry: Entry, outcome: Outcome) -> Option<Publish> {
+        let (Entry::Publish(publish), Outcome::Accepted) = (entry, outcome) else { return None };
+        let copy = publish.copies.first().filter(|copy| copy.seq.is_none())?;
+        // It may also be larger than all the queue may hold, and was counted.
+        self.store.queue(copy.session).is_none().then_some(publish)
+    }
+
+    /// Makes the queues anew that damage took away, and puts messages there. Their packet ids are remembered already.
+    async fn house(&mut self, homeless: Vec<(Publish, Due)>) -> Result<(), StoreError> {
+        for (mut publish, due) in homeless {
+            let Some(place) = due.place.map(|place| &self.places[place]) else { continue };
+            place.queue.renew(&self.store).await?;
+            publish.packet_id = None;
+            publish.copies.iter_mut().for_each(|copy| copy.session = place.queue.id());
+            let (mut lane, mut returns) = self.store.lane(OnRefusal::Report, None);
+            let entry = Entry::Publish(publish);
+            lane.reserve(bytes_of(&entry)).await?.submit(vec![entry]);
+            let returned = returns.recv().await.ok_or(StoreError::Closed)?;
+            for (_, outcome) in returned.verdicts {
+                match outcome {
+                    // Not acknowledged, so it comes again.
+                    Outcome::Refused(_) => {}
+                    Outcome::Accepted | Outcome::Duplicate | Outcome::Released | Outcome::Stepped => {
+                        self.decided(due, outcome).await;
+                    }
+                }
+            }
+        }
+        Ok(())
     }
 
     async fn decided(&self, due: Due, outcome: Outcome) {

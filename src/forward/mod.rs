@@ -33,7 +33,7 @@
 //! | an acknowledgement of nothing | ignored, and said now and then |
 //! | the store is slow | reading and settling wait in tasks of their own; the loop goes on turning |
 //! | the store has failed | the task ends with an error, which ends the program |
-//! | the process dies | what was not settled is sent again: up to 100 ms of acknowledged messages, and what was in flight; recognisable by `tg-id` |
+//! | the process dies | what was not settled is sent again: up to a second (4096 messages) of acknowledged messages, and what was in flight; recognisable by `tg-id` |
 //!
 //! The task turns its loop at least once a second, whatever it waits for; [`Forwarder::heartbeat`] counts that.
 

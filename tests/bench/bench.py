@@ -18,7 +18,9 @@ from lab.gateway import Gateway  # noqa: E402
 from lab.load import Sensors, Sink, Verifier  # noqa: E402
 from lab.mosquitto import Mosquitto, MosquittoGateway  # noqa: E402
 from lab.process import free_port, wait_for  # noqa: E402
+from memory import memory as large_backlog  # noqa: E402
 from scale import scale as many_clients  # noqa: E402
+from wear import wear as flash_wear  # noqa: E402
 
 WINDOW = 256  # unacknowledged messages upstream, for both
 PUBLISHER_WINDOW = 1000  # unacknowledged messages per publisher, for both
@@ -32,10 +34,11 @@ class Tidegate(Gateway):
     name = "Tidegate"
 
     version = "3.1.1"  # as Mosquitto's bridge
+    store = 'durability = "full"'
 
     def __init__(self, folder, upstream_port):
         super().__init__(folder, upstream_port, progress_timeout="30s",
-                         uplink=f'max_inflight = {WINDOW}\nversion = "{self.version}"', store='durability = "full"',
+                         uplink=f'max_inflight = {WINDOW}\nversion = "{self.version}"', store=self.store,
                          listener="max_connections = 10000")
 
     def save(self):
@@ -270,7 +273,18 @@ def scale(table, share):
     many_clients(table, share, SYSTEMS, Run)
 
 
-WORKS = {"ingest": ingest, "local": local, "latency": latency, "drain": drain, "sink": sink, "scale": scale}
+def memory(table, scale):
+    """Ten million messages."""
+    large_backlog(table, scale, SYSTEMS, Run, connack)
+
+
+def wear(table, scale):
+    """Bytes written and synced commits per message, by rate and `commit_delay`."""
+    flash_wear(table, scale, Tidegate, Bridge, Run)
+
+
+WORKS = {"ingest": ingest, "local": local, "latency": latency, "drain": drain, "sink": sink, "scale": scale, "memory": memory,
+         "wear": wear}
 
 
 def output(*argv):

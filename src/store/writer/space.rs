@@ -58,6 +58,11 @@ impl Space {
         self.appended = 0;
     }
 
+    /// As in the settings; zero is no limit.
+    pub(super) fn max_bytes(&self) -> u64 {
+        self.max_bytes
+    }
+
     pub(super) fn last(&self) -> Measured {
         self.measured
     }
@@ -96,9 +101,14 @@ impl Space {
         self.full_at.is_some() || (reserve_used && !file_has_room)
     }
 
+    /// Whether so many bytes more are too many for the store.
+    pub(super) fn is_full_with(&self, bytes: u64) -> bool {
+        self.max_bytes > 0 && self.measured.used_bytes + self.appended + bytes > self.max_bytes
+    }
+
     /// Whether the store is at its limit with a message of so many bytes more; if so, it stays "full" until that has room.
     pub(super) fn store_full(&mut self, bytes: u64) -> bool {
-        let full = self.max_bytes > 0 && self.measured.used_bytes + self.appended + bytes > self.max_bytes;
+        let full = self.is_full_with(bytes);
         if full {
             self.wanted = self.wanted.max(bytes);
         }

@@ -10,7 +10,8 @@ use rusqlite::{Connection, OptionalExtension, wal::CheckpointMode};
 use super::queues::queued_row;
 use super::{Writer, space::Measured};
 use crate::store::{
-    api::Sequence, books::Books, failure::Failure, queue, schema::PAGE_BYTES, sessions::SessionId, shared::locked,
+    alarms, api::Sequence, books::Books, failure::Failure, queue, schema::PAGE_BYTES, sessions::SessionId,
+    shared::locked,
 };
 
 /// Garbage rows of a stream from which on they are deleted, also under load.
@@ -48,6 +49,10 @@ const CHECKPOINT_WAIT_PAGES: u32 = 4096;
 /// No message for so long is quiet enough for chores.
 pub(super) const QUIET: Duration = Duration::from_millis(20);
 
+/// Where it is never quiet, a chore is followed by so many times as long without one: 5 % of the writer's time, so that a gateway
+/// whose sensors never pause gives space back too.
+pub(super) const CHORE_SHARE: u32 = 19;
+
 /// A row as a walk sees it.
 struct Walked {
     seq: Sequence,
@@ -69,9 +74,9 @@ impl Writer<'_> {
     /// Once a second.
     pub(super) fn tick(&mut self) -> Result<(), Failure> {
         self.transaction.now = super::Now::read();
-        if !self.deferred.is_empty() {
+        if !self.deferred.is_empty() || !self.put_off.is_empty() {
             let jobs = std::mem::take(&mut self.deferred);
-            self.settle_round(super::Round { jobs, ..super::Round::default() })?;
+            self.settle_round(super::Round { jobs, due: true, ..super::Round::default() })?;
         }
         let swept = self.in_transaction(|writer| {
             writer.transaction.correct_clock()?;
@@ -117,7 +122,8 @@ impl Writer<'_> {
                 Ok(None)
             }
             Err(error) => {
-                self.transaction.undo()?;
+                // Where even that fails: the connection is given up anyway.
+                let _ = self.transaction.undo();
                 Err(error)
             }
         }
@@ -297,8 +303,10 @@ impl Writer<'_> {
         let gauge = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
         self.transaction.metrics.bytes.set(gauge(used_bytes));
         self.transaction.metrics.free_bytes.set(gauge(free_bytes));
+        let written_bytes = self.transaction.metrics.show_written();
         let mut glance = locked(&self.transaction.shared.glance);
         glance.bytes = used_bytes;
+        glance.written_bytes = written_bytes;
         glance.free_bytes = free_bytes;
         Ok(())
     }
@@ -333,8 +341,12 @@ fn checkpoint(connection: &Connection, mode: CheckpointMode) -> Result<(), Failu
     }
 }
 
-/// The last checkpoint of an orderly end. Where it fails nothing is lost: the log is read at the next start.
-pub(super) fn checkpoint_and_truncate(connection: &Connection) {
+/// The orderly end: says so in the database, and a last checkpoint. Where that fails nothing is lost: the log is read at the next
+/// start, and all that is stored is checked.
+pub(super) fn mark_and_truncate(connection: &Connection) {
+    if let Err(error) = alarms::mark(connection, true) {
+        tracing::warn!(%error, "that the stop was clean could not be noted; the next start checks what is stored");
+    }
     if let Err(error) = checkpoint(connection, CheckpointMode::TRUNCATE) {
         tracing::warn!(%error, "the log could not be moved into the database; the next start does it");
     }
