@@ -405,6 +405,7 @@ fn door(books: &Books, settings: &StreamSettings, configured: bool) -> Door {
         when_full: settings.when_full,
         position: watch::Sender::new(books.position()),
         paused: Arc::new(AtomicBool::new(books.operated.paused)),
+        replay: watch::Sender::new(books.operated.replay_position()),
         published: Mutex::new(Published { books: books.clone(), head_at: (0, 0) }),
         offline: AtomicU64::new(0),
         qos0_full: AtomicU64::new(0),
