@@ -49,7 +49,9 @@ class Soak:
     async def start(self):
         """As systemd: again and again, until it is up."""
         self.plant.start()
-        for _ in range(20):
+        for tries in range(20):
+            if tries == 5:
+                self.disk.rules()  # a disk that stays broken is not to be started on
             try:
                 await self.plant.up(20)
                 return

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import random
+import shutil
 
 from .audit import Audit, Image
 from .disk import FaultyDisk, memory_folder
@@ -23,6 +24,7 @@ class Trouble:
         self.pinger = Pinger()
         self.dice = random.Random(seed)
         self.logged = 0
+        self.failed = False
 
     async def __aenter__(self):
         await self.plant.open()
@@ -36,11 +38,16 @@ class Trouble:
 
     async def __aexit__(self, kind, error, trace):
         if error is not None:
-            self.check("runs to its end", False, f"{kind.__name__}: {error}; files kept in {self.folder}")
+            self.check("runs to its end", False, f"{kind.__name__}: {error}")
         await self.plant.close()
+        if self.failed:
+            self.theme.say(f"files kept in {self.folder}")
+        else:
+            shutil.rmtree(self.folder)
         return kind is not None and issubclass(kind, Exception)
 
     def check(self, what, good, detail=""):
+        self.failed |= not good
         return self.theme.check(f"{self.label}: {what}", good, detail)
 
     def acknowledged(self):
