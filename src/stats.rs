@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use crate::message::Message;
+
 /// The books of one stream (contract, section 1): `accepted = forwarded + expired + dropped + dead + purged + backlog`.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct StreamStats {
@@ -11,6 +13,10 @@ pub struct StreamStats {
     pub name: String,
     /// The uplink it goes to; `None` where it is kept locally only.
     pub to: Option<String>,
+    /// Whether the configuration still has it; the rows of one that it does not have stay until they are purged.
+    pub configured: bool,
+    /// Whether it forwards nothing new, because an operator said so.
+    pub paused: bool,
     /// Messages entered in the books since the store was made.
     pub accepted: u64,
     /// Acknowledged by the upstream.
@@ -67,6 +73,18 @@ pub struct StoreStats {
     pub last_commit_ago: Option<Duration>,
     /// Why nothing can be accepted at the moment, if so (`"disk full"`, `"max_bytes reached"`).
     pub refusing: Option<String>,
+    /// What is the matter with the disk while the store is suspended, as a sentence for people.
+    pub suspended: Option<String>,
+    /// How long the disk has been at what it was last asked to do, while it has not answered.
+    pub stalled: Option<Duration>,
+    /// How often a damaged database was salvaged, ever.
+    pub salvages: u64,
+    /// Messages that were lost to damage, ever.
+    pub lost_messages: u64,
+    /// Bytes of damaged files that were set aside and can be deleted by hand.
+    pub quarantine_bytes: u64,
+    /// How far the check of all that is stored has come, 0 to 1; `None` where none was needed, for the last stop was clean.
+    pub checked: Option<f64>,
 }
 
 /// State of the connection to one upstream.
@@ -109,4 +127,46 @@ pub struct ListenerStats {
     pub bind: String,
     /// Clients connected.
     pub connections: u64,
+}
+
+/// All dead letters together: `buried = messages + retried + purged + dropped`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct DeadStats {
+    /// Those that are kept.
+    pub messages: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Put back into their streams.
+    pub retried: u64,
+    /// Removed by an operator.
+    pub purged: u64,
+    /// Dropped because there were too many.
+    pub dropped: u64,
+}
+
+/// A dead letter.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeadLetter {
+    /// Its id; only grows, never used again.
+    pub id: u64,
+    /// The stream it was in.
+    pub stream: String,
+    /// Its number there.
+    pub seq: u64,
+    /// Why, in one word.
+    pub reason: String,
+    /// The whole story.
+    pub detail: String,
+    /// When it became a dead letter, in milliseconds since 1970; `None` where nobody knows any more.
+    pub died_unix_ms: Option<i64>,
+    /// When it was accepted.
+    pub accepted_unix_ms: Option<i64>,
+    /// Bytes it counts for.
+    pub bytes: u64,
+    /// The client that published it, where that can be read.
+    pub client: Option<String>,
+    /// The topic it was published to, where that can be read.
+    pub topic: Option<String>,
+    /// The message, where it was asked for and can be read.
+    pub message: Option<Message>,
 }

@@ -94,6 +94,16 @@ const FAMILIES: &[(&str, &str, Value)] = &[
         "Age of the oldest message of the backlog, 0 where there is none.",
         Value::Gauge(|stream| stream.oldest_age.unwrap_or_default().as_secs_f64()),
     ),
+    (
+        "tidegate_stream_paused",
+        "Whether an operator has paused the stream.",
+        Value::Gauge(|stream| f64::from(u8::from(stream.paused))),
+    ),
+    (
+        "tidegate_stream_configured",
+        "Whether the configuration has the stream; one that it does not have any more keeps its messages.",
+        Value::Gauge(|stream| f64::from(u8::from(stream.configured))),
+    ),
 ];
 
 /// The books of the streams, read at every scrape: one reading for all families, so that they balance.

@@ -7,7 +7,10 @@
 //! | `GET /health/live`, `GET /health/ready` | 200 `{"reasons":[]}`, or 503 `{"reasons":[..]}` | no |
 //! | `GET /metrics` | Prometheus text (0.0.4) | yes |
 //! | `GET /api/v1/status` | version, id, uptime, uplinks, store, listeners, clock | yes |
-//! | `GET /api/v1/streams`, `GET /api/v1/streams/{name}` | the books, backlog, rates | yes |
+//! | `GET /api/v1/streams`, `GET /api/v1/streams/{name}` | the books, backlog, rates; also of streams that are not configured any more | yes |
+//! | `POST /api/v1/streams/{name}/{pause,resume,purge}` | the stream as it is now, and how many messages it was about | yes |
+//! | `GET /api/v1/dead?stream=&after=&limit=`, `GET /api/v1/dead/{id}` | dead letters, oldest first; one with its payload | yes |
+//! | `POST /api/v1/dead/{id}/retry`, `DELETE /api/v1/dead/{id}`, `DELETE /api/v1/dead?stream=` or `?all=true` | how many it was about | yes |
 //!
 //! Health stays open because those who ask (kubelet, load balancers, systemd units with curl) cannot be given a secret,
 //! and the answer holds no figure of the plant. Prometheus can (`authorization.credentials_file`), so metrics need it.
@@ -24,6 +27,10 @@
 //! - No request has a body that is read; one that comes with a body is answered and then disconnected.
 //! - Rates: one sample a second and stream, [`RATE_WINDOW`] of them.
 //!
+//! # Who may change something
+//!
+//! POST and DELETE need the token where there is one, and always a `Host` and `Origin` that no web page of another site can have; see `gate`.
+//!
 //! # Crash, stop, failure
 //!
 //! Nothing is stored here. A panic ends one connection. [`Admin::stop`] lets answers that are being made finish within
@@ -32,8 +39,11 @@
 //! Architecture invariant: the room imports no other shore. Its facts come through [`Sources`], in the words of
 //! [`crate::stats`].
 
+mod dead;
+mod gate;
 mod guests;
 mod metrics;
+mod orders;
 mod rates;
 mod routes;
 mod server;
@@ -58,7 +68,9 @@ use tokio_util::sync::CancellationToken;
 
 pub use settings::*;
 
-use crate::stats::{ListenerStats, StoreStats, StreamStats, UplinkStats};
+use crate::stats::{DeadLetter, DeadStats, ListenerStats, StoreStats, StreamStats, UplinkStats};
+pub use dead::DeadQuestion;
+pub use orders::{Answer, Order, Refused, Why};
 pub use rates::RATE_WINDOW;
 
 /// Most connections at a time.
@@ -90,8 +102,14 @@ pub trait Sources: Send + Sync + 'static {
     fn uptime(&self) -> Duration;
     /// Whether the system's clock has been set (`clock` of the status).
     fn clock_synced(&self) -> bool;
-    /// The books of all configured streams, in configuration order, `to` filled in.
+    /// The books of all configured streams, in configuration order, `to` filled in; then of those not configured any more.
     fn streams(&self) -> Vec<StreamStats>;
+    /// Carries out what an operator asks for; answers once it is on disk. Dropping the answer does not undo it.
+    fn operate(&self, order: Order) -> Answer<u64>;
+    /// Dead letters.
+    fn dead(&self, question: DeadQuestion) -> Answer<Vec<DeadLetter>>;
+    /// The figures of all dead letters. Does not block.
+    fn dead_stats(&self) -> DeadStats;
     /// The store at a glance.
     fn store(&self) -> StoreStats;
     /// All uplinks, in configuration order.
@@ -171,7 +189,7 @@ pub fn start(
     let token = settings.token_file.as_deref().map(token::Token::read).transpose()?;
     let metrics = metrics::Metrics::new(registry, Arc::clone(&sources))?;
     let (listener, address) = listen(asked).map_err(|source| StartError::Bind { address: asked, source })?;
-    let state = routes::State::new(sources, metrics, token);
+    let state = routes::State::new(sources, metrics, token, gate::Gate::new(address));
     tracing::info!(%address, token = settings.token_file.is_some(), "admin listens");
     let server = tokio::spawn(run(listener, state, stop.clone()));
     Ok(Admin { address: Some(address), stop, server })

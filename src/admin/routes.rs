@@ -21,7 +21,9 @@ use tokio::sync::Semaphore;
 
 use super::{
     ANSWER_TIMEOUT, MAX_GATHERING, Sources,
+    gate::Gate,
     metrics::{self, Metrics},
+    orders,
     rates::Sampler,
     token::Token,
     views,
@@ -36,6 +38,7 @@ struct Inner {
     sources: Arc<dyn Sources>,
     metrics: Metrics,
     token: Option<Token>,
+    gate: Gate,
     sampler: Mutex<Sampler>,
     gathering: Arc<Semaphore>,
 }
@@ -49,7 +52,7 @@ pub(super) struct Failure {
 }
 
 impl Failure {
-    fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
+    pub(super) fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
         Self { status, code, message: message.into() }
     }
 }
@@ -62,9 +65,9 @@ impl IntoResponse for Failure {
 }
 
 impl State {
-    pub(super) fn new(sources: Arc<dyn Sources>, metrics: Metrics, token: Option<Token>) -> Self {
+    pub(super) fn new(sources: Arc<dyn Sources>, metrics: Metrics, token: Option<Token>, gate: Gate) -> Self {
         let gathering = Arc::new(Semaphore::new(MAX_GATHERING));
-        Self(Arc::new(Inner { sources, metrics, token, sampler: Mutex::default(), gathering }))
+        Self(Arc::new(Inner { sources, metrics, token, gate, sampler: Mutex::default(), gathering }))
     }
 
     /// Keeps a sample of the books for the rates.
@@ -73,7 +76,15 @@ impl State {
         self.0.sampler.lock().unwrap_or_else(PoisonError::into_inner).record(now, books);
     }
 
-    fn with_rates(&self, now: Instant, books: StreamStats) -> views::Stream {
+    pub(super) fn sources(&self) -> &dyn Sources {
+        &*self.0.sources
+    }
+
+    pub(super) fn gate(&self) -> &Gate {
+        &self.0.gate
+    }
+
+    pub(super) fn with_rates(&self, now: Instant, books: StreamStats) -> views::Stream {
         let rates = self.0.sampler.lock().unwrap_or_else(PoisonError::into_inner).rates(now, &books);
         views::Stream::new(books, rates)
     }
@@ -124,6 +135,7 @@ pub(super) fn router(state: State) -> Router {
         .route("/api/v1/status", get(status))
         .route("/api/v1/streams", get(streams))
         .route("/api/v1/streams/{name}", get(stream))
+        .merge(orders::router(state.clone()))
         .fallback(not_found)
         .layer(middleware::from_fn_with_state(state.clone(), guard));
     health.merge(guarded).method_not_allowed_fallback(wrong_method).layer(middleware::from_fn(seal)).with_state(state)
@@ -183,13 +195,22 @@ async fn streams(Shared(state): Shared<State>) -> Result<Response, Failure> {
 }
 
 async fn stream(Shared(state): Shared<State>, name: Result<Path<String>, PathRejection>) -> Result<Response, Failure> {
-    let Path(name) = name.map_err(|e| Failure::new(StatusCode::BAD_REQUEST, "bad-path", e.body_text()))?;
+    let Path(name) = name.map_err(bad_path)?;
+    Ok(Json(stream_now(&state, &name).await?).into_response())
+}
+
+pub(super) fn bad_path(rejection: PathRejection) -> Failure {
+    Failure::new(StatusCode::BAD_REQUEST, "bad-path", rejection.body_text())
+}
+
+/// One stream as it is at this moment.
+pub(super) async fn stream_now(state: &State, name: &str) -> Result<views::Stream, Failure> {
     let (now, books) = state.ask(|sources| (Instant::now(), sources.streams())).await?;
     let Some(books) = books.into_iter().find(|books| books.name == name) else {
         let message = format!("there is no stream called `{name}`; GET /api/v1/streams lists them");
         return Err(Failure::new(StatusCode::NOT_FOUND, "no-such-stream", message));
     };
-    Ok(Json(state.with_rates(now, books)).into_response())
+    Ok(state.with_rates(now, books))
 }
 
 async fn not_found(request: Request) -> Failure {

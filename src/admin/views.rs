@@ -44,6 +44,16 @@ pub(super) struct Stream {
     rate_out_per_s: f64,
     seconds_to_drain: Option<f64>,
     paused: bool,
+    configured: bool,
+}
+
+/// `POST /api/v1/streams/{name}/..`: the stream as it is now.
+#[derive(Serialize)]
+pub(super) struct Operated {
+    #[serde(flatten)]
+    pub(super) stream: Stream,
+    /// How many messages it was about.
+    pub(super) messages: u64,
 }
 
 #[derive(Serialize)]
@@ -74,8 +84,8 @@ impl Stream {
             rate_in_per_s: thousandths(rates.in_per_s),
             rate_out_per_s: thousandths(rates.out_per_s),
             seconds_to_drain: rates.seconds_to_drain.map(thousandths),
-            // Nothing can pause a stream yet.
-            paused: false,
+            paused: books.paused,
+            configured: books.configured,
         }
     }
 }
@@ -110,6 +120,14 @@ struct Store {
     written_bytes: u64,
     last_commit_ago_seconds: Option<f64>,
     refusing: Option<String>,
+    suspended: Option<String>,
+    stalled_seconds: Option<f64>,
+    salvages: u64,
+    lost_messages: u64,
+    quarantine_bytes: u64,
+    checked_ratio: Option<f64>,
+    /// What somebody should look at, in words.
+    alarms: Vec<String>,
 }
 
 #[derive(Serialize)]
@@ -150,13 +168,34 @@ impl From<UplinkStats> for Uplink {
 impl From<StoreStats> for Store {
     fn from(stats: StoreStats) -> Self {
         Self {
+            alarms: alarms(&stats),
             bytes: stats.bytes,
             free_bytes: stats.free_bytes,
             written_bytes: stats.written_bytes,
             last_commit_ago_seconds: stats.last_commit_ago.map(seconds),
             refusing: stats.refusing,
+            suspended: stats.suspended,
+            stalled_seconds: stats.stalled.map(seconds),
+            salvages: stats.salvages,
+            lost_messages: stats.lost_messages,
+            quarantine_bytes: stats.quarantine_bytes,
+            checked_ratio: stats.checked.map(thousandths),
         }
     }
+}
+
+/// What somebody should look at, though the store may work again.
+fn alarms(stats: &StoreStats) -> Vec<String> {
+    let salvaged = (stats.salvages > 0).then(|| {
+        format!(
+            "a damaged database was salvaged, in all {} times; {} stored messages could not be read any more",
+            stats.salvages, stats.lost_messages
+        )
+    });
+    let aside = (stats.quarantine_bytes > 0).then(|| {
+        format!("{} bytes of damaged databases lie in `quarantine`; delete them by hand", stats.quarantine_bytes)
+    });
+    stats.suspended.clone().into_iter().chain(salvaged).chain(aside).collect()
 }
 
 /// Milliseconds are as fine as anybody wants to read.
@@ -169,7 +208,7 @@ fn thousandths(value: f64) -> f64 {
 }
 
 /// UTC with milliseconds; `None` for a clock before 1970 or beyond the year 9999, which RFC 3339 cannot say.
-fn rfc3339(time: SystemTime) -> Option<String> {
+pub(super) fn rfc3339(time: SystemTime) -> Option<String> {
     let since = time.duration_since(SystemTime::UNIX_EPOCH).ok()?;
     let time = OffsetDateTime::from_unix_timestamp(i64::try_from(since.as_secs()).ok()?).ok()?;
     let seconds = time.format(&Rfc3339).ok()?;

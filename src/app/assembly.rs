@@ -139,7 +139,7 @@ fn start_forwarders(
 fn heartbeats(handle: &Handle, forwarders: &[Forwarder]) -> Vec<Heartbeat> {
     let uplink =
         |forwarder: &Forwarder| Heartbeat::new(format!("the uplink {}", forwarder.name()), forwarder.heartbeat());
-    let store = Heartbeat::new("the store".to_owned(), handle.heartbeat());
+    let store = Heartbeat::patient("the store".to_owned(), handle.pulse());
     std::iter::once(store).chain(forwarders.iter().map(uplink)).collect()
 }
 

@@ -9,21 +9,24 @@ use std::{
 };
 
 use crate::{
-    admin::Sources,
+    admin::{Answer, DeadQuestion, Order, Sources},
     broker::Broker,
-    stats::{ListenerStats, StoreStats, StreamStats, UplinkState, UplinkStats},
+    stats::{DeadLetter, DeadStats, ListenerStats, StoreStats, StreamStats, UplinkState, UplinkStats},
     store,
     systemd::Pulse,
 };
 
-/// A heartbeat that stands still for so long means a part that hangs; a working one beats at least once a second.
+/// A heartbeat that stands still for so long means a part that hangs; a working one beats at least once a second. That of the store
+/// goes on while it waits for a slow disk, up to [`store::DISK_PATIENCE`].
 const STUCK: Duration = Duration::from_secs(20);
 
+/// What a disk may take for one thing before the gateway says that it is not ready: whoever publishes waits for so long.
+const SLOW_DISK: Duration = Duration::from_secs(5);
+
 /// Something that beats while it is alive, and what was last seen of it.
-#[derive(Debug)]
 pub(super) struct Heartbeat {
     name: String,
-    count: Arc<AtomicU64>,
+    count: Arc<dyn Fn() -> u64 + Send + Sync>,
     /// The last new count, and when it was seen.
     seen: Mutex<(u64, Instant)>,
 }
@@ -31,13 +34,18 @@ pub(super) struct Heartbeat {
 impl Heartbeat {
     /// A heartbeat that counts in `count`.
     pub(super) fn new(name: String, count: Arc<AtomicU64>) -> Self {
-        let seen = Mutex::new((count.load(Ordering::Relaxed), Instant::now()));
-        Self { name, count, seen }
+        Self::patient(name, move || count.load(Ordering::Relaxed))
+    }
+
+    /// A heartbeat that is asked for: another number whenever it has beaten.
+    pub(super) fn patient(name: String, count: impl Fn() -> u64 + Send + Sync + 'static) -> Self {
+        let seen = Mutex::new((count(), Instant::now()));
+        Self { name, count: Arc::new(count), seen }
     }
 
     /// For how long it has not moved, as far as anybody looked.
     fn still_for(&self, now: Instant) -> Duration {
-        let count = self.count.load(Ordering::Relaxed);
+        let count = (self.count)();
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         if seen.0 != count {
             *seen = (count, now);
@@ -48,7 +56,7 @@ impl Heartbeat {
     /// A pulse for systemd's watchdog.
     pub(super) fn pulse(&self, name: &'static str) -> Pulse {
         let count = Arc::clone(&self.count);
-        Pulse::new(name, move || count.load(Ordering::Relaxed))
+        Pulse::new(name, move || count())
     }
 }
 
@@ -77,7 +85,9 @@ impl Facts {
         let connected = uplinks.iter().filter(|uplink| uplink.state == UplinkState::Connected).count();
         let backlog: u64 = self.streams().iter().map(|stream| stream.backlog_messages).sum();
         let clients: u64 = self.listeners().iter().map(|listener| listener.connections).sum();
-        let refusing = self.store().refusing.map_or(String::new(), |why| format!(", refusing messages: {why}"));
+        let store = self.store();
+        let refusing =
+            store.suspended.or(store.refusing).map_or(String::new(), |why| format!(", refusing messages: {why}"));
         format!(
             "{clients} clients, {connected} of {} uplinks connected, backlog {backlog} messages{refusing}",
             uplinks.len()
@@ -106,6 +116,18 @@ impl Sources for Facts {
         streams
     }
 
+    fn operate(&self, order: Order) -> Answer<u64> {
+        super::orders::operate(&self.store, &self.gateway_id, order)
+    }
+
+    fn dead(&self, question: DeadQuestion) -> Answer<Vec<DeadLetter>> {
+        super::orders::dead(&self.store, question)
+    }
+
+    fn dead_stats(&self) -> DeadStats {
+        self.store.dead_stats()
+    }
+
     fn store(&self) -> StoreStats {
         self.store.stats()
     }
@@ -120,8 +142,15 @@ impl Sources for Facts {
 
     fn not_ready(&self) -> Vec<String> {
         let stopping = self.stopping.load(Ordering::Relaxed).then(|| "stopping".to_owned());
-        let refusing = self.store.stats().refusing.map(|why| format!("the store refuses messages: {why}"));
-        stopping.into_iter().chain(refusing).collect()
+        let store = self.store.stats();
+        let refusing = match (store.suspended, store.refusing) {
+            (Some(suspended), _) => Some(suspended),
+            (None, refusing) => refusing.map(|why| format!("the store refuses messages: {why}")),
+        };
+        let slow = store.stalled.filter(|stalled| *stalled >= SLOW_DISK).map(|stalled| {
+            format!("the disk has not answered for {} s; acknowledgements wait until it does", stalled.as_secs())
+        });
+        stopping.into_iter().chain(refusing).chain(slow).collect()
     }
 
     fn not_live(&self) -> Vec<String> {

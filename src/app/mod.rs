@@ -12,6 +12,7 @@
 
 mod assembly;
 mod facts;
+mod orders;
 mod reload;
 mod scratch;
 mod sys;

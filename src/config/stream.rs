@@ -73,6 +73,8 @@ pub struct Stream {
     pub when_full: WhenFull,
     /// What happens to QoS 0 input.
     pub qos0: Qos0,
+    /// How long forwarded messages are kept for replay; zero = not at all.
+    pub retain_sent: Duration,
 }
 
 /// What a stream does with messages published at QoS 0.
@@ -93,6 +95,7 @@ impl Stream {
             max_messages: self.max_messages,
             max_bytes: self.max_bytes,
             when_full: self.when_full,
+            retain_sent: self.retain_sent,
         }
     }
 
@@ -149,6 +152,7 @@ pub(super) fn read(section: &Section<'_>, gateway_id: &str, uplinks: &[String]) 
         max_bytes: limit(section.size("max_bytes", DEFAULT_STREAM_MAX_BYTES, 0..=i64::MAX.unsigned_abs())),
         when_full: section.choice("when_full", DEFAULT_WHEN_FULL, WHEN_FULL),
         qos0,
+        retain_sent,
     }
 }
 

@@ -17,7 +17,8 @@ use tokio::{task::JoinSet, time::sleep_until};
 
 use super::{
     ForwardError,
-    ledger::{Ack, Answer, Plan},
+    feed::Feed,
+    ledger::{Ack, Answer, Ledger, Plan},
     letter,
     progress::{Progress, Standing},
     refusals::{Refused, Verdict, verdict},
@@ -264,9 +265,10 @@ impl<'task, U: Upstream> Connection<'task, U> {
         if !matches!(self.mode, Mode::Sending) || self.waits_for_room() {
             return;
         }
+        self.task.feeds.iter_mut().for_each(Feed::forget_what_left);
         while self.session.queued_bytes() < QUEUE_BYTES {
             let Task { turns, feeds, ledger, .. } = &mut *self.task;
-            let Some(lane) = turns.next(|lane| feeds[lane].has_some() && ledger.lane_has_room(lane)) else { return };
+            let Some(lane) = turns.next(|lane| is_ready(&feeds[lane], ledger, lane)) else { return };
             if self.send_front(lane, now).is_break() {
                 return;
             }
@@ -464,6 +466,12 @@ impl<'task, U: Upstream> Connection<'task, U> {
         };
         End { next, was_good, may_resume }
     }
+}
+
+/// Whether the next message of a lane may be dealt with. Of a paused one only what is on its way already: a delivery in doubt comes again.
+fn is_ready(feed: &Feed, ledger: &Ledger, lane: usize) -> bool {
+    let Some((_, stored)) = feed.front() else { return false };
+    ledger.lane_has_room(lane) && (!feed.is_paused() || ledger.plan(lane, stored.seq) != Plan::Send)
 }
 
 fn refusal_detail(refused: &Refused) -> String {

@@ -6,6 +6,10 @@
 
 use std::{
     collections::VecDeque,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -34,6 +38,7 @@ const LOOK_AGAIN: Duration = Duration::from_secs(1);
 pub(super) struct Feed {
     pub(super) route: Route,
     position: watch::Receiver<Position>,
+    paused: Arc<AtomicBool>,
     chunk_bytes: usize,
     /// The next row to read.
     next: Sequence,
@@ -55,11 +60,17 @@ pub(super) struct Read {
 
 impl Feed {
     /// `feeds`: how many streams share the uplink.
-    pub(super) fn new(route: Route, position: watch::Receiver<Position>, feeds: usize) -> Self {
+    pub(super) fn new(
+        route: Route,
+        position: watch::Receiver<Position>,
+        paused: Arc<AtomicBool>,
+        feeds: usize,
+    ) -> Self {
         let chunk_bytes = (READ_AHEAD_BYTES / (2 * feeds.max(1))).max(MIN_CHUNK_BYTES);
         Self {
             route,
             position,
+            paused,
             chunk_bytes,
             next: 0,
             buffer: VecDeque::new(),
@@ -112,9 +123,17 @@ impl Feed {
         self.buffer.front()
     }
 
-    /// Whether there is a message in memory.
-    pub(super) fn has_some(&self) -> bool {
-        !self.buffer.is_empty()
+    /// Whether an operator has paused the stream: nothing new is to be sent.
+    pub(super) fn is_paused(&self) -> bool {
+        self.paused.load(Ordering::Relaxed)
+    }
+
+    /// Forgets messages in memory that have left the stream since they were read: purged, dropped, expired.
+    pub(super) fn forget_what_left(&mut self) {
+        let head = self.position.borrow().head;
+        while self.buffer.front().is_some_and(|(_, row)| row.seq < head) {
+            self.pop();
+        }
     }
 
     /// The next message has been dealt with.
@@ -148,7 +167,7 @@ mod tests {
             priority: 0,
             ttl: None,
         };
-        (sender, Feed::new(route, position, 1))
+        (sender, Feed::new(route, position, Arc::default(), 1))
     }
 
     fn row(seq: Sequence, bytes: u32) -> Stored {
@@ -182,6 +201,20 @@ mod tests {
         assert_eq!(feed.wanted(now), None, "two chunks are enough");
         (0..900).for_each(|_| feed.pop());
         assert_eq!(feed.wanted(now).unwrap().from, 1801);
+    }
+
+    #[test]
+    fn what_was_purged_is_forgotten() {
+        let now = Instant::now();
+        let (sender, mut feed) = feed(1, 10);
+        feed.wanted(now).unwrap();
+        feed.arrived(now, (1..10).map(|seq| row(seq, 100)).collect());
+        sender.send(Position { head: 8, next: 10 }).unwrap();
+        feed.forget_what_left();
+        assert_eq!(feed.front().map(|(_, row)| row.seq), Some(8));
+        sender.send(Position { head: 10, next: 10 }).unwrap();
+        feed.forget_what_left();
+        assert_eq!((feed.front(), feed.buffered_bytes), (None, 0));
     }
 
     #[test]

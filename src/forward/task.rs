@@ -129,8 +129,8 @@ impl Task {
         let streams = routes.iter().map(|route| route.stream).collect();
         let count = routes.len();
         let feed = |route: Route| {
-            let position = store.position(route.stream);
-            Feed::new(route, position, count)
+            let (position, paused) = (store.position(route.stream), store.paused(route.stream));
+            Feed::new(route, position, paused, count)
         };
         Self {
             pacing: Pacing::new(settings.messages_per_s, settings.bytes_per_s),

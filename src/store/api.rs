@@ -44,6 +44,8 @@ pub struct StreamSettings {
     pub max_bytes: Option<u64>,
     /// What happens to a message that does not fit.
     pub when_full: WhenFull,
+    /// How long forwarded messages are kept for replay; zero = not at all.
+    pub retain_sent: Duration,
 }
 
 /// What a stream at its limit does with the next message.
@@ -113,7 +115,7 @@ pub enum Outcome {
     Accepted,
     /// A QoS 2 packet id that is already remembered: nothing was stored again, the acknowledgement is due again.
     Duplicate,
-    /// Not stored anywhere. For [`Entry::Release`] only ever [`Refusal::DiskFull`]: the packet id is still remembered, so
+    /// Not stored anywhere. For [`Entry::Release`] only ever [`Refusal::DiskFull`] or [`Refusal::Suspended`]: the packet id is still remembered, so
     /// PUBCOMP must not be sent; the client releases it again after it reconnects. For [`Entry::Step`] too, and only for
     /// [`Step::Received`]: PUBREL must not be sent.
     Refused(Refusal),
@@ -134,6 +136,8 @@ pub enum Refusal {
     StoreFull,
     /// The disk is full, or less than `min_free` is left.
     DiskFull,
+    /// The disk fails otherwise, or a damaged database is being salvaged: nothing can be stored until that is over.
+    Suspended,
 }
 
 impl Refusal {
@@ -144,6 +148,7 @@ impl Refusal {
             Self::QueueFull => "queue-full",
             Self::StoreFull => "store-full",
             Self::DiskFull => "disk-full",
+            Self::Suspended => "suspended",
         }
     }
 
@@ -154,6 +159,7 @@ impl Refusal {
             Self::QueueFull => "session queue full",
             Self::StoreFull => "max_bytes reached",
             Self::DiskFull => "disk full",
+            Self::Suspended => "the store is suspended",
         }
     }
 }
@@ -229,3 +235,19 @@ pub struct Run {
     /// What became of them. `Dead` runs are one message long.
     pub fate: Fate,
 }
+
+/// Which dead letters are asked for.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct DeadFilter {
+    /// This one, whole; everything else then does not matter.
+    pub id: Option<u64>,
+    /// Of this stream only.
+    pub stream: Option<StreamId>,
+    /// Behind this id.
+    pub after: u64,
+    /// At most so many, and never more than [`DEAD_LIST_MAX`].
+    pub limit: usize,
+}
+
+/// Most dead letters that one question gives.
+pub const DEAD_LIST_MAX: usize = 1000;

@@ -2,7 +2,10 @@
 
 use std::fmt::Write as _;
 
-use super::api::{Position, Sequence};
+use super::{
+    api::{Position, Sequence},
+    operated::{Leaving, Operated},
+};
 
 /// Where a stream stands and what became of its messages; one row of the table `stream`.
 ///
@@ -29,6 +32,8 @@ pub(super) struct Books {
     pub(super) dead: Tally,
     /// Numbers between head and next that no message has: lost to damage, or moved out of the middle to the dead letters.
     pub(super) holes: Holes,
+    /// What the operator did, and what is kept for replay.
+    pub(super) operated: Operated,
 }
 
 /// What a stream may hold.
@@ -76,6 +81,7 @@ impl Default for Books {
             dropped: Tally::default(),
             dead: Tally::default(),
             holes: Holes::default(),
+            operated: Operated::default(),
         }
     }
 }
@@ -125,12 +131,13 @@ impl Books {
         self.end_offset - self.head_offset
     }
 
+    /// Rows below the head that may be deleted from the tail on; none where some of them are kept for replay.
     pub(super) fn garbage_rows(&self) -> u64 {
-        self.head - self.tail
+        if self.operated.kept.is_some() { 0 } else { self.head - self.tail }
     }
 
     pub(super) fn garbage_bytes(&self) -> u64 {
-        self.head_offset - self.tail_offset
+        if self.operated.kept.is_some() { 0 } else { self.head_offset - self.tail_offset }
     }
 
     /// Whether a message of this many bytes has room.
@@ -169,8 +176,26 @@ impl Books {
 
     /// Moves the head past `last`, whose row ends at `end`; returns how many messages that were.
     pub(super) fn pass(&mut self, last: Sequence, end: u64) -> u64 {
+        self.leave(last, end, Leaving::Gone)
+    }
+
+    /// The same; says whether the messages are kept for replay.
+    pub(super) fn leave(&mut self, last: Sequence, end: u64, leaving: Leaving) -> u64 {
         debug_assert!(self.head <= last && last < self.next, "only the backlog can be passed");
         let count = last + 1 - self.head - self.holes.within(self.head, last + 1);
+        let kept = &mut self.operated.kept;
+        match leaving {
+            Leaving::Kept if count > 0 => {
+                if !kept.is_some() {
+                    // What is garbage already is nothing to be sent again.
+                    kept.gone.add(self.tail, self.head);
+                }
+                self.holes.overlaps(self.head, last + 1).for_each(|(first, end)| kept.gone.add(first, end));
+                kept.messages += count;
+                kept.bytes += end - self.head_offset;
+            }
+            Leaving::Kept | Leaving::Gone => kept.left(self.head, last + 1),
+        }
         self.head = last + 1;
         self.head_offset = end;
         self.skip_holes();
@@ -179,7 +204,9 @@ impl Books {
 
     /// Moves the head out of a hole and forgets the holes behind it.
     pub(super) fn skip_holes(&mut self) {
+        let from = self.head;
         self.head = self.holes.skip(self.head);
+        self.operated.kept.left(from, self.head.min(self.next));
         if self.head >= self.next {
             self.head = self.next;
             self.head_offset = self.end_offset;
@@ -265,6 +292,36 @@ impl Holes {
 
     fn forget_below(&mut self, sequence: Sequence) {
         self.0.retain(|&(_, end)| end > sequence);
+    }
+
+    /// Takes everything before `sequence` out.
+    pub(super) fn forget_before(&mut self, sequence: Sequence) {
+        self.forget_below(sequence);
+        if let Some(range) = self.0.first_mut() {
+            range.0 = range.0.max(sequence);
+        }
+    }
+
+    /// Takes `[first, end)` out.
+    pub(super) fn remove(&mut self, first: Sequence, end: Sequence) {
+        let rest =
+            |&(f, e): &(Sequence, Sequence)| [(f, e.min(first)), (f.max(end), e)].into_iter().filter(|(f, e)| f < e);
+        self.0 = self.0.iter().flat_map(rest).collect();
+    }
+
+    /// What of `[first, end)` is in here, range by range.
+    pub(super) fn overlaps(&self, first: Sequence, end: Sequence) -> impl Iterator<Item = (Sequence, Sequence)> + '_ {
+        self.0.iter().map(move |&(f, e)| (f.max(first), e.min(end))).filter(|(f, e)| f < e)
+    }
+
+    /// How many ranges there are.
+    pub(super) fn ranges(&self) -> usize {
+        self.0.len()
+    }
+
+    /// The number behind the last; 0 where there is none.
+    pub(super) fn end(&self) -> Sequence {
+        self.0.last().map_or(0, |&(_, end)| end)
     }
 
     /// `first-end first-end`.
@@ -359,7 +416,14 @@ mod tests {
                 prop_assert_eq!(holes.within(first, 70), set.range(first..70).count() as u64);
                 prop_assert_eq!(holes.skip(first), (first..200).find(|n| !set.contains(n)).unwrap());
             }
-            prop_assert_eq!(Holes::from_text(&holes.to_text()), Some(holes));
+            prop_assert_eq!(Holes::from_text(&holes.to_text()), Some(holes.clone()));
+            let (mut without, mut from) = (holes.clone(), holes);
+            without.remove(20, 40);
+            from.forget_before(20);
+            for number in 0..70 {
+                prop_assert_eq!(without.contains(number), set.contains(&number) && !(20..40).contains(&number));
+                prop_assert_eq!(from.contains(number), set.contains(&number) && number >= 20);
+            }
         }
     }
 }

@@ -1,4 +1,4 @@
-//! What a failed SQLite call means for the store: wait for space, salvage, or stop.
+//! What a failed SQLite call means for the store: wait for space, wait for the disk, salvage, or stop.
 
 use rusqlite::ErrorCode;
 
@@ -8,10 +8,16 @@ pub(super) enum Failure {
     /// No space: rolled back, nothing lost, worth trying again.
     #[error("the disk is full ({0})")]
     Full(String),
-    /// The database is damaged: the next start salvages it.
+    /// The database is damaged: it is to be salvaged.
     #[error("the database is damaged ({0})")]
     Damaged(String),
-    /// Anything else: the disk is not to be trusted, the process must end.
+    /// The disk does not do what it should: it is tried again, see `writer::suspension`.
+    #[error("{0}")]
+    Trouble(String),
+    /// A place could not be read. That may pass (a cable, a reset of the bus); where it does not, it is damage.
+    #[error("{0}")]
+    Unreadable(String),
+    /// Nothing that waiting makes better: the process must end.
     #[error("{0}")]
     Fatal(String),
 }
@@ -41,15 +47,16 @@ impl From<rusqlite::Error> for Failure {
             {
                 Self::Full(text)
             }
-            // A place that cannot be read (a worn-out flash block) stays so: only salvage, which reads around it, gets past it.
+            // A worn-out flash block stays so: only salvage, which reads around it, gets past it. But first it is tried again.
             Some(ErrorCode::SystemIoFailure)
                 if error.sqlite_error().is_some_and(|e| is_unreadable(e.extended_code)) =>
             {
-                Self::Damaged(text)
+                Self::Unreadable(text)
             }
             Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => Self::Damaged(text),
             _ if wrong_value || senseless => Self::Damaged(text),
-            _ => Self::Fatal(text),
+            Some(ErrorCode::ApiMisuse) => Self::Fatal(text),
+            _ => Self::Trouble(text),
         }
     }
 }
@@ -63,7 +70,15 @@ fn is_shared_memory(extended_code: i32) -> bool {
 /// The device could not read, or gave less than there should be.
 fn is_unreadable(extended_code: i32) -> bool {
     use rusqlite::ffi::{SQLITE_IOERR_CORRUPTFS, SQLITE_IOERR_READ, SQLITE_IOERR_SHORT_READ};
+    // What unixRead of SQLite makes of EIO is SQLITE_IOERR_CORRUPTFS.
     [SQLITE_IOERR_READ, SQLITE_IOERR_SHORT_READ, SQLITE_IOERR_CORRUPTFS].contains(&extended_code)
+}
+
+/// What a failed COMMIT leaves open: whether the transaction is in the log. It is not where one of its pages could not be
+/// written, for the last page is what makes it one; but where only the sync failed, it may be there at the next opening.
+pub(super) fn leaves_doubt(error: &rusqlite::Error) -> bool {
+    use rusqlite::ffi::{SQLITE_FULL, SQLITE_IOERR_WRITE};
+    error.sqlite_error().is_none_or(|error| ![SQLITE_IOERR_WRITE, SQLITE_FULL].contains(&error.extended_code))
 }
 
 #[cfg(test)]
@@ -73,14 +88,24 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_cannot_be_read_is_salvaged_and_what_cannot_be_written_ends_the_process() {
+    fn each_error_goes_its_own_road() {
         let failure = |code| Failure::from(rusqlite::Error::SqliteFailure(ffi::Error::new(code), None));
-        for code in [ffi::SQLITE_IOERR_READ, ffi::SQLITE_IOERR_SHORT_READ, ffi::SQLITE_CORRUPT, ffi::SQLITE_NOTADB] {
+        for code in [ffi::SQLITE_CORRUPT, ffi::SQLITE_NOTADB] {
             assert!(matches!(failure(code), Failure::Damaged(_)), "{code}");
         }
-        for code in [ffi::SQLITE_IOERR_WRITE, ffi::SQLITE_IOERR_FSYNC, ffi::SQLITE_READONLY, ffi::SQLITE_BUSY] {
-            assert!(matches!(failure(code), Failure::Fatal(_)), "{code}");
+        for code in [ffi::SQLITE_IOERR_READ, ffi::SQLITE_IOERR_SHORT_READ, ffi::SQLITE_IOERR_CORRUPTFS] {
+            assert!(matches!(failure(code), Failure::Unreadable(_)), "{code}");
         }
+        for code in [
+            ffi::SQLITE_IOERR_WRITE,
+            ffi::SQLITE_IOERR_FSYNC,
+            ffi::SQLITE_READONLY,
+            ffi::SQLITE_BUSY,
+            ffi::SQLITE_CANTOPEN,
+        ] {
+            assert!(matches!(failure(code), Failure::Trouble(_)), "{code}");
+        }
+        assert!(matches!(failure(ffi::SQLITE_MISUSE), Failure::Fatal(_)));
         for code in [ffi::SQLITE_FULL, ffi::SQLITE_IOERR_SHMSIZE] {
             assert!(matches!(failure(code), Failure::Full(_)), "{code}");
         }

@@ -2,10 +2,7 @@
 
 use std::{
     path::PathBuf,
-    sync::{
-        Arc, PoisonError,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, PoisonError, atomic::Ordering},
     thread::JoinHandle,
     time::Duration,
 };
@@ -19,7 +16,7 @@ use super::{
     lane::{self, Lane, Returns},
     lock::DirectoryLock,
     sessions::{QueueStats, RestoredSession, RetainedMessage, SessionId, SessionMessage, SessionRecord},
-    shared::{Control, Job, Query, Shared, State, Work, locked},
+    shared::{Asked, Control, Job, Query, Shared, State, Suspended, Work, locked},
 };
 use crate::{
     stats::{StoreStats, StreamStats},
@@ -133,7 +130,7 @@ impl Store {
     fn end(&mut self, last: Work) {
         let Some(writer) = self.writer.take() else { return };
         // Reserved places: neither is refused for want of room, only because the thread is gone already.
-        let _ = self.shared.queries.send(Query::End);
+        let _ = self.shared.queries.send(Asked { query: Query::End, permit: None });
         if let Some(reader) = self.reader.take() {
             let _ = reader.join();
         }
@@ -201,7 +198,8 @@ impl Handle {
             .subscribe()
     }
 
-    /// The books of all configured streams, in configuration order (`to` is left for the caller to fill in).
+    /// The books of all configured streams, in configuration order (`to` is left for the caller to fill in); then of those that are
+    /// not configured any more.
     pub fn streams(&self) -> Vec<StreamStats> {
         let now = Now::read();
         let boots = self.shared.boots.read().unwrap_or_else(PoisonError::into_inner);
@@ -210,13 +208,19 @@ impl Handle {
 
     /// The store at a glance.
     pub fn stats(&self) -> StoreStats {
-        let glance = locked(&self.shared.glance);
+        let glance = locked(&self.shared.glance).clone();
         StoreStats {
             bytes: glance.bytes,
             free_bytes: glance.free_bytes,
             written_bytes: glance.written_bytes,
             last_commit_ago: glance.last_commit.map(|at| at.elapsed()),
             refusing: glance.refusing.map(|refusal| refusal.sentence().to_owned()),
+            suspended: glance.suspended.as_ref().map(Suspended::sentence),
+            stalled: self.shared.disk.waiting_for(),
+            salvages: glance.alarms.salvages,
+            lost_messages: glance.alarms.lost,
+            quarantine_bytes: glance.alarms.quarantine_bytes,
+            checked: glance.alarms.checked,
         }
     }
 
@@ -311,12 +315,19 @@ impl Handle {
         Now::read().synced()
     }
 
-    /// Counts the rounds of the writer: at least one a second while it works.
-    pub fn heartbeat(&self) -> Arc<AtomicU64> {
-        Arc::clone(&self.shared.heartbeat)
+    /// Moves at least once a second while the writer works; also while it waits for a disk that is merely slow ([`DISK_PATIENCE`](super::DISK_PATIENCE)).
+    pub fn pulse(&self) -> impl Fn() -> u64 + Send + Sync + use<> {
+        let shared = Arc::clone(&self.shared);
+        move || shared.heartbeat.load(Ordering::Relaxed).rotate_left(24).wrapping_add(shared.disk.patience())
     }
 
-    /// Waits until the store has failed for good (a write error other than "disk full"): the process must end.
+    /// Changes whenever the database was salvaged while running: what was read before may be there no more, and the books may
+    /// stand elsewhere.
+    pub fn salvages(&self) -> watch::Receiver<u64> {
+        self.shared.salvages.subscribe()
+    }
+
+    /// Waits until the store has failed for good (a defect of the program; a disk that fails is waited for): the process must end.
     ///
     /// Waits for ever when the store is closed in order.
     pub async fn failed(&self) -> String {
@@ -346,21 +357,21 @@ impl Handle {
         if *self.shared.state.borrow() == State::Open { Ok(()) } else { Err(self.shared.ended()) }
     }
 
-    async fn control(&self, control: Control) -> Result<(), StoreError> {
+    pub(super) async fn control(&self, control: Control) -> Result<(), StoreError> {
         let permit = Arc::clone(&self.shared.controls).acquire_owned().await.map_err(|_| self.shared.ended())?;
         self.shared.queue.try_send(Work::Job(Job::Control(control, permit))).map_err(|_| self.shared.ended())
     }
 
-    async fn ask<T>(&self, query: impl FnOnce(oneshot::Sender<T>) -> Query) -> Result<T, StoreError> {
-        // Held until the answer is here: so many reads, and no more, are anywhere between the queue and their callers.
-        let _permit: OwnedSemaphorePermit =
+    pub(super) async fn ask<T>(&self, query: impl FnOnce(oneshot::Sender<T>) -> Query) -> Result<T, StoreError> {
+        let permit: OwnedSemaphorePermit =
             Arc::clone(&self.shared.reads).acquire_owned().await.map_err(|_| self.shared.ended())?;
         let (reply, answer) = oneshot::channel();
-        self.shared.queries.try_send(query(reply)).map_err(|_| self.shared.ended())?;
+        let asked = Asked { query: query(reply), permit: Some(permit) };
+        self.shared.queries.try_send(asked).map_err(|_| self.shared.ended())?;
         self.answered(answer).await
     }
 
-    async fn answered<T>(&self, answer: oneshot::Receiver<T>) -> Result<T, StoreError> {
+    pub(super) async fn answered<T>(&self, answer: oneshot::Receiver<T>) -> Result<T, StoreError> {
         if let Ok(answer) = answer.await {
             return Ok(answer);
         }

@@ -1,8 +1,14 @@
 //! The store's own metrics; those of the streams are rendered from [`Handle::streams`](super::Handle::streams).
 
-use prometheus::{Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, Registry, exponential_buckets};
+use prometheus::{
+    Gauge, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, Registry, exponential_buckets,
+};
 
-use super::queue::{Counts, Drop};
+use super::{
+    alarms::Alarms,
+    dead::DeadMetrics,
+    queue::{Counts, Drop},
+};
 
 /// Handles of the metrics; cheap to clone.
 #[derive(Debug, Clone)]
@@ -13,6 +19,19 @@ pub(super) struct Metrics {
     pub(super) free_bytes: IntGauge,
     written_bytes: IntCounter,
     pub(super) queues: QueueMetrics,
+    pub(super) alarms: AlarmMetrics,
+    pub(super) dead: DeadMetrics,
+}
+
+/// What somebody should be told of.
+#[derive(Debug, Clone)]
+pub(super) struct AlarmMetrics {
+    pub(super) suspended: IntGauge,
+    pub(super) refused: IntCounter,
+    salvages: IntCounter,
+    lost: IntCounter,
+    quarantine_bytes: IntGauge,
+    checked: Gauge,
 }
 
 /// All session queues together.
@@ -56,6 +75,8 @@ impl Metrics {
                 "Bytes that the gateway gave to the storage below it, as the kernel counts them (write_bytes of /proc/self/io).",
             )?,
             queues: QueueMetrics::register(registry)?,
+            alarms: AlarmMetrics::register(registry)?,
+            dead: DeadMetrics::register(registry)?,
         };
         registry.register(Box::new(metrics.commit_seconds.clone()))?;
         registry.register(Box::new(metrics.commit_messages.clone()))?;
@@ -70,6 +91,52 @@ impl Metrics {
         let written = written_bytes().unwrap_or(0);
         self.written_bytes.inc_by(written.saturating_sub(self.written_bytes.get()));
         written
+    }
+}
+
+impl AlarmMetrics {
+    fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
+        let metrics = Self {
+            suspended: IntGauge::new(
+                "tidegate_store_suspended",
+                "1 while the disk fails or a damaged database is being salvaged: nothing can be stored.",
+            )?,
+            refused: IntCounter::new(
+                "tidegate_store_suspended_refused_total",
+                "Messages refused while the store was suspended.",
+            )?,
+            salvages: IntCounter::new(
+                "tidegate_store_salvages_total",
+                "How often a damaged database was set aside and salvaged, ever.",
+            )?,
+            lost: IntCounter::new(
+                "tidegate_store_lost_messages_total",
+                "Stored messages that could not be read any more when a damaged database was salvaged, ever.",
+            )?,
+            quarantine_bytes: IntGauge::new(
+                "tidegate_store_quarantine_bytes",
+                "Bytes of damaged databases that were set aside; never deleted by the gateway.",
+            )?,
+            checked: Gauge::new(
+                "tidegate_store_checked_ratio",
+                "How much of what is stored has been checked since a stop that was not clean: 0 to 1; 1 where none was needed.",
+            )?,
+        };
+        registry.register(Box::new(metrics.suspended.clone()))?;
+        registry.register(Box::new(metrics.refused.clone()))?;
+        registry.register(Box::new(metrics.salvages.clone()))?;
+        registry.register(Box::new(metrics.lost.clone()))?;
+        registry.register(Box::new(metrics.quarantine_bytes.clone()))?;
+        registry.register(Box::new(metrics.checked.clone()))?;
+        Ok(metrics)
+    }
+
+    /// Shows these figures.
+    pub(super) fn show(&self, alarms: &Alarms) {
+        self.salvages.inc_by(alarms.salvages.saturating_sub(self.salvages.get()));
+        self.lost.inc_by(alarms.lost.saturating_sub(self.lost.get()));
+        self.quarantine_bytes.set(i64::try_from(alarms.quarantine_bytes).unwrap_or(i64::MAX));
+        self.checked.set(alarms.checked.unwrap_or(1.0));
     }
 }
 

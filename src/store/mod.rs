@@ -106,15 +106,21 @@
 //! A garbage header is replaced on a copy. If the schema in page 1 is lost, nothing can be read: it is set aside, an alarm is
 //! logged, the store starts empty.
 
+mod alarms;
 mod api;
 mod books;
 mod clock;
+mod dead;
+mod disk;
 mod failure;
 mod handle;
 mod lane;
 mod lock;
+mod mend;
 mod metrics;
 mod opening;
+mod operated;
+mod orders;
 mod queue;
 mod reader;
 mod recovery;
@@ -129,9 +135,12 @@ mod writer;
 
 pub use self::{
     api::*,
+    dead::{DEAD_BYTES_MAX, DEAD_MESSAGES_MAX},
+    disk::DISK_PATIENCE,
     handle::{Handle, OpenError, Store, StoreError},
     lane::{LANE_BATCHES_MAX, Lane, Permit, Returns},
     opening::open,
+    orders::OrderError,
     reader::{READ_BYTES_MAX, READ_MESSAGES_MAX},
     sessions::*,
 };

@@ -3,10 +3,16 @@
 use std::{
     collections::HashMap,
     fs::{self, DirBuilder, OpenOptions},
+    io::ErrorKind,
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, RwLock, atomic::AtomicU64, mpsc::sync_channel},
+    sync::{
+        Arc, Mutex, RwLock,
+        atomic::{AtomicBool, AtomicU64},
+        mpsc::sync_channel,
+    },
     thread,
+    time::Duration,
 };
 
 use bytestring::ByteString;
@@ -14,40 +20,57 @@ use rusqlite::{Connection, OptionalExtension};
 use tokio::sync::{Semaphore, watch};
 
 use super::{
-    api::{Settings, StreamSettings},
+    alarms::{self, Alarms},
+    api::{Durability, Settings, StreamSettings, WhenFull},
     books::Books,
     clock::{self, Boots, Now},
+    dead,
+    disk::DiskWait,
     failure::Failure,
     handle::{Handle, OpenError, Store},
     lock::DirectoryLock,
+    mend,
     metrics::Metrics,
     queue::{self, Counts, Ledger, QueueBooks},
     reader, recovery,
     schema::{self, Role, StreamSql},
     sessions::{QueueLimits, SessionId},
     shared::{
-        CONTROLS_MAX, Door, Glance, Published, QUEUE_BYTES_MAX, QUEUE_PLACES, QueueDoor, READS_MAX, Shared, State,
+        ASKED_PLACES, CONTROLS_MAX, Door, Glance, Published, QUEUE_BYTES_MAX, QUEUE_PLACES, QueueDoor, READS_MAX,
+        Shared, State,
     },
     writer,
 };
+use crate::stats::DeadStats;
 
 /// Name of the database in the data directory.
 pub(super) const DATABASE: &str = "tidegate.db";
 
 const LOCK: &str = "tidegate.lock";
 
+/// Waits between the tries to read what cannot be read, before it is taken for damage.
+const UNREADABLE_WAITS: [Duration; 3] = [Duration::from_secs(1), Duration::from_secs(2), Duration::from_secs(4)];
+
 /// What was found in, or made of, a sound database.
-struct Loaded {
-    connection: Connection,
-    boots: Boots,
+#[derive(Debug)]
+pub(super) struct Loaded {
+    pub(super) connection: Connection,
+    pub(super) boots: Boots,
     /// The current boot is new or corrected. The writer's first transaction writes it: a full disk keeps nothing from opening.
-    boot_unsaved: bool,
-    /// Durable id and books of each configured stream, in configuration order.
-    streams: Vec<(i64, Books)>,
-    sessions: LoadedSessions,
+    pub(super) boot_unsaved: bool,
+    /// Durable id and books of each configured stream, in configuration order; then of the others.
+    pub(super) streams: Vec<(i64, Books)>,
+    /// Settings of the others.
+    pub(super) others: Vec<StreamSettings>,
+    pub(super) sessions: LoadedSessions,
+    pub(super) dead: DeadStats,
+    pub(super) alarms: Alarms,
+    /// The last run ended in order.
+    pub(super) was_clean: bool,
 }
 
 /// What was found of sessions, their queues and retained messages.
+#[derive(Debug)]
 pub(super) struct LoadedSessions {
     /// All queues; without a session where that has ended and rows are left to be deleted.
     pub(super) queues: Vec<(SessionId, QueueBooks, Option<LoadedSession>)>,
@@ -55,6 +78,7 @@ pub(super) struct LoadedSessions {
 }
 
 /// What the writer needs of a session.
+#[derive(Debug)]
 pub(super) struct LoadedSession {
     pub(super) client_id: ByteString,
     pub(super) limits: QueueLimits,
@@ -74,8 +98,26 @@ pub fn open(
     make_directory(&settings.data_dir)?;
     let lock = DirectoryLock::take(&settings.data_dir.join(LOCK))?;
     let path = settings.data_dir.join(DATABASE);
-    let loaded = recovery::sound(&settings.data_dir, || load(&path, settings, streams))?;
+    let loaded = patiently(|known| recovery::sound(&settings.data_dir, known, || load(&path, settings, streams)));
+    let loaded = loaded.map_err(|error| error.into_open(path))?;
     start(settings, streams, lock, loaded, Metrics::register(registry)?)
+}
+
+/// Tries again what could not be read, before it is taken for damage.
+fn patiently<T>(open: impl Fn(Option<String>) -> Result<T, LoadError>) -> Result<T, LoadError> {
+    for wait in UNREADABLE_WAITS {
+        match open(None) {
+            Err(LoadError::Unreadable(cause)) => {
+                tracing::warn!(cause, "the database cannot be read at this moment, it is tried again");
+                thread::sleep(wait);
+            }
+            other => return other,
+        }
+    }
+    match open(None) {
+        Err(LoadError::Unreadable(cause)) => open(Some(cause)),
+        other => other,
+    }
 }
 
 fn make_directory(path: &Path) -> Result<(), OpenError> {
@@ -91,11 +133,12 @@ fn make_directory(path: &Path) -> Result<(), OpenError> {
 }
 
 /// Opens the database and reads the structures that everything else hangs on. Fails with the step that failed.
-fn load(path: &Path, settings: &Settings, streams: &[StreamSettings]) -> Result<Loaded, LoadError> {
+pub(super) fn load(path: &Path, settings: &Settings, streams: &[StreamSettings]) -> Result<Loaded, LoadError> {
     let at = |step: &'static str| move |error: rusqlite::Error| LoadError::from_sqlite(step, error);
     let made = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path);
     made.map_err(|source| OpenError::Directory { step: "make", path: path.to_owned(), source })?;
     refuse_strangers(path)?;
+    make_log_durable(path, settings.durability)?;
     let connection = schema::connect(path, Role::Writer, settings.durability).map_err(at("open"))?;
     schema::migrate(&connection).map_err(at("migrate"))?;
     // A version that is new must be in the file itself: a newer log beside an old file confuses older programs.
@@ -129,9 +172,74 @@ fn load(path: &Path, settings: &Settings, streams: &[StreamSettings]) -> Result<
             found.push((id, books.unwrap_or_default()));
         }
     }
+    let others = not_configured(loaded, streams, &mut found);
     let sessions = load_sessions(&transaction).map_err(LoadError::from_failure("read the sessions of"))?;
+    let dead = dead::load(&transaction).map_err(LoadError::from_failure("read the dead letters of"))?;
+    let quarantine = settings.data_dir.join(recovery::QUARANTINE);
+    let alarms = alarms::load(&transaction, &quarantine).map_err(LoadError::from_failure("read the alarms of"))?;
+    let was_clean = alarms::ended_in_order(&transaction).map_err(LoadError::from_failure("read the last stop of"))?;
     transaction.commit().map_err(at("commit to"))?;
-    Ok(Loaded { connection, boots: known_boots, boot_unsaved, streams: found, sessions })
+    check_free_pages(&connection).map_err(LoadError::from_failure("count the pages of"))?;
+    let boots = known_boots;
+    Ok(Loaded { connection, boots, boot_unsaved, streams: found, others, sessions, dead, alarms, was_clean })
+}
+
+/// Adds the streams that are not configured any more to what was found: they take nothing and go nowhere, but their books are shown, and they
+/// can be purged.
+fn not_configured(
+    loaded: Vec<(String, i64, Books)>,
+    configured: &[StreamSettings],
+    found: &mut Vec<(i64, Books)>,
+) -> Vec<StreamSettings> {
+    let mut others = Vec::new();
+    for (name, id, books) in loaded {
+        if configured.iter().any(|settings| settings.name == name) {
+            continue;
+        }
+        let backlog = books.backlog_messages();
+        if backlog > 0 {
+            tracing::warn!(
+                stream = name,
+                backlog,
+                "a stream that is not configured has messages; they stay until they are purged"
+            );
+        }
+        found.push((id, books));
+        others.push(StreamSettings {
+            name,
+            ttl: None,
+            max_messages: None,
+            max_bytes: None,
+            when_full: WhenFull::Reject,
+            retain_sent: Duration::MAX,
+        });
+    }
+    others
+}
+
+/// The log that a crash left may hold what the kernel only remembers; see [`mend`]. Without syncs there is nothing to keep.
+fn make_log_durable(path: &Path, durability: Durability) -> Result<(), LoadError> {
+    if durability == Durability::Process {
+        return Ok(());
+    }
+    match mend::rewrite_log(path) {
+        Ok(()) => Ok(()),
+        Err(error) if error.kind() == ErrorKind::StorageFull => {
+            tracing::warn!(%error, "the log could not be written anew: the disk is full");
+            Ok(())
+        }
+        Err(error) => Err(LoadError::Sqlite { step: "write the log anew of", cause: error.to_string() }),
+    }
+}
+
+/// Free pages beyond all pages would be handed out without end.
+fn check_free_pages(connection: &Connection) -> Result<(), Failure> {
+    let pragma = |name| connection.pragma_query_value(None, name, |row| row.get::<_, i64>(0));
+    let (free, all) = (pragma("freelist_count")?, pragma("page_count")?);
+    if !(0..=all).contains(&free) {
+        return Err(Failure::Damaged(format!("{free} of {all} pages are said to be free")));
+    }
+    Ok(())
 }
 
 /// Reads the books of all queues and the first and last row of each.
@@ -215,22 +323,24 @@ fn this_start(connection: &Connection) -> Result<(Boots, bool), rusqlite::Error>
 
 fn start(
     settings: &Settings,
-    streams: &[StreamSettings],
+    configured: &[StreamSettings],
     lock: DirectoryLock,
     loaded: Loaded,
     metrics: Metrics,
 ) -> Result<(Store, Handle), OpenError> {
     let path = settings.data_dir.join(DATABASE);
-    let Loaded { connection, boots, boot_unsaved, streams: found, sessions } = loaded;
-    let boot = boots.current().id;
+    let Loaded { boots, streams: found, others, sessions, dead, alarms, was_clean, .. } = &loaded;
+    let streams: Vec<StreamSettings> = configured.iter().chain(others).cloned().collect();
     let reading = schema::connect(&path, Role::Reader, settings.durability).map_err(|error| OpenError::Database {
         step: "open for reading",
         path,
         cause: error.to_string(),
     })?;
     let (queue, works) = sync_channel(QUEUE_PLACES);
-    let (queries, questions) = sync_channel(READS_MAX + 1);
-    let doors = found.iter().zip(streams).map(|((_, books), settings)| door(books, settings));
+    let (queries, questions) = sync_channel(ASKED_PLACES);
+    let is_configured = (0..).map(|at| at < configured.len());
+    let doors =
+        found.iter().zip(&streams).zip(is_configured).map(|(((_, books), settings), is)| door(books, settings, is));
     let mut totals = sessions.ledger.ended;
     let mut queues = HashMap::with_capacity(sessions.queues.len());
     for (id, books, session) in &sessions.queues {
@@ -240,6 +350,8 @@ fn start(
         }
     }
     metrics.queues.show(&totals);
+    metrics.alarms.show(alarms);
+    metrics.dead.show(dead);
     let shared = Arc::new(Shared {
         queue,
         queries,
@@ -249,30 +361,32 @@ fn start(
         doors: doors.collect(),
         queues: RwLock::new(queues),
         queue_totals: Mutex::new(totals),
-        boots: RwLock::new(boots),
-        glance: Mutex::new(Glance::default()),
+        dead: Mutex::new(*dead),
+        boots: RwLock::new(boots.clone()),
+        glance: Mutex::new(Glance { alarms: *alarms, ..Glance::default() }),
         state: watch::Sender::new(State::Open),
         room: watch::Sender::new(0),
         heartbeat: Arc::default(),
+        disk: DiskWait::new(),
+        salvages: watch::Sender::new(0),
+        #[cfg(test)]
+        fault: Mutex::default(),
     });
     let reader = reader::Start {
         connection: reading,
         queries: questions,
         shared: Arc::clone(&shared),
-        data_dir: settings.data_dir.clone(),
+        metrics: metrics.alarms.clone(),
         streams: found.iter().map(|(id, _)| *id).collect(),
+        check: !was_clean,
     };
-    let streams = found.into_iter().zip(streams).map(|((id, books), settings)| (id, books, settings.clone())).collect();
     let writer = writer::Start {
-        connection,
+        loaded,
         queue: works,
         shared: Arc::clone(&shared),
         metrics,
         settings: settings.clone(),
         streams,
-        sessions,
-        boot,
-        boot_unsaved,
     };
     let spawn = |name: &str| thread::Builder::new().name(name.to_owned());
     let reader = spawn("store-reader").spawn(move || reader::run(reader)).map_err(OpenError::Threads)?;
@@ -281,12 +395,14 @@ fn start(
     Ok((Store { shared, writer: Some(writer), reader: Some(reader), _lock: lock }, handle))
 }
 
-fn door(books: &Books, settings: &StreamSettings) -> Door {
+fn door(books: &Books, settings: &StreamSettings, configured: bool) -> Door {
     Door {
         name: settings.name.clone(),
+        configured,
         limits: writer::limits(settings),
         when_full: settings.when_full,
         position: watch::Sender::new(books.position()),
+        paused: Arc::new(AtomicBool::new(books.operated.paused)),
         published: Mutex::new(Published { books: books.clone(), head_at: (0, 0) }),
         offline: AtomicU64::new(0),
         qos0_full: AtomicU64::new(0),
@@ -298,6 +414,8 @@ fn door(books: &Books, settings: &StreamSettings) -> Door {
 pub(super) enum LoadError {
     /// It is damaged: to be salvaged.
     Damaged(String),
+    /// It could not be read, which may pass.
+    Unreadable(String),
     /// It is not to be touched, or trying again may help.
     Open(OpenError),
     /// SQLite failed for another reason than damage.
@@ -309,11 +427,19 @@ impl LoadError {
         Self::from_failure(step)(Failure::from(error))
     }
 
-    fn from_failure(step: &'static str) -> impl FnOnce(Failure) -> Self {
+    pub(super) fn from_failure(step: &'static str) -> impl FnOnce(Failure) -> Self {
         move |failure| match failure {
             Failure::Damaged(cause) => Self::Damaged(format!("cannot {step} it: {cause}")),
-            failure @ (Failure::Full(_) | Failure::Fatal(_)) => Self::Sqlite { step, cause: failure.to_string() },
+            Failure::Unreadable(cause) => Self::Unreadable(format!("cannot {step} it: {cause}")),
+            failure @ (Failure::Full(_) | Failure::Trouble(_) | Failure::Fatal(_)) => {
+                Self::Sqlite { step, cause: failure.to_string() }
+            }
         }
+    }
+
+    /// Whether the database is not ours any more: nothing of what is known of it holds.
+    pub(super) fn is_strange(&self) -> bool {
+        matches!(self, Self::Open(OpenError::Newer { .. } | OpenError::Foreign { .. }))
     }
 
     /// The error for the operator.
@@ -321,6 +447,7 @@ impl LoadError {
         match self {
             Self::Open(error) => error,
             Self::Damaged(cause) => OpenError::Database { step: "repair", path, cause },
+            Self::Unreadable(cause) => OpenError::Database { step: "read", path, cause },
             Self::Sqlite { step, cause } => OpenError::Database { step, path, cause },
         }
     }

@@ -1,22 +1,27 @@
 //! The reader thread: answers reads from its own connection, while the writer writes.
 
+mod check;
+mod dead;
 mod sessions;
 
-use std::{
-    path::PathBuf,
-    sync::{Arc, PoisonError, mpsc::Receiver},
+use std::sync::{
+    Arc, PoisonError,
+    mpsc::{Receiver, RecvTimeoutError},
 };
 
 use rusqlite::Connection;
 use tokio::sync::oneshot;
 
+use self::check::Check;
 use super::{
     api::{Sequence, Stored},
     clock::{Boots, Now},
     failure::Failure,
+    mend,
+    metrics::AlarmMetrics,
     row::{Columns, Decoder, Senseless, weight},
     schema::StreamSql,
-    shared::{Job, Place, Query, Shared, Work, locked},
+    shared::{Asked, Job, Place, Query, Shared, Work, locked},
     writer::poison,
 };
 
@@ -31,16 +36,20 @@ const STREAM_COLUMNS: Columns = Columns { flags: 4, client: 5, topic: 6, propert
 /// What the reader needs to begin.
 pub(super) struct Start {
     pub(super) connection: Connection,
-    pub(super) queries: Receiver<Query>,
+    pub(super) queries: Receiver<Asked>,
     pub(super) shared: Arc<Shared>,
-    pub(super) data_dir: PathBuf,
-    /// Durable ids of the configured streams.
+    /// Durable ids of all streams.
     pub(super) streams: Vec<i64>,
+    /// All that is stored is to be looked at, for the last stop was not clean.
+    pub(super) check: bool,
+    pub(super) metrics: AlarmMetrics,
 }
 
 struct Reader {
     connection: Connection,
     shared: Arc<Shared>,
+    /// Durable ids of the streams.
+    ids: Vec<i64>,
     sql: Vec<StreamSql>,
     decoder: Decoder,
 }
@@ -56,42 +65,177 @@ struct Span {
 /// Runs the reader until the store ends; the body of its thread.
 pub(super) fn run(start: Start) {
     let shared = Arc::clone(&start.shared);
-    let data_dir = start.data_dir.clone();
-    let end = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| work(start)));
+    let end = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| Desk::new(start).work()));
     match end {
         Ok(Ok(())) => {}
-        Ok(Err(failure)) => poison(&shared, &data_dir, &failure),
-        Err(_) => poison(&shared, &data_dir, &Failure::Fatal("the reader panicked".to_owned())),
+        Ok(Err(failure)) => poison(&shared, &failure),
+        Err(_) => poison(&shared, &Failure::Fatal("the reader panicked".to_owned())),
     }
 }
 
-fn work(start: Start) -> Result<(), Failure> {
-    let Start { connection, queries, shared, data_dir: _, streams } = start;
-    connection.set_prepared_statement_cache_capacity(8 + streams.len());
-    let sql = streams.into_iter().map(StreamSql::new).collect();
-    let mut reader = Reader { connection, shared, sql, decoder: Decoder::new() };
-    while let Ok(query) = queries.recv() {
-        // Whoever asked may have given up waiting: a reply that nobody takes is no error.
-        match query {
-            Query::Read { stream, from, max_messages, max_bytes, reply } => {
-                if !reply.is_closed() {
-                    let _ = reply.send(reader.read(&Span { stream, from, max_messages, max_bytes })?);
+/// What outlives a connection to the database.
+struct Desk {
+    queries: Receiver<Asked>,
+    shared: Arc<Shared>,
+    streams: Vec<i64>,
+    /// `None` while the store is suspended.
+    reader: Option<Reader>,
+    /// What could not be answered: asked again with the next connection. Each keeps its permit.
+    held: Vec<Asked>,
+    epoch: u64,
+    check: Option<Check>,
+}
+
+impl Desk {
+    fn new(start: Start) -> Self {
+        let Start { connection, queries, shared, streams, check, metrics } = start;
+        let check = check.then(|| Check::new(metrics));
+        let mut desk = Self { queries, shared, streams, reader: None, held: Vec::new(), epoch: 0, check };
+        desk.reader = Some(desk.reader_at(connection));
+        desk
+    }
+
+    fn reader_at(&self, connection: Connection) -> Reader {
+        connection.set_prepared_statement_cache_capacity(8 + self.streams.len());
+        let sql = self.streams.iter().copied().map(StreamSql::new).collect();
+        Reader { connection, shared: Arc::clone(&self.shared), ids: self.streams.clone(), sql, decoder: Decoder::new() }
+    }
+
+    fn work(mut self) -> Result<(), Failure> {
+        loop {
+            let asked = match (&self.check, &self.reader) {
+                (Some(check), Some(_)) => self.queries.recv_timeout(check.pause()),
+                (Some(_) | None, _) => self.queries.recv().map_err(|_| RecvTimeoutError::Disconnected),
+            };
+            match asked {
+                Ok(Asked { query: Query::Suspend { closed }, .. }) => {
+                    self.close();
+                    // Whoever asked may have given up waiting.
+                    let _ = closed.send(());
                 }
-            }
-            Query::Sessions { reply } => drop(reply.send(reader.sessions()?)),
-            Query::ReadSession { session, from, max_messages, max_bytes, reply } => {
-                if !reply.is_closed() {
-                    let _ = reply.send(reader.read_session(session, from, max_messages, max_bytes)?);
+                Ok(Asked { query: Query::Resume { connection, epoch }, .. }) => {
+                    self.reader = Some(self.reader_at(*connection));
+                    self.epoch = epoch;
+                    for asked in std::mem::take(&mut self.held) {
+                        self.take(asked)?;
+                    }
                 }
+                Ok(Asked { query: Query::End, .. }) | Err(RecvTimeoutError::Disconnected) => {
+                    self.close();
+                    return Ok(());
+                }
+                Ok(asked) => {
+                    self.take(asked)?;
+                    if self.check.as_ref().is_some_and(Check::is_overdue) {
+                        self.check()?;
+                    }
+                }
+                Err(RecvTimeoutError::Timeout) => self.check()?,
             }
-            Query::Retained { reply } => drop(reply.send(reader.retained()?)),
-            Query::End => break,
         }
     }
-    Ok(())
+
+    /// Answers, or keeps what cannot be answered now.
+    fn take(&mut self, asked: Asked) -> Result<(), Failure> {
+        let Some(reader) = &mut self.reader else {
+            self.held.retain(|asked| !asked.query.is_given_up());
+            self.held.push(asked);
+            return Ok(());
+        };
+        let Asked { query, permit } = asked;
+        match reader.answer(query) {
+            Ok(()) => Ok(()),
+            Err(unanswered) => {
+                let (query, failure) = *unanswered;
+                self.held.push(Asked { query, permit });
+                self.fail(failure)
+            }
+        }
+    }
+
+    /// The next slice of the check; what it finds goes the way of what a read finds.
+    fn check(&mut self) -> Result<(), Failure> {
+        let (Some(reader), Some(check)) = (&mut self.reader, &mut self.check) else { return Ok(()) };
+        match check.slice(reader) {
+            Ok(true) => Ok(()),
+            Ok(false) => {
+                self.check = None;
+                Ok(())
+            }
+            Err(failure) => self.fail(failure),
+        }
+    }
+
+    /// Gives the connection up and tells the writer, which suspends the store.
+    fn fail(&mut self, failure: Failure) -> Result<(), Failure> {
+        self.close();
+        if matches!(failure, Failure::Fatal(_)) {
+            return Err(failure);
+        }
+        // The place is reserved, and the writer is gone only when the whole store ends.
+        let _ = self.shared.queue.send(Work::Trouble { failure, epoch: self.epoch });
+        Ok(())
+    }
+
+    fn close(&mut self) {
+        if let Some(reader) = self.reader.take() {
+            mend::drop_connection(reader.connection);
+        }
+    }
+}
+
+impl Query {
+    /// Nobody waits for the answer any more.
+    fn is_given_up(&self) -> bool {
+        match self {
+            Self::Read { reply, .. } => reply.is_closed(),
+            Self::Sessions { reply } => reply.is_closed(),
+            Self::ReadSession { reply, .. } => reply.is_closed(),
+            Self::Retained { reply } => reply.is_closed(),
+            Self::Dead { reply, .. } => reply.is_closed(),
+            Self::Suspend { .. } | Self::Resume { .. } | Self::End => false,
+        }
+    }
+}
+
+/// Gives an answer, or the query back, `again`, with what kept it from being answered.
+fn give<T>(
+    found: Result<T, Failure>,
+    reply: oneshot::Sender<T>,
+    again: impl FnOnce(oneshot::Sender<T>) -> Query,
+) -> Result<(), Box<(Query, Failure)>> {
+    match found {
+        Ok(found) => {
+            // Whoever asked may have given up meanwhile: a reply that nobody takes is no error.
+            let _ = reply.send(found);
+            Ok(())
+        }
+        Err(failure) => Err(Box::new((again(reply), failure))),
+    }
 }
 
 impl Reader {
+    /// Answers a query, or gives it back with what kept it from being answered.
+    fn answer(&mut self, query: Query) -> Result<(), Box<(Query, Failure)>> {
+        if query.is_given_up() {
+            return Ok(());
+        }
+        match query {
+            Query::Read { stream, from, max_messages, max_bytes, reply } => {
+                let found = self.read(&Span { stream, from, max_messages, max_bytes });
+                give(found, reply, |reply| Query::Read { stream, from, max_messages, max_bytes, reply })
+            }
+            Query::Sessions { reply } => give(self.sessions(), reply, |reply| Query::Sessions { reply }),
+            Query::ReadSession { session, from, max_messages, max_bytes, reply } => {
+                let found = self.read_session(session, from, max_messages, max_bytes);
+                give(found, reply, |reply| Query::ReadSession { session, from, max_messages, max_bytes, reply })
+            }
+            Query::Dead { filter, reply } => give(self.dead(&filter), reply, |reply| Query::Dead { filter, reply }),
+            Query::Retained { reply } => give(self.retained(), reply, |reply| Query::Retained { reply }),
+            Query::Suspend { .. } | Query::Resume { .. } | Query::End => Ok(()),
+        }
+    }
+
     fn read(&mut self, span: &Span) -> Result<Vec<Stored>, Failure> {
         let position = *self.shared.doors[span.stream].position.borrow();
         let from = span.from.max(position.head);

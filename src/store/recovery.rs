@@ -8,7 +8,8 @@
 //!    replayed into it.
 //! 4. `tidegate.db.salvaged` is renamed to `tidegate.db`.
 //!
-//! Damage that is met while running is noted in `tidegate.db.damaged`; the store fails, and the next start salvages.
+//! Damage that is met while running goes the same way, in the same process, after all connections are closed. It is noted in
+//! `tidegate.db.damaged` first: should the process end before it is done, the next start salvages.
 
 use std::{
     fs::{self, DirBuilder, File},
@@ -25,7 +26,8 @@ use super::{
     salvage,
 };
 
-const QUARANTINE: &str = "quarantine";
+/// The folder of what was set aside.
+pub(super) const QUARANTINE: &str = "quarantine";
 const SALVAGING: &str = "tidegate.db.salvaging";
 const SALVAGED: &str = "tidegate.db.salvaged";
 const DAMAGED: &str = "tidegate.db.damaged";
@@ -33,8 +35,8 @@ const DAMAGED: &str = "tidegate.db.damaged";
 /// Everything that belongs to a database and goes to the quarantine with it.
 const PARTS: [&str; 4] = [DATABASE, "tidegate.db-wal", "tidegate.db-shm", DAMAGED];
 
-/// Notes for the next start that the database is to be salvaged. Where even that cannot be written, the next start works
-/// with the damaged database until it meets the damage again.
+/// Notes for the next start that the database is to be salvaged, should this process end before it is. Where even that cannot be
+/// written, the next start works with the damaged database until it meets the damage again.
 pub(super) fn ask_for_salvage(data_dir: &Path, cause: &str) {
     let path = data_dir.join(DAMAGED);
     let written = fs::write(&path, cause).and_then(|()| sync_directory(data_dir));
@@ -43,16 +45,21 @@ pub(super) fn ask_for_salvage(data_dir: &Path, cause: &str) {
     }
 }
 
-/// Loads a sound database: the one that is there, or what can be salvaged of it.
-pub(super) fn sound<T>(data_dir: &Path, load: impl Fn() -> Result<T, LoadError>) -> Result<T, OpenError> {
+/// Loads a sound database: the one that is there, or what can be salvaged of it. `known`: damage that was met while running.
+pub(super) fn sound<T>(
+    data_dir: &Path,
+    known: Option<String>,
+    load: impl Fn() -> Result<T, LoadError>,
+) -> Result<T, LoadError> {
     let path = data_dir.join(DATABASE);
     if data_dir.join(SALVAGED).exists() {
         finish(data_dir)?;
     }
-    let noted = fs::read_to_string(data_dir.join(DAMAGED)).ok();
+    let noted = known.or_else(|| fs::read_to_string(data_dir.join(DAMAGED)).ok());
     let cause = match load() {
         Err(LoadError::Damaged(cause)) => cause,
-        Err(error) => return Err(error.into_open(path)),
+        Err(LoadError::Unreadable(cause)) if noted.is_some() => cause,
+        Err(error) => return Err(error),
         Ok(loaded) => match noted {
             None => return Ok(loaded),
             // What loads may still be damaged inside. Closed again before it is read as a damaged one.
@@ -64,15 +71,15 @@ pub(super) fn sound<T>(data_dir: &Path, load: impl Fn() -> Result<T, LoadError>)
     };
     tracing::error!(path = %path.display(), cause, "the database is damaged: salvaging what can be read");
     let target = data_dir.join(SALVAGING);
-    for suffix in ["", "-wal", "-shm", "-source", "-source-wal", "-source-shm"] {
-        let part = data_dir.join(format!("{SALVAGING}{suffix}"));
-        remove_if_there(&part).map_err(failed("remove", &part))?;
-    }
-    let summary = salvage::salvage(&path, &target).map_err(|failure| OpenError::Database {
-        step: "salvage",
-        path: path.clone(),
-        cause: failure.to_string(),
-    })?;
+    remove_salvaging(data_dir)?;
+    let summary = match salvage::salvage(&path, &target, &cause) {
+        Ok(summary) => summary,
+        Err(failure) => {
+            // What was begun must not take the space that others need; where it cannot be removed the next try does it.
+            let _ = remove_salvaging(data_dir);
+            return Err(LoadError::Sqlite { step: "salvage", cause: failure.to_string() });
+        }
+    };
     let done = data_dir.join(SALVAGED);
     fs::rename(&target, &done).map_err(failed("rename", &target))?;
     sync_directory(data_dir).map_err(failed("sync", data_dir))?;
@@ -83,7 +90,15 @@ pub(super) fn sound<T>(data_dir: &Path, load: impl Fn() -> Result<T, LoadError>)
         aside = %aside.display(),
         "the database was damaged; what could be read is kept, the damaged files are set aside"
     );
-    load().map_err(|error| error.into_open(path))
+    load()
+}
+
+fn remove_salvaging(data_dir: &Path) -> Result<(), OpenError> {
+    for suffix in ["", "-wal", "-shm", "-source", "-source-wal", "-source-shm"] {
+        let part = data_dir.join(format!("{SALVAGING}{suffix}"));
+        remove_if_there(&part).map_err(failed("remove", &part))?;
+    }
+    Ok(())
 }
 
 /// Steps 3 and 4; gives the folder in the quarantine.

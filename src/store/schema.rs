@@ -5,10 +5,13 @@ use std::{path::Path, time::Duration};
 use rusqlite::{Connection, OpenFlags, OptionalExtension, ffi, params};
 
 use super::{
+    alarms,
     api::Durability,
     books::{Books, Holes, Tally},
     clock::Boot,
+    dead,
     failure::Failure,
+    operated::{self, Operated},
     queue::MIGRATION_2,
 };
 
@@ -54,7 +57,7 @@ const MIGRATIONS: [&[&str]; 3] = [&["
     CREATE TABLE received(session TEXT NOT NULL, packet_id INTEGER NOT NULL, PRIMARY KEY(session, packet_id)) WITHOUT ROWID;
     CREATE TABLE retained(
         topic TEXT PRIMARY KEY, flags INTEGER NOT NULL, client TEXT NOT NULL, properties BLOB, payload BLOB NOT NULL);
-"], &[MIGRATION_2], &[]];
+"], &[MIGRATION_2], &[operated::MIGRATION_3, alarms::MIGRATION_3]];
 
 /// What a connection is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -128,10 +131,15 @@ pub(super) fn identity(path: &Path) -> Result<(i64, i64), rusqlite::Error> {
 /// Brings the tables up to [`VERSION`], each step in a transaction of its own.
 pub(super) fn migrate(connection: &Connection) -> Result<(), rusqlite::Error> {
     let mut version: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
+    let is_new = version == 0;
     while let Some(steps) = usize::try_from(version).ok().and_then(|version| MIGRATIONS.get(version)) {
         let transaction = connection.unchecked_transaction()?;
         steps.iter().try_for_each(|step| transaction.execute_batch(step))?;
         version += 1;
+        if is_new && version == VERSION {
+            // Nothing is in it that could be checked.
+            transaction.execute("UPDATE stop SET clean = 1", [])?;
+        }
         transaction.pragma_update(None, "user_version", version)?;
         transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
         transaction.commit()?;
@@ -150,6 +158,18 @@ pub(super) struct StreamRow {
 
 /// All streams, also those that are not configured.
 pub(super) fn load_streams(connection: &Connection) -> Result<Vec<StreamRow>, Failure> {
+    let mut streams = load_books(connection)?;
+    for stream in &mut streams {
+        stream.books.operated = operated::load(connection, stream.id)?;
+        if !stream.books.operated.makes_sense(stream.books.tail, stream.books.head) {
+            return Err(Failure::Damaged(format!("what was done to stream {} makes no sense", stream.name)));
+        }
+    }
+    Ok(streams)
+}
+
+/// The table `stream` alone.
+pub(super) fn load_books(connection: &Connection) -> Result<Vec<StreamRow>, Failure> {
     let mut statement = connection.prepare(
         "SELECT id, name, head, next, tail, tail_offset, head_offset, end_offset, accepted, forwarded, expired, purged,
          dropped, dead, holes FROM stream ORDER BY id",
@@ -177,6 +197,7 @@ pub(super) fn load_streams(connection: &Connection) -> Result<Vec<StreamRow>, Fa
             dropped: Tally::from_text(&text(12)?).ok_or_else(|| bad("dropped"))?,
             dead: Tally::from_text(&text(13)?).ok_or_else(|| bad("dead"))?,
             holes: Holes::from_text(&text(14)?).ok_or_else(|| bad("holes"))?,
+            operated: Operated::default(),
         };
         if row.get::<_, i64>(0)? <= 0 || !books.make_sense() {
             return Err(Failure::Damaged(format!("the numbers of stream {} make no sense", text(1)?)));
@@ -251,7 +272,7 @@ pub(super) struct StreamSql {
     pub(super) delete: String,
     /// The last row: seq, end.
     pub(super) last: String,
-    /// Copies the row ?1 to the dead letters of stream ?2: ?3 reason, ?4 detail, ?5 boot, ?6 time.
+    /// Copies the row ?1 to the dead letters of stream ?2: ?3 reason, ?4 detail, ?5 boot, ?6 time. Gives the bytes of the letter.
     pub(super) bury: String,
 }
 
@@ -268,7 +289,9 @@ impl StreamSql {
             last: format!("SELECT seq, end FROM s_{id} ORDER BY seq DESC LIMIT 1"),
             bury: format!(
                 "INSERT INTO dead(stream, seq, reason, detail, dead_boot, dead_at, boot, at, flags, client, topic, properties, payload)
-                 SELECT ?2, seq, ?3, ?4, ?5, ?6, boot, at, flags, client, topic, properties, payload FROM s_{id} WHERE seq = ?1"
+                 SELECT ?2, seq, ?3, ?4, ?5, ?6, boot, at, flags, client, topic, properties, payload FROM s_{id} WHERE seq = ?1
+                 RETURNING {}",
+                dead::BYTES
             ),
         }
     }

@@ -4,26 +4,34 @@ use std::{
     collections::HashMap,
     sync::{
         Arc, Mutex, PoisonError, RwLock,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
         mpsc::SyncSender,
     },
     time::{Duration, Instant},
 };
 
 use bytestring::ByteString;
+use rusqlite::Connection;
 use smallvec::SmallVec;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
 
 use super::{
-    api::{Entry, Position, Refusal, Run, Sequence, Stored, StreamId, WhenFull},
+    alarms::Alarms,
+    api::{DeadFilter, Entry, Position, Refusal, Run, Sequence, Stored, StreamId, WhenFull},
     books::{Books, Fit, Limits},
     clock::{Boots, Now},
+    disk::DiskWait,
+    failure::Failure,
     handle::StoreError,
     lane::LaneShared,
+    orders::{Done, Order},
     queue::{Counts, QueueBooks},
     sessions::{QueueLimits, RestoredSession, RetainedMessage, SessionId, SessionMessage, SessionRecord},
 };
-use crate::{stats::StreamStats, topic::TopicName};
+use crate::{
+    stats::{DeadLetter, DeadStats, StreamStats},
+    topic::TopicName,
+};
 
 /// Most bytes of messages that may wait for the writer, of all lanes together.
 pub(super) const QUEUE_BYTES_MAX: usize = 4 << 20;
@@ -65,6 +73,8 @@ pub(super) enum Work {
     Job(Job),
     /// Commit, checkpoint, end.
     Close,
+    /// The reader failed. `epoch`: how often the store had been resumed then; an old one is no news.
+    Trouble { failure: Failure, epoch: u64 },
     /// End at once and leave everything as a crash would.
     #[cfg(test)]
     Abandon,
@@ -137,6 +147,12 @@ pub(super) enum Control {
         expired: Vec<(TopicName, u64)>,
         done: oneshot::Sender<()>,
     },
+    /// `outcome`: set by the writer.
+    Order {
+        order: Order,
+        outcome: Option<Done>,
+        done: oneshot::Sender<Done>,
+    },
     Flush {
         done: oneshot::Sender<()>,
     },
@@ -165,7 +181,41 @@ pub(super) enum Query {
     Retained {
         reply: oneshot::Sender<Vec<RetainedMessage>>,
     },
+    Dead {
+        filter: DeadFilter,
+        reply: oneshot::Sender<Vec<DeadLetter>>,
+    },
+    /// Close the connection and keep what is asked until `Resume`; `closed` then.
+    Suspend {
+        closed: SyncSender<()>,
+    },
+    /// Go on with this connection.
+    Resume {
+        connection: Box<Connection>,
+        epoch: u64,
+    },
     End,
+}
+
+/// A query and its share of the reads, which it keeps until it is answered: so many, and no more, are anywhere between the callers
+/// and the reader, also of those whose callers have given up.
+#[derive(Debug)]
+pub(super) struct Asked {
+    pub(super) query: Query,
+    pub(super) permit: Option<OwnedSemaphorePermit>,
+}
+
+/// Places of the reader's queue: for all reads, and for what comes without a permit.
+pub(super) const ASKED_PLACES: usize = READS_MAX + 4;
+
+/// How tests let writes fail.
+#[cfg(test)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Fault {
+    /// Every transaction fails when it begins, and opening too.
+    NoWrite,
+    /// The next commit fails after it is done, then as `NoWrite`.
+    LostSync,
 }
 
 /// Whether the store works.
@@ -182,9 +232,12 @@ pub(super) enum State {
 #[derive(Debug)]
 pub(super) struct Door {
     pub(super) name: String,
+    /// Whether the configuration still has it.
+    pub(super) configured: bool,
     pub(super) limits: Limits,
     pub(super) when_full: WhenFull,
     pub(super) position: watch::Sender<Position>,
+    pub(super) paused: Arc<AtomicBool>,
     pub(super) published: Mutex<Published>,
     /// QoS 0 messages of a live-only stream not yet entered in the books.
     pub(super) offline: AtomicU64,
@@ -210,20 +263,41 @@ pub(super) struct QueueDoor {
 }
 
 /// The store as of the last measurement.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Glance {
     pub(super) bytes: u64,
     pub(super) free_bytes: u64,
     pub(super) written_bytes: u64,
     pub(super) last_commit: Option<Instant>,
     pub(super) refusing: Option<Refusal>,
+    /// What is the matter while nothing can be stored.
+    pub(super) suspended: Option<Suspended>,
+    /// What has been found of damage so far.
+    pub(super) alarms: Alarms,
+}
+
+impl Suspended {
+    /// For people: what is the matter, what that means, what is done about it.
+    pub(super) fn sentence(&self) -> String {
+        let (cause, retry) = (&self.cause, self.retry.as_secs().max(1));
+        format!("{cause}; messages are refused until that is over, tried again every {retry} s")
+    }
+}
+
+/// A disk in trouble.
+#[derive(Debug, Clone)]
+pub(super) struct Suspended {
+    /// In words.
+    pub(super) cause: String,
+    /// How long until it is tried again, at most.
+    pub(super) retry: Duration,
 }
 
 /// Shared by all handles, lanes and threads of a store.
 #[derive(Debug)]
 pub(super) struct Shared {
     pub(super) queue: SyncSender<Work>,
-    pub(super) queries: SyncSender<Query>,
+    pub(super) queries: SyncSender<Asked>,
     pub(super) bytes: Arc<Semaphore>,
     pub(super) controls: Arc<Semaphore>,
     pub(super) reads: Arc<Semaphore>,
@@ -232,6 +306,7 @@ pub(super) struct Shared {
     pub(super) queues: RwLock<HashMap<SessionId, Arc<QueueDoor>>>,
     /// All queues together, with those of ended sessions, as of the last commit.
     pub(super) queue_totals: Mutex<Counts>,
+    pub(super) dead: Mutex<DeadStats>,
     pub(super) boots: RwLock<Boots>,
     pub(super) glance: Mutex<Glance>,
     pub(super) state: watch::Sender<State>,
@@ -239,6 +314,12 @@ pub(super) struct Shared {
     pub(super) room: watch::Sender<u64>,
     /// Moved by the writer whenever it has gone round, at least once a second while it works.
     pub(super) heartbeat: Arc<AtomicU64>,
+    /// What the writer is waiting for the disk with.
+    pub(super) disk: DiskWait,
+    /// How often what is stored has been salvaged while running.
+    pub(super) salvages: watch::Sender<u64>,
+    #[cfg(test)]
+    pub(super) fault: Mutex<Option<Fault>>,
 }
 
 /// The lock's content, also when a thread panicked with it: all that is under our locks is replaced whole.
@@ -285,7 +366,7 @@ impl Shared {
         }
         let bytes = blocked.bytes;
         match blocked.refusal {
-            Refusal::StoreFull | Refusal::DiskFull => true,
+            Refusal::StoreFull | Refusal::DiskFull | Refusal::Suspended => true,
             Refusal::StreamFull(_) => {
                 blocked.streams.iter().filter_map(|&id| self.door(id)).all(|door| door.has_room(bytes))
             }
@@ -338,6 +419,8 @@ impl Door {
         StreamStats {
             name: self.name.clone(),
             to: None,
+            configured: self.configured,
+            paused: books.operated.paused,
             accepted: books.accepted + offline + qos0_full,
             forwarded: books.forwarded,
             expired: books.expired,

@@ -165,6 +165,7 @@ async fn main() {
         max_messages: None,
         max_bytes: None,
         when_full: WhenFull::Reject,
+        retain_sent: Duration::ZERO,
     };
     let (store, handle) = store::open(&settings, &[stream], &registry).unwrap();
     let from = vec![TopicFilter::new("sensors/#").unwrap()];

@@ -75,6 +75,7 @@ async fn open(dir: &TempDir, options: &Options) -> (Store, Handle, Broker, Regis
         max_messages: options.max_messages,
         max_bytes: None,
         when_full: WhenFull::Reject,
+        retain_sent: Duration::ZERO,
     };
     let (store, handle) = store::open(&settings, &[stream], &registry).unwrap();
     let rule = Rule {

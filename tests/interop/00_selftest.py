@@ -1,7 +1,8 @@
 """The laboratory itself: a check that cannot fail is worthless, so loss, disorder and repetition are made and must be found."""
 
+from lab.control import Control
 from lab.load import Sensors, Verifier
-from lab.mosquitto import Mosquitto, MosquittoGateway
+from lab.mosquitto import Mosquitto
 from lab.proxy import Proxy
 from lab.process import free_port, wait_for, workspace
 from lab.report import Theme
@@ -61,18 +62,11 @@ def main(t):
 
     # The whole experiment of the other themes, with a gateway that loses acknowledged messages when it is killed, but not otherwise.
     for killed in (False, True):
-        name = f"bridge-{killed}"
-        upstream = Mosquitto(folder / f"{name}-upstream").start()
-        t.later(upstream.stop)
-        Verifier(folder, upstream.port, name, keep_session=True).kill()
-        upstream.stop()
-        bridge = MosquittoGateway(folder / name, upstream.port).start()
-        t.later(bridge.stop)
-        _, journal = publish(folder, bridge.port, f"{name}-sensors", count=3000, topic="sensors/{}/bridge")
-        bridge.kill() if killed else bridge.stop()
-        bridge.start()
-        upstream.start()
-        got = Verifier(folder, upstream.port, name, resumed=True, keep_session=True, idle=5).expect(journal)
+        control = Control(t, folder / f"bridge-{killed}")
+        _, journal = control.publish(count=3000, topic="sensors/{}/bridge")
+        control.bridge.kill() if killed else control.bridge.stop()
+        control.bridge.start()
+        got = control.delivered(journal, idle=5)
         if killed:
             t.check("a gateway that keeps acknowledged messages in memory is found out", got["lost"] > 0, f"{got['lost']} lost")
         else:

@@ -4,15 +4,14 @@ the log names the cause, local clients never notice, and nothing is lost when a 
 import json
 import re
 import ssl
-import subprocess
 
 from lab.gateway import Gateway, check_books
 from lab.load import Sensors, Verifier, check_delivery
 from lab.mosquitto import Mosquitto
+from lab.papers import authority, certificate
 from lab.process import free_port, wait_for, workspace
-from lab.proxy import Proxy
 from lab.report import Theme
-from lab.rogue import Rogue
+from lab.rogue import Rogue, take_over, without
 
 CAUSES = {
     "refuses_login": r"(?i)user name or password|BadUserNamePassword|not author|refused|0x86",
@@ -32,40 +31,9 @@ def certificates(folder):
     folder.mkdir()
     folder.chmod(0o755)
     for name in ("good", "evil"):
-        ca, key, cert = folder / f"{name}-ca.pem", folder / f"{name}.key", folder / f"{name}.pem"
-        ca_key, request = folder / f"{name}-ca.key", folder / f"{name}.csr"
-        for argv in (
-            ["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2",
-             "-subj", f"/CN={name} authority", "-keyout", ca_key, "-out", ca],
-            ["req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-subj", "/CN=localhost",
-             "-keyout", key, "-out", request],
-        ):
-            subprocess.run(["openssl", *argv], check=True, capture_output=True)
-        names = folder / "names"
-        names.write_text("subjectAltName=DNS:localhost,IP:127.0.0.1\nbasicConstraints=CA:FALSE\n")
-        subprocess.run(["openssl", "x509", "-req", "-in", request, "-CA", ca, "-CAkey", ca_key, "-CAcreateserial",
-                        "-days", "2", "-extfile", names, "-out", cert], check=True, capture_output=True)
-        key.chmod(0o644)
+        authority(folder, f"{name}-ca")
+        certificate(folder, f"{name}-ca", name, 2)
     return folder
-
-
-def without(journals, taken, path):
-    """Journals less what a rogue acknowledged: it took those messages for good."""
-    lines = []
-    for journal in journals:
-        for line in journal.read_text().splitlines():
-            sensor, first, last = map(int, line.split())
-            lines += [f"{sensor} {seq} {seq}\n" for seq in range(first, last + 1) if (sensor, seq) not in taken]
-    path.write_text("".join(lines))
-    return path
-
-
-def takes_over(port, target):
-    """A proxy on the rogues' port, once they have gone."""
-    try:
-        return Proxy(port, target)
-    except OSError:
-        return None
 
 
 def last_error(gateway, cause):
@@ -101,7 +69,7 @@ def plain(t, folder):
         rogue.close()
         taken |= rogue.taken
         journals.append(sensors.journal)
-    t.later(wait_for("the port is free", lambda: takes_over(port, upstream.port), 10).close)
+    t.later(take_over(port, upstream.port).close)
     result = verifier.expect(without(journals, taken, folder / "wanted.journal"))
     check_delivery(t, result, "when a good upstream takes over the port")
     t.say(f"{len(taken)} messages had been acknowledged by the rogues")
@@ -129,7 +97,7 @@ def wrong_certificate(t, folder):
         f"listener {plain_port} 127.0.0.1\n"), port=plain_port).start()
     t.later(upstream.stop)
     verifier = Verifier(folder, plain_port, "tls-verifier")
-    t.later(wait_for("the port is free", lambda: takes_over(port, good_port), 10).close)
+    t.later(take_over(port, good_port).close)
     result = verifier.expect(sensors.journal)
     check_delivery(t, result, "when the right certificate is shown")
     check_books(t, gateway, "over TLS the books balance and the backlog is empty")

@@ -1,38 +1,16 @@
 """A data directory on a small file system that fills up: publishers are refused (MQTT 5) or held (3.1.1), the broker stays up,
 work resumes by itself when there is space, and nothing acknowledged is lost."""
 
-import os
-import subprocess
-import sys
 import time
 
 from lab.gateway import Gateway, check_books
 from lab.load import Sensors, Verifier, check_delivery
+from lab.namespace import fill, free_bytes, own, small_disk
 from lab.process import wait_for, workspace
 from lab.report import Theme
 from lab.upstream import Upstream
 
 SMALL_MIB = 48
-
-
-def own_mounts():
-    """Makes sure that we may mount: as root, or else as root of a user namespace of our own."""
-    probe = subprocess.run("d=$(mktemp -d) && mount -t tmpfs none $d && umount $d && rmdir $d", shell=True, capture_output=True)
-    if probe.returncode != 0 and "DISK_FULL_UNSHARED" not in os.environ:
-        os.environ["DISK_FULL_UNSHARED"] = "1"
-        os.execvp("unshare", ["unshare", "-rm", sys.executable, *sys.argv])
-
-
-def small_disk(t, path):
-    path.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={SMALL_MIB}m", "none", path], check=True)
-    t.later(lambda: subprocess.run(["umount", "-l", path], check=True))
-    return path
-
-
-def free_bytes(path):
-    stat = os.statvfs(path)
-    return stat.f_bavail * stat.f_frsize
 
 
 def refused(gateway):
@@ -51,7 +29,7 @@ def local_clients_are_served(t, gateway, folder, label):
 def one(t, folder, label, min_free, ballast):
     """`min_free` reached, or (with `ballast`, which leaves nothing) the file system itself full."""
     folder.mkdir()
-    disk = small_disk(t, folder / "disk")
+    disk = small_disk(t, folder / "disk", SMALL_MIB)
     upstream = Upstream(t, folder).down()
     gateway = Gateway(folder / "gateway", upstream.port, data=disk / "data", store=f'min_free = "{min_free}"').start()
     t.later(gateway.stop)
@@ -60,12 +38,7 @@ def one(t, folder, label, min_free, ballast):
     ballast_file = disk / "ballast"
     if ballast:
         wait_for("messages are stored", lambda: gateway.books()["accepted"] > 2000, 20)
-        with open(ballast_file, "wb", buffering=0) as out:
-            try:
-                while out.write(b"\0" * 4096):
-                    pass
-            except OSError:
-                pass
+        fill(ballast_file)
     wait_for("the disk is full for the gateway", lambda: refused(gateway) > 0, 60)
     began = time.monotonic()
     accepted = wait_for("nothing more is accepted", lambda: settled(gateway), 30)
@@ -111,6 +84,6 @@ def main(t):
     one(t, folder / "nospace", "no space left", "0B", ballast=True)
 
 
-own_mounts()
+own()
 with Theme("disk_full") as theme:
     main(theme)

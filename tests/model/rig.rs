@@ -52,6 +52,7 @@ impl Rig {
             max_messages: None,
             max_bytes: None,
             when_full: WhenFull::Reject,
+            retain_sent: Duration::ZERO,
         };
         let (store, handle) = store::open(&settings, &[stream], &registry).expect("the store opens");
         let from = vec![TopicFilter::new("s/#").expect("a filter")];

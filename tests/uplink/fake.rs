@@ -18,13 +18,13 @@ use tokio::{
 use crate::gateway::{Gateway, message, number, settings};
 
 /// CONNACK of MQTT 5: accepted, no properties.
-const ACCEPTED: &[u8] = &[0x20, 3, 0, 0, 0];
+pub(crate) const ACCEPTED: &[u8] = &[0x20, 3, 0, 0, 0];
 
 /// CONNACK of MQTT 5: accepted, Receive Maximum 1.
-const ACCEPTED_WINDOW_1: &[u8] = &[0x20, 6, 0, 0, 3, 0x21, 0, 1];
+pub(crate) const ACCEPTED_WINDOW_1: &[u8] = &[0x20, 6, 0, 0, 3, 0x21, 0, 1];
 
 /// One connection of a gateway.
-struct Peer {
+pub(crate) struct Peer {
     stream: TcpStream,
     buffer: BytesMut,
     /// Tells the test what arrived.
@@ -33,7 +33,7 @@ struct Peer {
 
 impl Peer {
     /// The next packet; `None` when the gateway has gone.
-    async fn next(&mut self) -> Option<Packet> {
+    pub(crate) async fn next(&mut self) -> Option<Packet> {
         loop {
             // The shortest DISCONNECT (MQTT 5, section 3.14.1), which rumqttc's decoder refuses.
             if self.buffer.starts_with(&[0xe0, 0]) {
@@ -50,7 +50,7 @@ impl Peer {
         }
     }
 
-    async fn publish(&mut self) -> Option<Publish> {
+    pub(crate) async fn publish(&mut self) -> Option<Publish> {
         loop {
             match self.next().await? {
                 Packet::Publish(publish) => {
@@ -63,27 +63,27 @@ impl Peer {
         }
     }
 
-    async fn send(&mut self, bytes: &[u8]) -> Option<()> {
+    pub(crate) async fn send(&mut self, bytes: &[u8]) -> Option<()> {
         self.stream.write_all(bytes).await.ok()
     }
 
-    async fn acknowledge(&mut self, id: u16) -> Option<()> {
+    pub(crate) async fn acknowledge(&mut self, id: u16) -> Option<()> {
         let [high, low] = id.to_be_bytes();
         self.send(&[0x40, 2, high, low]).await
     }
 
-    async fn refuse(&mut self, id: u16, code: u8) -> Option<()> {
+    pub(crate) async fn refuse(&mut self, id: u16, code: u8) -> Option<()> {
         let [high, low] = id.to_be_bytes();
         self.send(&[0x40, 3, high, low, code]).await
     }
 
     /// Reads CONNECT and answers with these bytes.
-    async fn greet(&mut self, connack: &[u8]) -> Option<()> {
+    pub(crate) async fn greet(&mut self, connack: &[u8]) -> Option<()> {
         assert!(matches!(self.next().await?, Packet::Connect(..)), "a connection begins with CONNECT");
         self.send(connack).await
     }
 
-    async fn acknowledge_all(mut self) -> Option<()> {
+    pub(crate) async fn acknowledge_all(mut self) -> Option<()> {
         while let Some(publish) = self.publish().await {
             self.acknowledge(publish.pkid).await?;
         }
@@ -92,14 +92,14 @@ impl Peer {
 }
 
 /// An upstream that treats its `n`th connection (from 0) as `behave` says.
-struct Fake {
-    port: u16,
-    seen: mpsc::Receiver<Publish>,
+pub(crate) struct Fake {
+    pub(crate) port: u16,
+    pub(crate) seen: mpsc::Receiver<Publish>,
     _tasks: JoinSet<()>,
 }
 
 impl Fake {
-    async fn start<F, B>(behave: F) -> Self
+    pub(crate) async fn start<F, B>(behave: F) -> Self
     where
         F: Fn(usize, Peer) -> B + Send + 'static,
         B: Future<Output = Option<()>> + Send + 'static,
@@ -120,7 +120,7 @@ impl Fake {
     }
 
     /// The payloads that have arrived so far, as numbers.
-    fn numbers(&mut self) -> Vec<u64> {
+    pub(crate) fn numbers(&mut self) -> Vec<u64> {
         std::iter::from_fn(|| self.seen.try_recv().ok()).map(|publish| number(&publish)).collect()
     }
 }

@@ -86,6 +86,7 @@ impl Gateway {
             max_messages: None,
             max_bytes: None,
             when_full: WhenFull::Reject,
+            retain_sent: Duration::ZERO,
         };
         let route = |(index, name): (usize, &&str)| Route {
             stream: StreamId(u32::try_from(index).unwrap()),

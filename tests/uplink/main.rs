@@ -10,6 +10,7 @@ mod fake;
 mod gateway;
 #[cfg(feature = "interop")]
 mod network;
+mod operated;
 #[cfg(feature = "interop")]
 mod proxy;
 #[cfg(feature = "interop")]

@@ -14,6 +14,7 @@ use std::{
 use rusqlite::{Connection, Row, types::Value, wal::CheckpointMode};
 
 use super::{
+    alarms,
     api::Durability,
     clock::{ERA_UNIX_MS, Now},
     failure::Failure,
@@ -30,7 +31,8 @@ const HEADER_BYTES: usize = 100;
 const COPY_ROWS: u64 = 10_000;
 
 /// Tables that are copied as they are, and their key.
-const PLAIN_TABLES: [(&str, &str); 3] = [("boot", "id"), ("received", "session, packet_id"), ("dead", "id")];
+const PLAIN_TABLES: [(&str, &str); 5] =
+    [("boot", "id"), ("received", "session, packet_id"), ("dead", "id"), ("dead_left", "fate"), ("salvage", "id")];
 
 /// What came of it.
 #[derive(Debug, Default)]
@@ -42,7 +44,7 @@ pub(super) struct Summary {
 }
 
 /// Copies what can be read from `source` into the new database `target`, and syncs that. Fails only where writing fails.
-pub(super) fn salvage(source: &Path, target: &Path) -> Result<Summary, Failure> {
+pub(super) fn salvage(source: &Path, target: &Path, cause: &str) -> Result<Summary, Failure> {
     // Synced once, at the end.
     let new = schema::connect(target, Role::Writer, Durability::Process)?;
     schema::migrate(&new)?;
@@ -64,11 +66,12 @@ pub(super) fn salvage(source: &Path, target: &Path) -> Result<Summary, Failure> 
         // Our own copy; what stays of it is removed by the next salvage.
         let _ = fs::remove_file(part);
     }
+    alarms::note_salvage(&new, cause, &summary)?;
     new.pragma_update(None, "synchronous", "FULL")?;
     new.wal_checkpoint_v2(Some("main"), CheckpointMode::TRUNCATE)?;
     new.close().map_err(|(_, error)| Failure::from(error))?;
     let sync = File::open(target).and_then(|file| file.sync_all());
-    sync.map_err(|error| Failure::Fatal(format!("cannot sync the new database: {error}")))?;
+    sync.map_err(|error| Failure::Trouble(format!("cannot sync the new database: {error}")))?;
     Ok(summary)
 }
 
@@ -99,7 +102,7 @@ fn readable(source: &Path, new: &Connection, target: &Path, copy: &Path) -> Resu
             Ok(_) | Err(_) => Ok(()),
         }
     };
-    patch().map_err(|error| Failure::Fatal(format!("cannot copy the damaged database: {error}")))?;
+    patch().map_err(|error| Failure::Trouble(format!("cannot copy the damaged database: {error}")))?;
     connect(copy)
 }
 

@@ -9,6 +9,7 @@ use crate::store::{
     api::Sequence,
     books::{Books, Holes},
     failure::Failure,
+    operated::{self, Operated},
     schema::{self, StreamRow, StreamSql},
     shared::DAMAGED,
 };
@@ -49,9 +50,10 @@ fn nameless_streams(old: &Connection, known: &[StreamRow]) -> Vec<StreamRow> {
 
 /// The table `stream`, if it can be read and makes sense.
 fn readable_streams(old: &Connection) -> Vec<StreamRow> {
-    if let Ok(mut streams) = schema::load_streams(old) {
+    if let Ok(mut streams) = schema::load_books(old) {
         let mut names = HashSet::new();
         streams.retain(|stream| names.insert(stream.name.clone()));
+        streams.iter_mut().for_each(|stream| stream.books.operated = operated::load_what_is_left(old, stream.id));
         return streams;
     }
     tracing::error!("the table of streams is damaged: counters start anew, acknowledged messages may be sent again");
@@ -129,6 +131,9 @@ fn copy_stream(
         );
     }
     schema::save_stream(&mut new.prepare(schema::SAVE_STREAM)?, id, &books)?;
+    if books.operated != Operated::default() {
+        operated::save(new, id, &books.operated)?;
+    }
     tracing::warn!(stream = stream.name, kept = copy.copied, lost, next = books.next, "salvaged a stream");
     summary.lost += lost;
     summary.kept += copy.copied;

@@ -3,13 +3,17 @@
 mod basics;
 mod bench;
 mod damage;
+mod dead;
 mod full;
 mod limits;
+mod migration;
 mod model;
 mod opening;
+mod operated;
 mod queues;
 mod settling;
 mod space;
+mod trouble;
 
 use std::{path::Path, time::Duration};
 
@@ -47,6 +51,7 @@ pub(super) fn stream(name: &str) -> StreamSettings {
         max_messages: None,
         max_bytes: None,
         when_full: WhenFull::Reject,
+        retain_sent: Duration::ZERO,
     }
 }
 
@@ -131,6 +136,25 @@ impl Bench {
     pub(super) fn close(self) {
         self.store.close().unwrap();
     }
+}
+
+/// Submits entries, and again what is refused while a damaged database is being salvaged.
+pub(super) async fn submit_until_taken(handle: &Handle, mut entries: Vec<Entry>) -> Result<(), StoreError> {
+    let (mut lane, mut returns) = handle.lane(OnRefusal::Report, None);
+    while !entries.is_empty() {
+        lane.reserve(0).await?.submit(entries);
+        let returned = returns.recv().await.ok_or(StoreError::Closed)?;
+        let refused = |(entry, outcome)| match outcome {
+            Outcome::Accepted => None,
+            Outcome::Refused(Refusal::Suspended) => Some(entry),
+            other @ (Outcome::Duplicate | Outcome::Refused(_) | Outcome::Released | Outcome::Stepped) => {
+                panic!("{other:?}")
+            }
+        };
+        entries = returned.verdicts.into_iter().filter_map(refused).collect();
+        tokio::time::sleep(Duration::from_millis(if entries.is_empty() { 0 } else { 10 })).await;
+    }
+    Ok(())
 }
 
 pub(super) fn entry_bytes(entry: &Entry) -> usize {

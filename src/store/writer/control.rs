@@ -1,7 +1,5 @@
 //! What the writer does besides storing: settlements, damaged rows.
 
-use rusqlite::params;
-
 use super::Writer;
 use crate::store::{
     api::{Fate, Run, Sequence},
@@ -24,6 +22,10 @@ impl Writer<'_> {
             Control::ForgetWill { session, .. } => self.forget_will(*session),
             Control::ForgetRetained { expired, .. } => self.forget_retained(expired),
             Control::DeleteSession { client_id, .. } => self.delete_session(client_id),
+            Control::Order { order, outcome, .. } => {
+                *outcome = Some(self.order(order)?);
+                Ok(())
+            }
             Control::Flush { .. } => Ok(()),
         }
     }
@@ -63,19 +65,9 @@ impl Writer<'_> {
     }
 
     /// Moves the head past `last`; returns how many messages that were.
-    fn pass(&mut self, index: usize, last: Sequence) -> Result<u64, Failure> {
+    pub(super) fn pass(&mut self, index: usize, last: Sequence) -> Result<u64, Failure> {
         let end = self.transaction.end_of(index, last)?;
         Ok(self.transaction.changing(index).books.pass(last, end))
-    }
-
-    /// Copies a row to the dead letters.
-    fn bury(&mut self, index: usize, seq: Sequence, reason: &str, detail: &str) -> Result<(), Failure> {
-        self.transaction.begin()?;
-        let stream = &self.transaction.streams[index];
-        let mut bury = self.transaction.connection.prepare_cached(&stream.sql.bury)?;
-        let at = self.transaction.now.mono_ms.cast_signed();
-        bury.execute(params![seq.cast_signed(), stream.id, reason, detail, self.boot, at])?;
-        Ok(())
     }
 
     /// Takes a row that makes no sense out of the middle of the backlog: as it is, to the dead letters.
@@ -107,6 +99,10 @@ impl Control {
             Self::SaveSession { id, done, .. } => {
                 let id = id.expect("a session that was saved has a number");
                 let _ = done.send(id);
+            }
+            Self::Order { outcome, done, .. } => {
+                let outcome = outcome.expect("an order that was committed has an outcome");
+                let _ = done.send(outcome);
             }
             Self::DeleteSession { done, .. }
             | Self::ForgetWill { done, .. }

@@ -61,6 +61,9 @@ impl Writer<'_> {
         {
             return Ok(Decision::Done(Outcome::Duplicate));
         }
+        if let (Some(session), Some(packet_id)) = (&lane.session, publish.packet_id) {
+            self.transaction.remembered.get_or_insert_with(|| (session.clone(), packet_id));
+        }
         let bytes = weight(&publish.message);
         if let Some(refusal) = self.refusal(publish, lane, key.is_some(), bytes, mode) {
             if let (Some((session, packet_id)), Mode::Normal) = (key, mode) {
@@ -142,7 +145,13 @@ impl Writer<'_> {
     }
 
     /// Appends to one stream, or drops and counts as it says.
-    fn take(&mut self, index: usize, message: &Message, properties: Option<&[u8]>, bytes: u64) -> Result<(), Failure> {
+    pub(super) fn take(
+        &mut self,
+        index: usize,
+        message: &Message,
+        properties: Option<&[u8]>,
+        bytes: u64,
+    ) -> Result<(), Failure> {
         let store_full = self.space.store_full(bytes);
         let stream = &self.transaction.streams[index];
         match (stream.books.fit(stream.limits, bytes), stream.when_full) {
@@ -266,7 +275,7 @@ impl Writer<'_> {
     }
 
     /// The properties as they are stored, in the writer's own buffer; `None` where there are none.
-    fn encoded_properties(&mut self, message: &Message) -> Option<BytesMut> {
+    pub(super) fn encoded_properties(&mut self, message: &Message) -> Option<BytesMut> {
         let properties = message.properties.as_ref().filter(|properties| !properties.is_empty())?;
         let mut buffer = std::mem::take(&mut self.properties);
         buffer.clear();

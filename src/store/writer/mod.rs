@@ -1,54 +1,49 @@
 //! The writer thread: gathers what is queued into one transaction, commits, and only then says what became of it.
 
 mod control;
+mod dead;
 mod decide;
 mod deliver;
+mod desk;
 mod lazy;
+mod orders;
 mod queues;
+mod resume;
+mod round;
 mod sessions;
 mod settling;
 mod space;
+mod suspension;
 mod transaction;
 mod upkeep;
 
 use std::{
     path::PathBuf,
     sync::{
-        Arc,
-        atomic::{AtomicU32, Ordering},
+        atomic::Ordering,
         mpsc::{Receiver, RecvTimeoutError, TryRecvError},
     },
     time::{Duration, Instant},
 };
 
 use bytes::BytesMut;
-use rusqlite::{Connection, config::DbConfig};
 
-pub(super) use self::transaction::limits;
+pub(super) use self::{
+    desk::{Start, poison, run},
+    transaction::limits,
+};
 use self::{
+    round::{Last, Round},
     settling::PutOff,
     space::Space,
-    transaction::{Stream, Transaction},
+    transaction::Transaction,
 };
 use super::{
-    api::{Entry, Outcome, Refusal, Settings, StreamSettings},
-    books::Books,
+    api::{Entry, Outcome, Refusal},
     clock::Now,
     failure::Failure,
-    metrics::Metrics,
-    opening::LoadedSessions,
-    recovery,
-    shared::{Control, Job, Place, Shared, State, Work, locked},
+    shared::{Control, Job, Place, Work, locked},
 };
-
-/// Most bytes of messages in one transaction, more or less one batch.
-const ROUND_BYTES_MAX: usize = 1 << 20;
-
-/// Most entries in one transaction, more or less one batch.
-const ROUND_ENTRIES_MAX: usize = 4096;
-
-/// Most batches and controls in one transaction.
-const ROUND_JOBS_MAX: usize = 2048;
 
 /// A commit waits for company in steps of `commit_delay` / this.
 const DELAY_STEPS: u32 = 8;
@@ -63,22 +58,6 @@ const STATEMENTS: usize = 40;
 /// How often clock, space and times to live are looked at.
 const TICK: Duration = Duration::from_secs(1);
 
-/// What the writer needs to begin.
-pub(super) struct Start {
-    pub(super) connection: Connection,
-    pub(super) queue: Receiver<Work>,
-    pub(super) shared: Arc<Shared>,
-    pub(super) metrics: Metrics,
-    pub(super) settings: Settings,
-    /// Durable id, books and settings of each configured stream.
-    pub(super) streams: Vec<(i64, Books, StreamSettings)>,
-    pub(super) sessions: LoadedSessions,
-    /// The current boot.
-    pub(super) boot: i64,
-    /// It is not in the database yet.
-    pub(super) boot_unsaved: bool,
-}
-
 /// How much may be written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Mode {
@@ -90,33 +69,20 @@ enum Mode {
     NoWrite,
 }
 
-/// What is decided together.
-#[derive(Debug, Default)]
-struct Round {
-    jobs: Vec<Job>,
-    bytes: usize,
-    entries: usize,
-    last: Option<Last>,
-    /// What was put off must not wait any longer.
-    due: bool,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Last {
-    Close,
-    #[cfg(test)]
-    Abandon,
-}
-
 struct Writer<'c> {
     transaction: Transaction<'c>,
     space: Space,
-    queue: Receiver<Work>,
+    queue: &'c Receiver<Work>,
     data_dir: PathBuf,
     commit_delay: Duration,
     boot: i64,
-    /// Controls that could not be written for want of space; they go first next time.
+    /// What could not be written yet, and keeps its permits; it goes first next time.
     deferred: Vec<Job>,
+    /// What was being decided when the disk failed, and what would have become of it.
+    failed: Vec<Job>,
+    decided: Vec<Vec<Outcome>>,
+    epoch: u64,
+    closing: bool,
     /// Settlements that wait for the next tick.
     put_off: PutOff,
     /// Counts attempts at a transaction; see `LaneShared::is_held`.
@@ -141,71 +107,6 @@ struct Company {
     vain: u32,
 }
 
-/// Runs the writer until the store closes or fails; the body of its thread.
-pub(super) fn run(start: Start) {
-    let shared = Arc::clone(&start.shared);
-    let data_dir = start.settings.data_dir.clone();
-    let end = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| work(start)));
-    match end {
-        Ok(Ok(())) => shared.end(State::Closed),
-        Ok(Err(failure)) => poison(&shared, &data_dir, &failure),
-        Err(_) => poison(&shared, &data_dir, &Failure::Fatal("the writer panicked".to_owned())),
-    }
-}
-
-/// Says loudly that nothing is to be trusted any more; damage is noted for the next start.
-pub(super) fn poison(shared: &Shared, data_dir: &std::path::Path, failure: &Failure) {
-    tracing::error!(cause = %failure, "the store has failed; nothing is accepted or acknowledged any more");
-    if let Failure::Damaged(cause) = failure {
-        recovery::ask_for_salvage(data_dir, cause);
-    }
-    shared.end(State::Failed(failure.to_string().into()));
-}
-
-fn work(start: Start) -> Result<(), Failure> {
-    let Start { mut connection, queue, shared, metrics, settings, streams, sessions, boot, boot_unsaved } = start;
-    let log_pages = Arc::new(AtomicU32::new(0));
-    let told = Arc::clone(&log_pages);
-    connection.wal_hook(Some(move |_: &mut rusqlite::hooks::Wal, pages| {
-        told.store(u32::try_from(pages).unwrap_or(0), Ordering::Relaxed);
-        Ok(())
-    }))?;
-    connection.set_prepared_statement_cache_capacity(STATEMENTS + 4 * streams.len());
-    let end = {
-        let streams = streams
-            .into_iter()
-            .map(|(id, books, settings)| Stream::new(&connection, id, books, &settings))
-            .collect::<Result<Vec<_>, _>>()?;
-        let mut writer = Writer {
-            transaction: Transaction::new(&connection, streams, sessions, shared, metrics, log_pages, boot_unsaved)?,
-            space: Space::new(settings.max_bytes, settings.min_free),
-            queue,
-            data_dir: settings.data_dir,
-            commit_delay: settings.commit_delay,
-            boot,
-            deferred: Vec::new(),
-            put_off: PutOff::default(),
-            attempt: 0,
-            properties: BytesMut::new(),
-            company: Company { last_round: None, skip: 0, vain: VAIN_ROUNDS_MIN },
-            next_tick: Instant::now() + TICK,
-            chores: true,
-            next_chore: Instant::now(),
-            told: None,
-        };
-        writer.work()
-    };
-    connection.flush_prepared_statement_cache();
-    // Whatever went wrong: the log stays as it is. Only the orderly end moves it into the database.
-    let orderly = matches!(end, Ok(Last::Close));
-    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, !orderly)?;
-    if orderly {
-        upkeep::checkpoint_and_truncate(&connection);
-    }
-    end?;
-    connection.close().map_err(|(_, error)| Failure::from(error))
-}
-
 impl Writer<'_> {
     fn work(&mut self) -> Result<Last, Failure> {
         self.measure()?;
@@ -214,9 +115,33 @@ impl Writer<'_> {
             let head_at = self.transaction.streams[index].head_at;
             locked(&self.transaction.shared.doors[index].published).head_at = head_at;
         }
+        if !self.deferred.is_empty() || self.closing {
+            // What was kept through a suspension.
+            let jobs = std::mem::take(&mut self.deferred);
+            self.settle_round(Round {
+                jobs,
+                due: true,
+                last: self.closing.then_some(Last::Close),
+                ..Round::default()
+            })?;
+            if self.closing {
+                return Ok(Last::Close);
+            }
+        }
         loop {
+            self.transaction.shared.disk.end();
+            if let Some(failure) = self.transaction.late.take() {
+                return Err(failure);
+            }
             let wait = self.patience();
-            match self.queue.recv_timeout(wait) {
+            let work = self.queue.recv_timeout(wait);
+            self.transaction.shared.disk.begin();
+            match work {
+                Ok(Work::Trouble { failure, epoch }) => {
+                    if epoch == self.epoch {
+                        return Err(failure);
+                    }
+                }
                 #[cfg(test)]
                 Ok(Work::MaxPages(pages)) => {
                     let connection = self.transaction.connection;
@@ -225,15 +150,22 @@ impl Writer<'_> {
                 #[cfg(test)]
                 Ok(Work::NoSpace(no_space)) => self.transaction.no_space = no_space,
                 Ok(work) => {
-                    let round = self.gather(work);
+                    let mut round = self.gather(work);
                     let last = round.last;
                     #[cfg(test)]
                     if last == Some(Last::Abandon) {
                         return Ok(Last::Abandon);
                     }
+                    let trouble = round.trouble.take();
+                    self.closing = last == Some(Last::Close);
                     self.settle_round(round)?;
                     if let Some(last) = last {
                         return Ok(last);
+                    }
+                    if let Some((failure, epoch)) = trouble
+                        && epoch == self.epoch
+                    {
+                        return Err(failure);
                     }
                     self.after_round()?;
                 }
@@ -329,11 +261,18 @@ impl Writer<'_> {
                 Ok(outcomes) => break outcomes,
                 Err(error) => error,
             };
-            self.transaction.undo()?;
-            match (&error, mode) {
-                (Failure::Full(_), Mode::Normal) => mode = Mode::NoPublish,
-                (Failure::Full(_), Mode::NoPublish) => mode = Mode::NoWrite,
-                (Failure::Full(_) | Failure::Damaged(_) | Failure::Fatal(_), _) => return Err(error),
+            let undone = self.transaction.undo();
+            match (&error, mode, undone) {
+                (Failure::Full(_), Mode::Normal, Ok(())) => mode = Mode::NoPublish,
+                (Failure::Full(_), Mode::NoPublish, Ok(())) => mode = Mode::NoWrite,
+                (_, _, undone) => {
+                    // The connection is given up, and with it what could not be rolled back.
+                    self.failed = round.jobs;
+                    return Err(match error {
+                        Failure::Full(_) => undone.err().unwrap_or(error),
+                        Failure::Damaged(_) | Failure::Trouble(_) | Failure::Unreadable(_) | Failure::Fatal(_) => error,
+                    });
+                }
             }
             self.disk_was_full(&error);
         };
@@ -396,7 +335,10 @@ impl Writer<'_> {
             self.delete_garbage()?;
         }
         let stores = self.transaction.inserted > 0;
-        self.transaction.commit()?;
+        if let Err(failure) = self.transaction.commit() {
+            self.decided = outcomes;
+            return Err(failure);
+        }
         if stores {
             self.space.note_stored();
         }
@@ -451,37 +393,5 @@ impl Writer<'_> {
             Some(_) | None => return,
         }
         self.told = refusing;
-    }
-}
-
-impl Round {
-    fn push(&mut self, work: Work) {
-        match work {
-            Work::Close => self.last = Some(Last::Close),
-            #[cfg(test)]
-            Work::Abandon => self.last = Some(Last::Abandon),
-            #[cfg(test)]
-            Work::MaxPages(_) | Work::NoSpace(_) => unreachable!("tests set it while nothing else is queued"),
-            Work::Job(job) => {
-                if let Job::Batch(batch) = &job {
-                    self.bytes += batch.bytes;
-                    self.entries += batch.entries.len();
-                    for entry in &batch.entries {
-                        if let Entry::Publish(publish) = entry {
-                            self.entries += publish.copies.len();
-                            self.bytes += publish.copies.len() * publish.message.footprint();
-                        }
-                    }
-                }
-                self.jobs.push(job);
-            }
-        }
-    }
-
-    fn is_big(&self) -> bool {
-        self.bytes >= ROUND_BYTES_MAX
-            || self.entries >= ROUND_ENTRIES_MAX
-            || self.jobs.len() >= ROUND_JOBS_MAX
-            || self.last.is_some()
     }
 }

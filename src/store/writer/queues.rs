@@ -183,6 +183,16 @@ impl<'c> Queues<'c> {
         self.ledger_before.is_some() || self.touched.iter().any(|id| self.map.get(id).is_some_and(|queue| queue.dirty))
     }
 
+    /// The books of a queue that this transaction has changed, as they are now.
+    pub(super) fn a_change(&self) -> Option<(SessionId, QueueBooks)> {
+        let changed = |id: &SessionId| {
+            let queue = self.map.get(id)?;
+            let is_changed = queue.before.as_ref().is_some_and(|before| before.books != queue.books);
+            (is_changed && !queue.is_gone()).then_some((*id, queue.books))
+        };
+        self.touched.iter().find_map(changed)
+    }
+
     /// Writes the books that must be written.
     pub(super) fn save(&mut self, connection: &Connection) -> Result<(), Failure> {
         for id in &self.touched {

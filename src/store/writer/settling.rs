@@ -28,6 +28,11 @@ impl PutOff {
         self.jobs.is_empty()
     }
 
+    /// All of them.
+    pub(super) fn into_jobs(self) -> Vec<Job> {
+        self.jobs
+    }
+
     fn add(&mut self, job: Job) {
         if let Job::Control(Control::Settle { runs, .. }, _) = &job {
             for run in runs {

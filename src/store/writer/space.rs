@@ -58,6 +58,11 @@ impl Space {
         self.appended = 0;
     }
 
+    /// As in the settings; zero is no limit.
+    pub(super) fn max_bytes(&self) -> u64 {
+        self.max_bytes
+    }
+
     pub(super) fn last(&self) -> Measured {
         self.measured
     }

@@ -8,16 +8,25 @@ use std::{
     time::Instant,
 };
 
+use bytestring::ByteString;
 use rusqlite::{Connection, OptionalExtension, Statement};
 
-use super::{lazy::Lazy, queues::Queues};
+use super::{
+    lazy::Lazy,
+    queues::Queues,
+    resume::{Evidence, Mark},
+};
+use crate::stats::DeadStats;
 use crate::store::{
+    alarms,
     api::{StreamSettings, WhenFull},
     books::{Books, Limits},
     clock::Now,
-    failure::Failure,
+    dead,
+    failure::{self, Failure},
     metrics::Metrics,
     opening::LoadedSessions,
+    operated,
     schema::{self, StreamSql},
     shared::{OFFLINE, QOS0_FULL, Shared, locked},
 };
@@ -25,6 +34,7 @@ use crate::store::{
 /// A stream in the writer's hands.
 pub(super) struct Stream<'c> {
     pub(super) id: i64,
+    pub(super) name: String,
     pub(super) sql: StreamSql,
     pub(super) books: Books,
     pub(super) limits: Limits,
@@ -42,6 +52,7 @@ pub(super) struct Stream<'c> {
 }
 
 /// All that a transaction changes, and the statements for it.
+#[cfg_attr(test, expect(clippy::struct_excessive_bools, reason = "one of them is for tests"))]
 pub(super) struct Transaction<'c> {
     pub(super) connection: &'c Connection,
     pub(super) streams: Vec<Stream<'c>>,
@@ -58,10 +69,21 @@ pub(super) struct Transaction<'c> {
     pub(super) now: Now,
     /// Pages in the log after the last commit, told by SQLite.
     pub(super) log_pages: Arc<AtomicU32>,
+    dead: DeadStats,
+    /// The figures of the dead letters before this transaction, once it touched them.
+    dead_before: Option<DeadStats>,
     /// Messages inserted by this transaction.
     pub(super) inserted: u64,
     /// The current boot is not in the database yet: the first transaction that commits puts it there.
     boot_unsaved: bool,
+    /// Nor is it that this run has begun to write, so that it is seen where it does not end in order.
+    begin_unmarked: bool,
+    /// The first packet id that this transaction remembers.
+    pub(super) remembered: Option<(ByteString, u16)>,
+    /// How it is known whether the commit that failed is on the disk all the same.
+    pub(super) evidence: Option<Evidence>,
+    /// What failed after a commit. What was decided is on disk and is answered first.
+    pub(super) late: Option<Failure>,
     touched: Vec<usize>,
     begun: Option<Instant>,
     begin: Statement<'c>,
@@ -80,6 +102,7 @@ impl<'c> Stream<'c> {
         let sql = StreamSql::new(id);
         Ok(Self {
             id,
+            name: settings.name.clone(),
             insert: connection.prepare(&sql.insert)?,
             sql,
             books,
@@ -109,6 +132,7 @@ impl<'c> Transaction<'c> {
         log_pages: Arc<AtomicU32>,
         boot_unsaved: bool,
     ) -> Result<Self, Failure> {
+        let shared_dead = Arc::clone(&shared);
         Ok(Self {
             connection,
             streams,
@@ -121,8 +145,14 @@ impl<'c> Transaction<'c> {
             metrics,
             now: Now::read(),
             log_pages,
+            dead: *locked(&shared_dead.dead),
+            dead_before: None,
             inserted: 0,
             boot_unsaved,
+            begin_unmarked: true,
+            remembered: None,
+            evidence: None,
+            late: None,
             touched: Vec::new(),
             begun: None,
             begin: connection.prepare("BEGIN IMMEDIATE")?,
@@ -139,6 +169,10 @@ impl<'c> Transaction<'c> {
             if self.no_space {
                 return Err(Failure::Full("as the test says".to_owned()));
             }
+            #[cfg(test)]
+            if *locked(&self.shared.fault) == Some(crate::store::shared::Fault::NoWrite) {
+                return Err(Failure::Trouble("as the test says".to_owned()));
+            }
             let at = Instant::now();
             self.begin.raw_execute()?;
             self.begun = Some(at);
@@ -146,6 +180,9 @@ impl<'c> Transaction<'c> {
                 let boots = self.shared.boots.read().unwrap_or_else(PoisonError::into_inner);
                 schema::save_boot(self.connection, boots.current())?;
                 schema::forget_boots(self.connection, boots.first_id())?;
+            }
+            if self.begin_unmarked {
+                alarms::mark(self.connection, false)?;
             }
         }
         Ok(())
@@ -166,6 +203,12 @@ impl<'c> Transaction<'c> {
         let stream = self.appending(index);
         stream.dirty = true;
         stream
+    }
+
+    /// The figures of the dead letters, for a change.
+    pub(super) fn changing_dead(&mut self) -> &mut DeadStats {
+        self.dead_before.get_or_insert(self.dead);
+        &mut self.dead
     }
 
     /// Enters in the books what the doors counted meanwhile.
@@ -209,16 +252,24 @@ impl<'c> Transaction<'c> {
                 self.begin()?;
                 let stream = &self.streams[index];
                 schema::save_stream(&mut self.save, stream.id, &stream.books)?;
+                let operated = &stream.books.operated;
+                if stream.before.as_ref().is_none_or(|before| before.operated != *operated) {
+                    operated::save(self.connection, stream.id, operated)?;
+                }
             }
+        }
+        if self.dead_before.is_some() {
+            self.begin()?;
+            dead::save(self.connection, &self.dead)?;
         }
         if self.queues.is_dirty() {
             self.begin()?;
             self.queues.save(self.connection)?;
         }
         if let Some(begun) = self.begun {
-            self.commit.raw_execute()?;
+            self.commit_rows()?;
             self.begun = None;
-            self.boot_unsaved = false;
+            (self.boot_unsaved, self.begin_unmarked, self.remembered) = (false, false, None);
             self.metrics.commit_seconds.observe(begun.elapsed().as_secs_f64());
             #[expect(clippy::cast_precision_loss, reason = "a count of messages is far below 2^52")]
             self.metrics.commit_messages.observe(self.inserted as f64);
@@ -229,13 +280,53 @@ impl<'c> Transaction<'c> {
             self.lazy.clear();
         }
         // What was decided is on disk: whatever fails from here on, it must not be decided again.
-        self.publish().map_err(|failure| match failure {
-            Failure::Full(cause) => Failure::Fatal(cause),
-            failure @ (Failure::Damaged(_) | Failure::Fatal(_)) => failure,
-        })
+        self.publish();
+        Ok(())
     }
 
-    fn publish(&mut self) -> Result<(), Failure> {
+    fn commit_rows(&mut self) -> Result<(), Failure> {
+        let committed = self.commit.raw_execute();
+        #[cfg(test)]
+        let committed = self.lose_sync(committed);
+        if let Err(error) = &committed
+            && failure::leaves_doubt(error)
+        {
+            self.evidence = Some(self.evidence_of_this());
+        }
+        Ok(committed.map(|_| ())?)
+    }
+
+    /// What will be there if this transaction is.
+    fn evidence_of_this(&mut self) -> Evidence {
+        let touched = || self.touched.iter().map(|&index| (index, &self.streams[index]));
+        let entered = touched().map(|(index, stream)| (index, stream.entered)).collect();
+        let stream = touched().find(|(_, stream)| stream.before.as_ref().is_some_and(|before| *before != stream.books));
+        let mark = if let Some((index, stream)) = stream {
+            Mark::Stream(index, stream.books.clone())
+        } else if let Some((id, books)) = self.queues.a_change() {
+            Mark::Queue(id, books)
+        } else if let Some((session, packet_id)) = self.remembered.take() {
+            Mark::Received(session, packet_id)
+        } else {
+            Mark::Nothing
+        };
+        Evidence { mark, entered }
+    }
+
+    /// As if the sync of a commit had failed, and all that follows.
+    #[cfg(test)]
+    fn lose_sync(&self, committed: Result<usize, rusqlite::Error>) -> Result<usize, rusqlite::Error> {
+        use crate::store::shared::Fault;
+        let mut fault = locked(&self.shared.fault);
+        if *fault != Some(Fault::LostSync) {
+            return committed;
+        }
+        *fault = Some(Fault::NoWrite);
+        let error = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_IOERR_FSYNC);
+        Err(rusqlite::Error::SqliteFailure(error, Some("as the test says".to_owned())))
+    }
+
+    fn publish(&mut self) {
         let mut room = false;
         for index in std::mem::take(&mut self.touched) {
             let stream = &mut self.streams[index];
@@ -244,8 +335,13 @@ impl<'c> Transaction<'c> {
             let entered = std::mem::take(&mut stream.entered);
             let moved = before.head != stream.books.head;
             room |= moved;
-            if moved || before.backlog_messages() == 0 {
-                self.look_at_head(index)?;
+            if (moved || before.backlog_messages() == 0)
+                && let Err(failure) = self.look_at_head(index)
+            {
+                self.late.get_or_insert(match failure {
+                    Failure::Full(cause) => Failure::Trouble(cause),
+                    Failure::Damaged(_) | Failure::Trouble(_) | Failure::Unreadable(_) | Failure::Fatal(_) => failure,
+                });
             }
             let stream = &self.streams[index];
             let door = &self.shared.doors[index];
@@ -257,13 +353,18 @@ impl<'c> Transaction<'c> {
                 door.qos0_full.fetch_sub(entered.1, Ordering::Relaxed);
             }
             let position = stream.books.position();
-            door.position.send_if_modified(|current| std::mem::replace(current, position) != position);
+            let paused = stream.books.operated.paused;
+            let turned = door.paused.swap(paused, Ordering::Relaxed) != paused;
+            door.position.send_if_modified(|current| std::mem::replace(current, position) != position || turned);
+        }
+        if self.dead_before.take().is_some() {
+            *locked(&self.shared.dead) = self.dead;
+            self.metrics.dead.show(&self.dead);
         }
         room |= self.queues.publish(&self.shared, &self.metrics);
         if room {
             self.shared.announce_room();
         }
-        Ok(())
     }
 
     /// Reads the time of the oldest message.
@@ -293,9 +394,13 @@ impl<'c> Transaction<'c> {
             stream.dirty = false;
             stream.entered = (0, 0);
         }
+        if let Some(before) = self.dead_before.take() {
+            self.dead = before;
+        }
         self.queues.undo();
         self.lazy_written = false;
         self.inserted = 0;
+        self.remembered = None;
         self.begun = None;
         // SQLite has rolled back by itself after some errors (SQLITE_FULL among them).
         if !self.connection.is_autocommit() {

@@ -10,7 +10,8 @@ use rusqlite::{Connection, OptionalExtension, wal::CheckpointMode};
 use super::queues::queued_row;
 use super::{Writer, space::Measured};
 use crate::store::{
-    api::Sequence, books::Books, failure::Failure, queue, schema::PAGE_BYTES, sessions::SessionId, shared::locked,
+    alarms, api::Sequence, books::Books, failure::Failure, queue, schema::PAGE_BYTES, sessions::SessionId,
+    shared::locked,
 };
 
 /// Garbage rows of a stream from which on they are deleted, also under load.
@@ -121,7 +122,8 @@ impl Writer<'_> {
                 Ok(None)
             }
             Err(error) => {
-                self.transaction.undo()?;
+                // Where even that fails: the connection is given up anyway.
+                let _ = self.transaction.undo();
                 Err(error)
             }
         }
@@ -339,8 +341,12 @@ fn checkpoint(connection: &Connection, mode: CheckpointMode) -> Result<(), Failu
     }
 }
 
-/// The last checkpoint of an orderly end. Where it fails nothing is lost: the log is read at the next start.
-pub(super) fn checkpoint_and_truncate(connection: &Connection) {
+/// The orderly end: says so in the database, and a last checkpoint. Where that fails nothing is lost: the log is read at the next
+/// start, and all that is stored is checked.
+pub(super) fn mark_and_truncate(connection: &Connection) {
+    if let Err(error) = alarms::mark(connection, true) {
+        tracing::warn!(%error, "that the stop was clean could not be noted; the next start checks what is stored");
+    }
     if let Err(error) = checkpoint(connection, CheckpointMode::TRUNCATE) {
         tracing::warn!(%error, "the log could not be moved into the database; the next start does it");
     }

@@ -4,6 +4,7 @@ import json
 import os
 import pathlib
 import re
+import subprocess
 import urllib.error
 import urllib.request
 
@@ -64,14 +65,14 @@ class Gateway:
     """One gateway with one stream `telemetry` (`sensors/#`) to one uplink `cloud`."""
 
     def __init__(self, folder, upstream_port, data=None, scheme="mqtt", store="", listener="", uplink="", stream="",
-                 progress_timeout="5s", connect_timeout="3s", backoff_max="500ms", env=None):
+                 progress_timeout="5s", connect_timeout="3s", backoff_max="500ms", env=None, host=None, wrap=()):
         self.folder = pathlib.Path(folder)
         self.folder.mkdir(parents=True, exist_ok=True)
         self.data = pathlib.Path(data or self.folder / "data")
         self.port, self.admin = free_port(), free_port()
-        self.env = env
+        self.env, self.wrap = env, wrap
         self.process = None
-        host = "localhost" if scheme == "mqtts" else "127.0.0.1"
+        host = host or ("localhost" if scheme == "mqtts" else "127.0.0.1")
         self.config = self.folder / "tidegate.toml"
         self.config.write_text(CONFIG.format(
             data=self.data, store=store, port=self.port, listener=listener, admin=self.admin,
@@ -85,7 +86,7 @@ class Gateway:
         return self.folder / "gateway.log"
 
     def start(self, wait=True):
-        self.process = Process([os.environ["TIDEGATE"], "run", "-c", self.config], self.log_path, self.env)
+        self.process = Process([*self.wrap, os.environ["TIDEGATE"], "run", "-c", self.config], self.log_path, self.env)
         if wait:
             self.wait_until_listening()
         return self
@@ -98,6 +99,17 @@ class Gateway:
             return accepts(self.port) and accepts(self.admin)
 
         wait_for("the gateway listens", ready, 30)
+
+    def reconfigure(self, before, after):
+        """Another configuration for the next start: `after` where `before` stood."""
+        text = self.config.read_text()
+        assert before in text, before
+        self.config.write_text(text.replace(before, after))
+
+    def cli(self, *words):
+        """Exit code and standard output of one of the program's commands."""
+        done = subprocess.run([os.environ["TIDEGATE"], *map(str, words), "-c", self.config], capture_output=True, text=True, timeout=30)
+        return done.returncode, done.stdout or done.stderr
 
     def up(self):
         return self.process is not None and self.process.alive()

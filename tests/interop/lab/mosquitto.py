@@ -6,7 +6,7 @@ from .process import Process, accepts, free_port, wait_for
 
 COMMON = """per_listener_settings false
 allow_anonymous true
-max_queued_messages 0
+max_queued_messages {queued}
 max_inflight_messages {inflight}
 persistence true
 persistence_location {folder}/
@@ -18,16 +18,16 @@ log_type notice
 
 
 class Mosquitto:
-    """A broker with persistence; `stop` is orderly (it writes what it holds), `kill` is not."""
+    """A broker with persistence (on `disk`); `stop` is orderly (it writes what it holds), `kill` is not."""
 
-    def __init__(self, folder, port=None, extra="", inflight=0):
+    def __init__(self, folder, port=None, extra="", inflight=0, queued=0, disk=None):
         self.folder = pathlib.Path(folder)
         self.folder.mkdir(parents=True, exist_ok=True)
         self.folder.chmod(0o777)  # started as root, it becomes the user mosquitto
         self.port = port or free_port()
         self.config = self.folder / "mosquitto.conf"
         extra = extra or f"listener {self.port} 127.0.0.1\n"
-        self.config.write_text(COMMON.format(folder=self.folder, inflight=inflight) + "user root\n" + extra)
+        self.config.write_text(COMMON.format(folder=disk or self.folder, inflight=inflight, queued=queued) + "user root\n" + extra)
         self.process = None
 
     def start(self, wait=True):
@@ -55,12 +55,12 @@ class MosquittoGateway(Mosquitto):
     a protocol error, and never connects.)
     """
 
-    def __init__(self, folder, upstream_port, inflight=256, topic="#"):
+    def __init__(self, folder, upstream_port, inflight=256, topic="#", queued=0, more="", host="127.0.0.1", disk=None):
         port = free_port()
         extra = (
             f"listener {port} 127.0.0.1\n"
-            f"connection lab\naddress 127.0.0.1:{upstream_port}\nbridge_protocol_version mqttv311\n"
+            f"connection lab\naddress {host}:{upstream_port}\nbridge_protocol_version mqttv311\n"
             f"topic {topic} out 1\ncleansession false\nremote_clientid lab\nlocal_clientid local-lab\n"
-            "restart_timeout 1 2\nnotifications false\ntry_private true\n"
+            f"restart_timeout 1 2\nnotifications false\ntry_private true\n{more}"
         )
-        super().__init__(folder, port, extra, inflight)
+        super().__init__(folder, port, extra, inflight, queued, disk)

@@ -46,9 +46,10 @@ def _leave_nobody_behind():
 
 def free_port():
     """A port that nobody listens on, below the range from which outgoing connections take theirs: while a server is away
-    its port must stay free, and a connection to it must not meet itself."""
+    its port must stay free, and a connection to it must not meet itself. LAB_PORTS=FIRST-LAST keeps those apart who run side by side."""
+    first, last = map(int, os.environ.get("LAB_PORTS", "20000-31999").split("-"))
     while True:
-        port = random.SystemRandom().randrange(20000, 32000)
+        port = random.SystemRandom().randrange(first, last + 1)
         if port in _given:
             continue
         with socket.socket() as probe:

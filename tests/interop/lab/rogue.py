@@ -7,6 +7,7 @@ import struct
 import threading
 
 from .process import wait_for
+from .proxy import Proxy
 
 
 def packets(stream):
@@ -36,11 +37,33 @@ def stamp(first, body):
     return struct.unpack(">IQ", body[at + 4:at + 16]), packet_id
 
 
+def take_over(port, target):
+    """A good upstream in the place of a rogue, once that has gone: a proxy on its port."""
+    def proxy():
+        try:
+            return Proxy(port, target)
+        except OSError:
+            return None
+
+    return wait_for("the port is free", proxy, 10)
+
+
+def without(journals, taken, path):
+    """Journals less what a rogue acknowledged: it took those messages for good."""
+    lines = []
+    for journal in journals:
+        for line in journal.read_text().splitlines():
+            sensor, first, last = map(int, line.split())
+            lines += [f"{sensor} {seq} {seq}\n" for seq in range(first, last + 1) if (sensor, seq) not in taken]
+    path.write_text("".join(lines))
+    return path
+
+
 CONNACK_OK = b"\x20\x03\x00\x00\x00"
 
 
 class Rogue:
-    """A server with one bad habit; `taken` is what it acknowledged."""
+    """A server with one bad habit, a method of this class or of one derived from it; `taken` is what it acknowledged."""
 
     def __init__(self, port, habit, tls=None):
         self.habit = habit
@@ -90,6 +113,9 @@ class Rogue:
                 pass
 
     # The habits.
+
+    def good(self, stream):
+        self._acknowledge(stream, 1, twice=False)
 
     def refuses_login(self, stream):
         next(packets(stream))

@@ -60,9 +60,7 @@ async fn work(handle: &Handle, writes: bool) -> Result<(), StoreError> {
             ids.push(handle.save_session(record(client_id, UNLIMITED)).await?);
         }
         ids.dedup();
-        let (mut lane, mut returns) = handle.lane(OnRefusal::Report, None);
-        lane.reserve(0).await?.submit((0..100).map(|number| for_sessions(&ids, number)).collect());
-        returns.recv().await.ok_or(StoreError::Closed)?;
+        submit_until_taken(handle, (0..100).map(|number| for_sessions(&ids, number)).collect()).await?;
     }
     for id in ids {
         let mut from = 0;

@@ -1,0 +1,123 @@
+//! What an operator asks of the store, and its doors.
+
+use std::sync::{Arc, atomic::AtomicBool};
+
+use tokio::sync::oneshot;
+
+use super::{
+    api::{DEAD_LIST_MAX, DeadFilter, Refusal, StreamId},
+    dead::{DEAD_MESSAGES_MAX, PURGE_SLICE},
+    handle::{Handle, StoreError},
+    shared::{Control, Query, locked},
+};
+use crate::stats::{DeadLetter, DeadStats};
+
+/// What the writer is asked to do; answered once it is committed.
+#[derive(Debug)]
+pub(super) enum Order {
+    Pause { stream: usize, paused: bool },
+    Purge { stream: usize },
+    RetryDead { id: u64, gateway: String },
+    PurgeDead { id: u64 },
+    PurgeDeadSlice { stream: Option<usize> },
+}
+
+/// How many messages an order was about.
+pub(super) type Done = Result<u64, OrderError>;
+
+/// Why an order was not carried out.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum OrderError {
+    /// The store no longer takes anything.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// It was retried, purged or dropped, or never was.
+    #[error("there is no dead letter {0}")]
+    NoSuchDeadLetter(u64),
+    /// A damaged row can be looked at and purged, but is no message any more.
+    #[error("the dead letter {0} cannot be read as a message any more; it can only be purged")]
+    Unreadable(u64),
+    /// There is no room for it in its stream, the store or on the disk; it stays a dead letter.
+    #[error("there is no room in the stream `{stream}`: {}", refusal.sentence())]
+    NoRoom {
+        /// Its stream.
+        stream: String,
+        /// What is full.
+        refusal: Refusal,
+    },
+}
+
+impl Handle {
+    /// The stream of this name, configured or not.
+    pub fn find(&self, name: &str) -> Option<StreamId> {
+        let at = self.shared.doors.iter().position(|door| door.name == name)?;
+        u32::try_from(at).ok().map(StreamId)
+    }
+
+    /// Pauses a stream, or lets it go on; returns when that is committed. What is in flight is still settled.
+    pub async fn pause(&self, stream: StreamId, paused: bool) -> Result<(), OrderError> {
+        self.order(Order::Pause { stream: self.index(stream)?, paused }).await.map(|_| ())
+    }
+
+    /// Whether a stream is paused; changes as it does, and [`Handle::position`] tells when.
+    ///
+    /// # Panics
+    /// When there is no such stream.
+    pub fn paused(&self, stream: StreamId) -> Arc<AtomicBool> {
+        let door = self.shared.door(stream).expect("stream ids come from the configuration that opened the store");
+        Arc::clone(&door.paused)
+    }
+
+    /// Everything in the backlog now leaves as purged; returns how many messages that were, when it is committed.
+    ///
+    /// Of a stream that is not configured any more, what is kept for replay goes too: nobody else could ever ask for it.
+    /// Costs the same for one message and for a million: the rows are deleted later, in slices.
+    pub async fn purge(&self, stream: StreamId) -> Result<u64, OrderError> {
+        self.order(Order::Purge { stream: self.index(stream)? }).await
+    }
+
+    /// The figures of all dead letters.
+    pub fn dead_stats(&self) -> DeadStats {
+        *locked(&self.shared.dead)
+    }
+
+    /// Dead letters, oldest first, without their payloads; or one of them, whole.
+    pub async fn dead(&self, filter: DeadFilter) -> Result<Vec<DeadLetter>, StoreError> {
+        let filter = DeadFilter { limit: filter.limit.clamp(1, DEAD_LIST_MAX), ..filter };
+        self.ask(|reply| Query::Dead { filter, reply }).await
+    }
+
+    /// Puts the message of a dead letter at the end of its stream, as a new one that says where it came from; `gateway` is the id in its `tg-id`.
+    pub async fn retry_dead(&self, id: u64, gateway: &str) -> Result<(), OrderError> {
+        self.order(Order::RetryDead { id, gateway: gateway.to_owned() }).await.map(|_| ())
+    }
+
+    /// Forgets a dead letter.
+    pub async fn purge_dead(&self, id: u64) -> Result<(), OrderError> {
+        self.order(Order::PurgeDead { id }).await.map(|_| ())
+    }
+
+    /// Forgets all dead letters, or those of one stream; returns how many that were. In slices: what others want is done in between.
+    pub async fn purge_all_dead(&self, stream: Option<StreamId>) -> Result<u64, OrderError> {
+        let stream = stream.map(|stream| self.index(stream)).transpose()?;
+        let mut sum = 0;
+        for _ in 0..=DEAD_MESSAGES_MAX / PURGE_SLICE {
+            let count = self.order(Order::PurgeDeadSlice { stream }).await?;
+            sum += count;
+            if count < PURGE_SLICE {
+                break;
+            }
+        }
+        Ok(sum)
+    }
+
+    fn index(&self, stream: StreamId) -> Result<usize, StoreError> {
+        self.shared.door(stream).map(|_| stream.0 as usize).ok_or(StoreError::NoSuchStream(stream))
+    }
+
+    pub(super) async fn order(&self, order: Order) -> Result<u64, OrderError> {
+        let (done, answer) = oneshot::channel();
+        self.control(Control::Order { order, outcome: None, done }).await?;
+        self.answered(answer).await?
+    }
+}

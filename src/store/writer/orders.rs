@@ -1,0 +1,38 @@
+//! What an operator asks for, in the writer's hands.
+
+use super::Writer;
+use crate::store::{
+    failure::Failure,
+    orders::{Done, Order},
+};
+
+impl Writer<'_> {
+    /// Carries out an order, or says why not.
+    pub(super) fn order(&mut self, order: &Order) -> Result<Done, Failure> {
+        match order {
+            Order::Pause { stream, paused } => {
+                let name = &self.transaction.streams[*stream].name;
+                tracing::info!(stream = name, paused, "an operator paused a stream, or let it go on");
+                self.transaction.changing(*stream).books.operated.paused = *paused;
+                Ok(Ok(0))
+            }
+            Order::Purge { stream } => self.purge(*stream).map(Ok),
+            Order::RetryDead { id, gateway } => self.retry_dead(*id, gateway),
+            Order::PurgeDead { id } => self.purge_dead(*id),
+            Order::PurgeDeadSlice { stream } => self.purge_dead_slice(*stream),
+        }
+    }
+
+    /// Moves the head over the whole backlog. The rows become garbage, which is deleted in slices.
+    fn purge(&mut self, index: usize) -> Result<u64, Failure> {
+        let books = &self.transaction.streams[index].books;
+        if books.backlog_messages() == 0 {
+            return Ok(0);
+        }
+        let count = self.pass(index, books.next - 1)?;
+        let stream = self.transaction.changing(index);
+        stream.books.purged += count;
+        tracing::warn!(stream = stream.name, count, "an operator purged a stream");
+        Ok(count)
+    }
+}
