@@ -82,7 +82,7 @@ async def bytes_anywhere(theme):
             await plant.up()
             await trouble.flows("messages flow again", 30)
             trouble.check("it goes on, and the books balance", await plant.until("the books balance", plant.books), f"{restarts} restarts")
-            code = plant.process.terminate()
+            code = await plant.stop()
             trouble.check("SIGTERM ends it", code in (0, 1), code)  # 1: the damage was found only then
 
 

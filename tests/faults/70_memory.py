@@ -33,6 +33,7 @@ async def flood(port, number, sent):
                     await asyncio.sleep(0)
             finally:
                 reading.cancel()
+                line.close()
         except (OSError, TimeoutError, AttributeError):
             pass
         line.close()
@@ -68,8 +69,9 @@ async def story(theme):
         trouble.disk.rules()
         books = await plant.until("the books balance", plant.books)
         trouble.check("the books balance", True, books["telemetry"]["accepted"])
-        code = plant.process.terminate()
-        trouble.check("SIGTERM ends it with code 0", code == 0, code)
+        began = asyncio.get_running_loop().time()
+        code = await plant.stop(90)
+        trouble.check("SIGTERM ends it with code 0", code == 0, f"code {code} after {asyncio.get_running_loop().time() - began:.1f} s")
 
 
 with Theme("memory") as t:
