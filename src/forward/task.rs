@@ -219,6 +219,8 @@ impl Task {
             };
             match next {
                 Next::Stop => break,
+                // It was asked for on a connection that ended for another reason first; nobody asks twice.
+                Next::Reconnect | Next::BackOff if self.stop.is_requested() => break,
                 Next::Reconnect => {}
                 Next::BackOff => {
                     self.status.waiting();
