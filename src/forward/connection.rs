@@ -32,7 +32,7 @@ use super::{
 use crate::{
     message::QoS,
     store::{Fate, Sequence, StoreError},
-    uplink::{self, Delivery, Event, Greeting, Session, TooLarge, Upstream},
+    uplink::{self, Answer as Reception, Delivery, Event, Greeting, Session, TooLarge, Upstream},
 };
 
 /// Bytes queued for the connection before filling stops.
@@ -101,6 +101,8 @@ enum Why {
     Stop,
     FailBack,
     Refused(String),
+    /// Messages for us were left unacknowledged for want of room; there is room again.
+    LeftBehind,
 }
 
 /// Everything that can wake the task while it is connected.
@@ -111,6 +113,7 @@ enum Wake {
     Backlog,
     Stop,
     FirstIsBack(bool),
+    Answer(Reception),
     Time,
 }
 
@@ -184,6 +187,7 @@ impl<'task, U: Upstream> Connection<'task, U> {
             self.session.queue_release(id);
         }
         self.task.restart_feeds();
+        self.task.inbound.connected(&self.greeting);
         self.task.suspects.connected(self.greeting.qos != QoS::AtMostOnce);
         self.task.status.connected(&self.greeting, self.window);
         let cause = loop {
@@ -214,6 +218,7 @@ impl<'task, U: Upstream> Connection<'task, U> {
             Some(back) = self.lookout.join_next() => Wake::FirstIsBack(back?),
             () = task.backlog.notified() => Wake::Backlog,
             () = task.stop.requested() => Wake::Stop,
+            answer = task.inbound.answer() => Wake::Answer(answer),
             () = sleep_until(deadline.into()) => Wake::Time,
         })
     }
@@ -228,6 +233,7 @@ impl<'task, U: Upstream> Connection<'task, U> {
             Wake::Rows(rows) => self.task.take_rows(rows)?,
             Wake::Settled(settled) => settled?,
             Wake::Stop => self.drain(Why::Stop, self.task.stop.deadline()),
+            Wake::Answer(answer) => self.session.queue_answer(answer),
             Wake::FirstIsBack(true) => self.drain(Why::FailBack, Instant::now() + DRAIN_TIME),
             Wake::FirstIsBack(false) | Wake::Backlog | Wake::Time => {}
         }
@@ -240,6 +246,9 @@ impl<'task, U: Upstream> Connection<'task, U> {
         let with_id = if self.greeting.qos == QoS::AtMostOnce { 0 } else { self.unwritten.len() };
         self.task.status.in_flight(in_flight);
         let has_queued = self.session.queued_bytes() > 0;
+        if self.task.inbound.wants_again() {
+            self.drain(Why::LeftBehind, now + DRAIN_TIME);
+        }
         let mut deadline = now + BEAT;
         if let Mode::Draining { why, until } = &self.mode {
             if now >= *until || (in_flight == 0 && !has_queued && self.unwritten.is_empty()) {

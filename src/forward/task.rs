@@ -27,7 +27,7 @@ use super::{
 };
 use crate::{
     store::{self, Fate, Sequence, StoreError, Stored},
-    uplink::{self, Upstream},
+    uplink::{self, Inbound, Upstream},
 };
 
 /// Longest time that a message which is done waits for others to be settled with it.
@@ -59,6 +59,8 @@ pub(super) struct Task {
     /// Rings when the position of any stream changes.
     pub(super) backlog: Arc<Notify>,
     pub(super) stop: Stop,
+    /// What comes the other way.
+    pub(super) inbound: Inbound,
     store: store::Handle,
     /// For each lane; first those of the streams, then one for the replays of each.
     pub(super) sources: Vec<Source>,
@@ -157,6 +159,7 @@ impl Task {
         store: store::Handle,
         status: Status,
         stop: watch::Receiver<Option<Duration>>,
+        inbound: Inbound,
     ) -> Self {
         let backlog = Arc::new(Notify::new());
         let mut watchers = JoinSet::new();
@@ -179,6 +182,7 @@ impl Task {
             settling: JoinSet::new(),
             backlog,
             stop: Stop::new(stop),
+            inbound,
             store,
             sources,
             replays,
@@ -215,6 +219,8 @@ impl Task {
             };
             match next {
                 Next::Stop => break,
+                // It was asked for on a connection that ended for another reason first; nobody asks twice.
+                Next::Reconnect | Next::BackOff if self.stop.is_requested() => break,
                 Next::Reconnect => {}
                 Next::BackOff => {
                     self.status.waiting();

@@ -26,13 +26,14 @@ impl<U: Upstream> Connection<'_, U> {
             Cause::Drained(why) => {
                 let next = match &why {
                     Why::Stop => Next::Stop,
-                    Why::FailBack => Next::Reconnect,
+                    Why::FailBack | Why::LeftBehind => Next::Reconnect,
                     Why::Refused(_) => Next::BackOff,
                 };
                 self.session.close(why == Why::Stop).await;
                 match why {
                     Why::Stop => {}
                     Why::FailBack => self.task.status.failing_back(),
+                    Why::LeftBehind => self.task.status.fetching_again(),
                     Why::Refused(detail) => self.task.status.lost(PUBLISH_REFUSED, detail, was_good),
                 }
                 next
