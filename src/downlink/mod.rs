@@ -213,6 +213,8 @@ async fn run(
             return Err(StoreError::Closed.into());
         }
     }
+    // Where there are no downlinks nothing ends of itself.
+    stop.cancelled().await;
     Ok(())
 }
 
