@@ -1,6 +1,11 @@
 //! The admin room over real HTTP: answers, errors, the token, and clients that mean no good.
 #![allow(clippy::unwrap_used, reason = "a test says what is wrong by failing")]
 
+#[path = "admin/figures.rs"]
+mod figures;
+#[path = "admin/orders.rs"]
+mod orders;
+
 use std::{
     io::{Read, Write},
     net::{SocketAddr, TcpStream},
@@ -17,144 +22,10 @@ use tidegate::{
     stats::{DeadLetter, DeadStats, ListenerStats, StoreStats, StreamStats, UplinkState, UplinkStats},
 };
 
+use figures::Figures;
+
 /// Longest time that a test waits for anything.
 const PATIENCE: Duration = Duration::from_secs(10);
-
-/// A gateway with known figures.
-#[derive(Default)]
-struct Figures {
-    not_ready: Mutex<Vec<String>>,
-    panics: bool,
-    paused: AtomicBool,
-}
-
-impl Sources for Figures {
-    fn gateway_id(&self) -> String {
-        "plant-7".to_owned()
-    }
-    fn uptime(&self) -> Duration {
-        Duration::from_millis(90_500)
-    }
-    fn clock_synced(&self) -> bool {
-        true
-    }
-    fn streams(&self) -> Vec<StreamStats> {
-        assert!(!self.panics, "the figures are broken");
-        let telemetry = StreamStats {
-            name: "telemetry".to_owned(),
-            to: Some("cloud".to_owned()),
-            accepted: 1000,
-            forwarded: 800,
-            expired: 20,
-            dropped: vec![("full-oldest".to_owned(), 5), ("offline".to_owned(), 5)],
-            dead: vec![("too-large".to_owned(), 3)],
-            purged: 7,
-            backlog_messages: 160,
-            backlog_bytes: 32_000,
-            oldest_age: Some(Duration::from_millis(12_345)),
-            configured: true,
-            kept_messages: 9,
-            kept_bytes: 900,
-            replayed: 4,
-            replay_left: Some(5),
-            paused: self.paused.load(Ordering::Relaxed),
-        };
-        assert!(telemetry.balances());
-        let odd = StreamStats { name: "odd \"name\"\\\n".to_owned(), ..StreamStats::default() };
-        vec![telemetry, odd]
-    }
-    fn operate(&self, order: Order) -> admin::Answer<u64> {
-        let done = match order {
-            Order::Pause { stream } if stream == "telemetry" => {
-                self.paused.store(true, Ordering::Relaxed);
-                Ok(0)
-            }
-            Order::Resume { stream } if stream == "telemetry" => {
-                self.paused.store(false, Ordering::Relaxed);
-                Ok(0)
-            }
-            Order::Purge { stream } if stream == "telemetry" => Ok(160),
-            Order::Replay { stream, since_unix_ms: 1_795_257_690_290, until_unix_ms: i64::MAX }
-                if stream == "telemetry" =>
-            {
-                Ok(5)
-            }
-            Order::StopReplay { stream } if stream == "telemetry" => Ok(3),
-            Order::RetryDead { id: 7 } | Order::PurgeDead { id: 7 } => Ok(1),
-            Order::PurgeAllDead { stream } => Ok(if stream.is_some() { 2 } else { 3 }),
-            Order::Purge { stream } if stream == "stuck" => return Box::pin(std::future::pending()),
-            other => Err(Refused { why: Why::NotFound, message: format!("there is nothing for {other:?}") }),
-        };
-        Box::pin(std::future::ready(done))
-    }
-    fn dead(&self, question: admin::DeadQuestion) -> admin::Answer<Vec<DeadLetter>> {
-        let letter = |id, whole| DeadLetter {
-            id,
-            stream: "telemetry".to_owned(),
-            seq: 5,
-            reason: "too-large".to_owned(),
-            detail: "the packet would be 9 bytes; the upstream takes 8".to_owned(),
-            died_unix_ms: Some(1_795_257_690_290),
-            accepted_unix_ms: None,
-            bytes: 9,
-            client: Some("c".to_owned()),
-            topic: Some("t".to_owned()),
-            message: bool::then(whole, || tidegate::message::Message {
-                topic: tidegate::topic::TopicName::new("t").unwrap(),
-                payload: bytes::Bytes::from_static(b"\xff"),
-                qos: tidegate::message::QoS::AtLeastOnce,
-                retain: false,
-                client: "c".into(),
-                properties: None,
-            }),
-        };
-        let letters = match question {
-            admin::DeadQuestion::One(7) => vec![letter(7, true)],
-            admin::DeadQuestion::One(_) => vec![],
-            admin::DeadQuestion::List { after, limit, .. } => {
-                (after + 1..).take(limit).map(|id| letter(id, false)).collect()
-            }
-        };
-        Box::pin(std::future::ready(Ok(letters)))
-    }
-    fn dead_stats(&self) -> DeadStats {
-        DeadStats { messages: 3, bytes: 27, retried: 2, purged: 1, dropped: 0 }
-    }
-    fn store(&self) -> StoreStats {
-        StoreStats {
-            bytes: 4096,
-            free_bytes: 1 << 40,
-            written_bytes: 4096,
-            last_commit_ago: Some(Duration::from_millis(250)),
-            refusing: None,
-            suspended: None,
-            stalled: None,
-            salvages: 2,
-            lost_messages: 7,
-            quarantine_bytes: 4096,
-            checked: Some(0.5),
-        }
-    }
-    fn uplinks(&self) -> Vec<UplinkStats> {
-        vec![UplinkStats {
-            name: "cloud".to_owned(),
-            state: UplinkState::Waiting,
-            since: Duration::from_secs(3),
-            last_error: Some("connection refused".to_owned()),
-            in_flight: 0,
-            connects: 4,
-        }]
-    }
-    fn listeners(&self) -> Vec<ListenerStats> {
-        vec![ListenerStats { name: "sensors".to_owned(), bind: "127.0.0.1:1883".to_owned(), connections: 12 }]
-    }
-    fn not_ready(&self) -> Vec<String> {
-        self.not_ready.lock().unwrap().clone()
-    }
-    fn not_live(&self) -> Vec<String> {
-        Vec::new()
-    }
-}
 
 /// A started room on a port of its own.
 struct Room {
@@ -383,133 +254,6 @@ async fn figures_that_panic_are_an_error_and_no_more() {
         assert_eq!((answer.status, answer.error_code().as_str()), (500, "internal"), "{path}");
     }
     assert_eq!(get(room.address, "/health/live").await.status, 200);
-}
-
-/// What a program on this machine sends.
-fn order(address: SocketAddr, method: &str, path: &str, headers: &str) -> Answer {
-    let text = converse(address, format!("{method} {path} HTTP/1.1\r\nConnection: close\r\n{headers}\r\n").as_bytes());
-    let (head, body) = text.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no HTTP answer: {text:?}"));
-    let status = head.split(' ').nth(1).unwrap().parse().unwrap();
-    Answer { status, head: head.to_ascii_lowercase(), body: body.to_owned() }
-}
-
-const HOST: &str = "Host: localhost\r\n";
-
-#[tokio::test]
-async fn orders_answer_with_the_new_state() {
-    let room = room();
-    let address = room.address;
-    client(move || {
-        let order = |name: &str, what: &str| order(address, "POST", &format!("/api/v1/streams/{name}/{what}"), HOST);
-        let paused = order("telemetry", "pause");
-        assert_eq!(
-            (paused.status, &paused.json()["paused"], &paused.json()["name"]),
-            (200, &true.into(), &"telemetry".into())
-        );
-        assert_eq!(order("telemetry", "resume").json()["paused"], false);
-        assert_eq!(order("telemetry", "purge").json()["messages"], 160);
-        assert_eq!(order("telemetry", "replay?since=2026-11-21T11:41:30.290%2B01:00").json()["messages"], 5);
-        assert_eq!(order("telemetry", "replay?stop=true").json()["messages"], 3);
-        for wrong in ["replay?since=yesterday", "replay?stop=perhaps"] {
-            let answer = order("telemetry", wrong);
-            assert_eq!((answer.status, answer.error_code().as_str()), (400, "bad-query"), "{wrong}");
-        }
-        let nobody = order("none", "purge");
-        assert_eq!((nobody.status, nobody.error_code().as_str()), (404, "not-found"));
-        assert_eq!(order("telemetry", "explode").status, 404);
-        let get = ask(address, "GET", "/api/v1/streams/telemetry/purge", "");
-        assert_eq!((get.status, get.error_code().as_str()), (405, "method-not-allowed"));
-    })
-    .await;
-}
-
-#[tokio::test]
-async fn dead_letters_are_listed_shown_retried_and_purged() {
-    let room = room();
-    let address = room.address;
-    client(move || {
-        let list = order(address, "GET", "/api/v1/dead?limit=2&after=5", "Host: x\r\n").json();
-        assert_eq!((&list["messages"], &list["retried"], &list["next"]), (&3.into(), &2.into(), &7.into()));
-        assert_eq!((&list["dead"][0]["id"], &list["dead"][0]["died"]), (&6.into(), &"2026-11-21T10:41:30.290Z".into()));
-        assert_eq!(list["dead"][0].get("message"), None);
-        let one = order(address, "GET", "/api/v1/dead/7", HOST).json();
-        assert_eq!((&one["message"]["payload_base64"], &one["accepted"]), (&"/w==".into(), &Value::Null));
-        for (method, path, status) in [
-            ("POST", "/api/v1/dead/7/retry", 200),
-            ("POST", "/api/v1/dead/8/retry", 404),
-            ("DELETE", "/api/v1/dead/7", 200),
-            ("DELETE", "/api/v1/dead?all=true", 200),
-            ("DELETE", "/api/v1/dead?stream=telemetry", 200),
-            ("DELETE", "/api/v1/dead", 400),
-            ("DELETE", "/api/v1/dead?stream=telemetry&all=true", 400),
-            ("GET", "/api/v1/dead/8", 404),
-            ("GET", "/api/v1/dead/x", 400),
-            ("GET", "/api/v1/dead?limit=-1", 400),
-            ("GET", "/api/v1/dead/7/retry", 405),
-        ] {
-            let answer = order(address, method, path, HOST);
-            assert_eq!(answer.status, status, "{method} {path}: {}", answer.body);
-            if status == 200 {
-                assert_eq!(answer.json()["dead"]["messages"], 3, "{method} {path}");
-            } else {
-                answer.error_code();
-            }
-        }
-        assert_eq!(order(address, "DELETE", "/api/v1/dead/7", "Host: evil.example\r\n").status, 403);
-    })
-    .await;
-}
-
-#[tokio::test]
-async fn an_order_that_hangs_is_answered_and_holds_up_nothing() {
-    let room = room();
-    let address = room.address;
-    let hang = || client(move || order(address, "POST", "/api/v1/streams/stuck/purge", HOST));
-    let hanging: Vec<_> = (0..10).map(|_| tokio::spawn(hang())).collect();
-    assert_eq!(get(address, "/api/v1/status").await.status, 200);
-    for answer in hanging {
-        let answer = answer.await.unwrap();
-        assert_eq!((answer.status, answer.error_code().as_str()), (503, "timeout"));
-    }
-}
-
-#[tokio::test]
-async fn no_page_of_another_site_can_give_orders() {
-    let room = room();
-    let address = room.address;
-    client(move || {
-        for (headers, expected) in [
-            ("Host: evil.example\r\n", Some("wrong-host")),
-            ("", Some("wrong-host")),
-            ("Host: localhost\r\nOrigin: https://evil.example\r\n", Some("wrong-origin")),
-            ("Host: localhost\r\nOrigin: null\r\n", Some("wrong-origin")),
-            ("Host: localhost:9883\r\nOrigin: http://localhost:9883\r\n", None),
-            ("Host: 127.0.0.1:9883\r\n", None),
-        ] {
-            let answer = order(address, "POST", "/api/v1/streams/telemetry/pause", headers);
-            match expected {
-                Some(code) => assert_eq!((answer.status, answer.error_code().as_str()), (403, code), "{headers}"),
-                None => assert_eq!(answer.status, 200, "{headers}"),
-            }
-        }
-        // Reading needs none of it, as ever.
-        assert_eq!(ask(address, "GET", "/api/v1/streams", "Origin: https://evil.example\r\n").status, 200);
-    })
-    .await;
-}
-
-#[tokio::test]
-async fn orders_need_the_token_and_the_right_host() {
-    let room = room_with(Figures::default(), Some("s3cret\n"));
-    let address = room.address;
-    client(move || {
-        let path = "/api/v1/streams/telemetry/pause";
-        let token = "Authorization: Bearer s3cret\r\n";
-        assert_eq!(order(address, "POST", path, HOST).status, 401);
-        assert_eq!(order(address, "POST", path, &format!("Host: evil.example\r\n{token}")).status, 403);
-        assert_eq!(order(address, "POST", path, &format!("{HOST}{token}")).status, 200);
-    })
-    .await;
 }
 
 #[tokio::test]

@@ -113,11 +113,7 @@ struct Company {
 impl Writer<'_> {
     fn work(&mut self) -> Result<Last, Failure> {
         self.measure()?;
-        for index in 0..self.transaction.streams.len() {
-            self.transaction.look_at_head(index)?;
-            let head_at = self.transaction.streams[index].head_at;
-            locked(&self.transaction.shared.doors[index].published).head_at = head_at;
-        }
+        self.show_heads()?;
         if !self.deferred.is_empty() || self.closing {
             // What was kept through a suspension.
             let jobs = std::mem::take(&mut self.deferred);
@@ -185,6 +181,16 @@ impl Writer<'_> {
                 self.next_chore = Instant::now() + began.elapsed() * upkeep::CHORE_SHARE;
             }
         }
+    }
+
+    /// Publishes when the oldest message of each stream was accepted.
+    fn show_heads(&mut self) -> Result<(), Failure> {
+        for index in 0..self.transaction.streams.len() {
+            self.transaction.look_at_head(index)?;
+            let head_at = self.transaction.streams[index].head_at;
+            locked(&self.transaction.shared.doors[index].published).head_at = head_at;
+        }
+        Ok(())
     }
 
     /// How long to wait for work: until the next tick, or until it is quiet enough for chores. Never a spin in between.

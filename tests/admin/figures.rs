@@ -1,0 +1,139 @@
+//! Support: a gateway with known figures.
+
+use super::*;
+
+/// A gateway with known figures.
+#[derive(Default)]
+pub(super) struct Figures {
+    pub(super) not_ready: Mutex<Vec<String>>,
+    pub(super) panics: bool,
+    pub(super) paused: AtomicBool,
+}
+
+impl Sources for Figures {
+    fn gateway_id(&self) -> String {
+        "plant-7".to_owned()
+    }
+    fn uptime(&self) -> Duration {
+        Duration::from_millis(90_500)
+    }
+    fn clock_synced(&self) -> bool {
+        true
+    }
+    fn streams(&self) -> Vec<StreamStats> {
+        assert!(!self.panics, "the figures are broken");
+        let telemetry = StreamStats {
+            name: "telemetry".to_owned(),
+            to: Some("cloud".to_owned()),
+            accepted: 1000,
+            forwarded: 800,
+            expired: 20,
+            dropped: vec![("full-oldest".to_owned(), 5), ("offline".to_owned(), 5)],
+            dead: vec![("too-large".to_owned(), 3)],
+            purged: 7,
+            backlog_messages: 160,
+            backlog_bytes: 32_000,
+            oldest_age: Some(Duration::from_millis(12_345)),
+            configured: true,
+            kept_messages: 9,
+            kept_bytes: 900,
+            replayed: 4,
+            replay_left: Some(5),
+            paused: self.paused.load(Ordering::Relaxed),
+        };
+        assert!(telemetry.balances());
+        let odd = StreamStats { name: "odd \"name\"\\\n".to_owned(), ..StreamStats::default() };
+        vec![telemetry, odd]
+    }
+    fn operate(&self, order: Order) -> admin::Answer<u64> {
+        let done = match order {
+            Order::Pause { stream } if stream == "telemetry" => {
+                self.paused.store(true, Ordering::Relaxed);
+                Ok(0)
+            }
+            Order::Resume { stream } if stream == "telemetry" => {
+                self.paused.store(false, Ordering::Relaxed);
+                Ok(0)
+            }
+            Order::Purge { stream } if stream == "telemetry" => Ok(160),
+            Order::Replay { stream, since_unix_ms: 1_795_257_690_290, until_unix_ms: i64::MAX }
+                if stream == "telemetry" =>
+            {
+                Ok(5)
+            }
+            Order::StopReplay { stream } if stream == "telemetry" => Ok(3),
+            Order::RetryDead { id: 7 } | Order::PurgeDead { id: 7 } => Ok(1),
+            Order::PurgeAllDead { stream } => Ok(if stream.is_some() { 2 } else { 3 }),
+            Order::Purge { stream } if stream == "stuck" => return Box::pin(std::future::pending()),
+            other => Err(Refused { why: Why::NotFound, message: format!("there is nothing for {other:?}") }),
+        };
+        Box::pin(std::future::ready(done))
+    }
+    fn dead(&self, question: admin::DeadQuestion) -> admin::Answer<Vec<DeadLetter>> {
+        let letter = |id, whole| DeadLetter {
+            id,
+            stream: "telemetry".to_owned(),
+            seq: 5,
+            reason: "too-large".to_owned(),
+            detail: "the packet would be 9 bytes; the upstream takes 8".to_owned(),
+            died_unix_ms: Some(1_795_257_690_290),
+            accepted_unix_ms: None,
+            bytes: 9,
+            client: Some("c".to_owned()),
+            topic: Some("t".to_owned()),
+            message: bool::then(whole, || tidegate::message::Message {
+                topic: tidegate::topic::TopicName::new("t").unwrap(),
+                payload: bytes::Bytes::from_static(b"\xff"),
+                qos: tidegate::message::QoS::AtLeastOnce,
+                retain: false,
+                client: "c".into(),
+                properties: None,
+            }),
+        };
+        let letters = match question {
+            admin::DeadQuestion::One(7) => vec![letter(7, true)],
+            admin::DeadQuestion::One(_) => vec![],
+            admin::DeadQuestion::List { after, limit, .. } => {
+                (after + 1..).take(limit).map(|id| letter(id, false)).collect()
+            }
+        };
+        Box::pin(std::future::ready(Ok(letters)))
+    }
+    fn dead_stats(&self) -> DeadStats {
+        DeadStats { messages: 3, bytes: 27, retried: 2, purged: 1, dropped: 0 }
+    }
+    fn store(&self) -> StoreStats {
+        StoreStats {
+            bytes: 4096,
+            free_bytes: 1 << 40,
+            written_bytes: 4096,
+            last_commit_ago: Some(Duration::from_millis(250)),
+            refusing: None,
+            suspended: None,
+            stalled: None,
+            salvages: 2,
+            lost_messages: 7,
+            quarantine_bytes: 4096,
+            checked: Some(0.5),
+        }
+    }
+    fn uplinks(&self) -> Vec<UplinkStats> {
+        vec![UplinkStats {
+            name: "cloud".to_owned(),
+            state: UplinkState::Waiting,
+            since: Duration::from_secs(3),
+            last_error: Some("connection refused".to_owned()),
+            in_flight: 0,
+            connects: 4,
+        }]
+    }
+    fn listeners(&self) -> Vec<ListenerStats> {
+        vec![ListenerStats { name: "sensors".to_owned(), bind: "127.0.0.1:1883".to_owned(), connections: 12 }]
+    }
+    fn not_ready(&self) -> Vec<String> {
+        self.not_ready.lock().unwrap().clone()
+    }
+    fn not_live(&self) -> Vec<String> {
+        Vec::new()
+    }
+}
