@@ -33,7 +33,7 @@ const CRATES: &[(&str, &[&str])] = &[
 const SHORES: [&str; 4] = ["broker", "store", "uplink", "admin"];
 
 /// Files that decide without a clock, a socket or a log: time and chance are arguments there.
-const PURE: [&str; 19] = [
+const PURE: [&str; 21] = [
     "src/broker/access/guesses.rs",
     "src/broker/access/policy.rs",
     "src/broker/access/rules.rs",
@@ -49,6 +49,8 @@ const PURE: [&str; 19] = [
     "src/config/nearest.rs",
     "src/config/url.rs",
     "src/forward/backoff.rs",
+    "src/forward/envelope.rs",
+    "src/forward/failback.rs",
     "src/forward/ledger.rs",
     "src/forward/pacing.rs",
     "src/forward/suspects.rs",

@@ -196,6 +196,7 @@ mod tests {
             from: Vec::new(),
             topic: TopicTemplate::identity(),
             priority: 0,
+            envelope: crate::forward::Envelope::None,
             ttl: None,
         };
         (sender, Feed::new(route, position, Arc::default(), 1))
@@ -239,7 +240,7 @@ mod tests {
         let now = Instant::now();
         let (sender, mut feed) = feed(1, 10);
         feed.wanted(now).unwrap();
-        feed.arrived(now, (1..10).map(|seq| row(seq, 100)).collect());
+        feed.arrived(now, 0, (1..10).map(|seq| row(seq, 100)).collect());
         sender.send(Position { head: 8, next: 10 }).unwrap();
         feed.forget_what_left();
         assert_eq!(feed.front().map(|(_, row)| row.seq), Some(8));

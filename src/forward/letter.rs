@@ -100,6 +100,7 @@ mod tests {
             from: vec![TopicFilter::new(from).unwrap()],
             topic: TopicTemplate::parse(template, "gw").unwrap(),
             priority: 0,
+            envelope: crate::forward::Envelope::None,
             ttl,
         }
     }

@@ -39,6 +39,8 @@
 
 mod backoff;
 mod connection;
+mod envelope;
+mod failback;
 mod feed;
 mod ledger;
 mod letter;

@@ -94,6 +94,8 @@ pub trait Session: Send {
 pub struct Greeting {
     /// Address in words, for logs.
     pub url: String,
+    /// Its place among the configured addresses, from 1.
+    pub address: usize,
     /// Whether this is the first of the configured addresses.
     pub is_first_url: bool,
     /// The upstream still holds the session that was asked for: deliveries go on under their old ids.

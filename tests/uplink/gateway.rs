@@ -6,7 +6,7 @@ use bytes::Bytes;
 use smallvec::smallvec;
 use tempfile::TempDir;
 use tidegate::{
-    forward::{self, Forwarder, Route},
+    forward::{self, Envelope, Forwarder, Route},
     message::{Message, QoS},
     stats::{StreamStats, UplinkStats},
     store::{self, Durability, Entry, Lane, OnRefusal, Outcome, Publish, Returns, StreamId, StreamSettings, WhenFull},
@@ -94,6 +94,7 @@ impl Gateway {
             from: vec![TopicFilter::new(format!("{name}/#")).unwrap()],
             topic: TopicTemplate::parse("up/{gateway}/{topic}", "plant-7").unwrap(),
             priority: 0,
+            envelope: Envelope::None,
             ttl: None,
         };
         let registry = prometheus::Registry::new();

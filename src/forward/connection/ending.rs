@@ -32,7 +32,10 @@ impl<U: Upstream> Connection<'_, U> {
                 self.session.close(why == Why::Stop).await;
                 match why {
                     Why::Stop => {}
-                    Why::FailBack => self.task.status.failing_back(),
+                    Why::FailBack => {
+                        self.task.fail_back.going_back(Instant::now());
+                        self.task.status.failing_back();
+                    }
                     Why::Refused(detail) => self.task.status.lost(PUBLISH_REFUSED, detail, was_good),
                 }
                 next

@@ -1,7 +1,7 @@
 //! MQTT upstreams: choosing an address, logging in, honouring what CONNACK says.
 //!
 //! Addresses are tried in order, each with the whole `connect_timeout`. While a later one is in use, the forwarder asks
-//! [`Upstream::first_is_back`] now and then (DNS, TCP and TLS only, for a second CONNECT under the same client id
+//! [`Upstream::first_is_back`] now and then (see `forward::failback` for when) (DNS, TCP and TLS only, for a second CONNECT under the same client id
 //! would throw out the session in use) and reconnects, from the first address on, when the answer is yes.
 //!
 //! # Sessions
@@ -97,6 +97,7 @@ impl Mqtt {
         };
         let greeting = Greeting {
             url: url.to_string(),
+            address: index + 1,
             is_first_url: index == 0,
             resumed: resume && connack.session_present,
             window: connack.receive_maximum.unwrap_or(unsaid),
