@@ -189,6 +189,15 @@ impl Gateway {
         self.until(&format!("an error with \"{part}\""), has).await.last_error.unwrap()
     }
 
+    /// The value of a metric of the uplink that has no further label.
+    pub(crate) fn gauge(&self, name: &str) -> i64 {
+        let families = self.registry.gather();
+        let family = families.iter().find(|family| family.name() == name).unwrap();
+        #[allow(clippy::cast_possible_truncation, reason = "a gauge of a test")]
+        let value = family.get_metric()[0].get_gauge().get_value() as i64;
+        value
+    }
+
     /// `tidegate_uplink_failures_total` with this reason.
     pub(crate) fn failures(&self, reason: &str) -> u64 {
         let families = self.registry.gather();

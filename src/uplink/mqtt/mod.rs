@@ -35,7 +35,7 @@ use self::codec::{ConnAck, Incoming, MAX_INCOMING_BYTES, MAX_PACKET_BYTES};
 pub use self::{meaning::publish as meaning_of_publish_code, session::MqttSession};
 use super::{
     Error, Greeting, Settings, Step, Upstream, Url, Version,
-    dial::{Patience, Wire, dial},
+    dial::{Patience, Resolver, Wire, dial},
 };
 use crate::message::QoS;
 
@@ -55,6 +55,7 @@ pub struct Mqtt {
     last: Option<usize>,
     /// Client id that the upstream gave where ours was empty.
     assigned_client_id: Option<String>,
+    resolver: Resolver,
 }
 
 /// A connection that has said hello.
@@ -67,7 +68,7 @@ struct Login {
 impl Mqtt {
     /// An upstream with these settings; nothing is connected yet.
     pub fn new(settings: Settings) -> Self {
-        Self { settings, last: None, assigned_client_id: None }
+        Self { settings, last: None, assigned_client_id: None, resolver: Resolver::new() }
     }
 
     async fn connect_to(&mut self, index: usize, resume: bool) -> Result<MqttSession, Error> {
@@ -114,7 +115,7 @@ impl Mqtt {
 
     async fn log_in(&self, url: &Url, clean: bool, patience: Patience) -> Result<Login, Error> {
         let hello = self.connect_packet(url, clean).await?;
-        let mut wire = dial(&self.settings, url, patience).await?;
+        let mut wire = dial(&self.settings, url, &self.resolver, patience).await?;
         let version = self.settings.version;
         let (connack, rest) = patience
             .wait(url, Step::Connect, async {
@@ -197,11 +198,11 @@ impl Upstream for Mqtt {
     }
 
     fn first_is_back(&self) -> impl Future<Output = bool> + Send + 'static {
-        let settings = self.settings.clone();
+        let (settings, resolver) = (self.settings.clone(), self.resolver.clone());
         async move {
             let patience = Patience::new(settings.connect_timeout);
             match settings.urls.first() {
-                Some(url) => dial(&settings, url, patience).await.is_ok(),
+                Some(url) => dial(&settings, url, &resolver, patience).await.is_ok(),
                 None => false,
             }
         }
