@@ -26,6 +26,7 @@ use super::{
     ledger::{Ledger, Plan},
     letter,
     progress::{Progress, Standing},
+    reasons::TOO_LARGE,
     task::{Rows, Task},
 };
 use crate::{
@@ -397,7 +398,7 @@ impl<'task, U: Upstream> Connection<'task, U> {
             properties: wrapped.as_ref().map(|(_, properties)| properties).or(message.properties.as_deref()),
             marks: if stored.clock_synced { &marks[..2] } else { &marks },
         };
-        let too_large = |error: TooLarge| Fate::Dead { reason: "too-large", detail: error.to_string() };
+        let too_large = |error: TooLarge| Fate::Dead { reason: TOO_LARGE, detail: error.to_string() };
         let end = self.session.queue(&delivery).map_err(too_large)?;
         ledger.sent(lane, stored.seq, id, qos, now);
         Ok(Some(end))
