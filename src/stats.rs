@@ -60,6 +60,35 @@ impl StreamStats {
     }
 }
 
+/// The books of one downlink: `received = delivered + expired + dropped + waiting`.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub struct DownlinkStats {
+    /// Its name.
+    pub name: String,
+    /// The uplink that it takes messages from.
+    pub from: String,
+    /// Messages that came and are, or were, on disk.
+    pub received: u64,
+    /// Taken by a local client.
+    pub delivered: u64,
+    /// Nobody took them within their time to live.
+    pub expired: u64,
+    /// Dropped, by reason.
+    pub dropped: Vec<(String, u64)>,
+    /// Received and not yet gone.
+    pub waiting_messages: u64,
+    /// Bytes of them.
+    pub waiting_bytes: u64,
+}
+
+impl DownlinkStats {
+    /// Whether the books balance.
+    pub fn balances(&self) -> bool {
+        let dropped = self.dropped.iter().map(|(_, count)| count).sum::<u64>();
+        self.received == self.delivered + self.expired + dropped + self.waiting_messages
+    }
+}
+
 /// The store at a glance.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct StoreStats {

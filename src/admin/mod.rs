@@ -68,7 +68,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use settings::*;
 
-use crate::stats::{DeadLetter, DeadStats, ListenerStats, StoreStats, StreamStats, UplinkStats};
+use crate::stats::{DeadLetter, DeadStats, DownlinkStats, ListenerStats, StoreStats, StreamStats, UplinkStats};
 pub use dead::DeadQuestion;
 pub use orders::{Answer, Order, Refused, Why};
 pub use rates::RATE_WINDOW;
@@ -114,6 +114,10 @@ pub trait Sources: Send + Sync + 'static {
     fn store(&self) -> StoreStats;
     /// All uplinks, in configuration order.
     fn uplinks(&self) -> Vec<UplinkStats>;
+    /// All downlinks, in configuration order.
+    fn downlinks(&self) -> Vec<DownlinkStats> {
+        Vec::new()
+    }
     /// All listeners, in configuration order.
     fn listeners(&self) -> Vec<ListenerStats>;
     /// Why the gateway should get no traffic at the moment, one line each; empty when it should.

@@ -12,7 +12,7 @@ use serde::Serialize;
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 use super::{Sources, rates::Rates};
-use crate::stats::{ListenerStats, StoreStats, StreamStats, UplinkState, UplinkStats};
+use crate::stats::{DownlinkStats, ListenerStats, StoreStats, StreamStats, UplinkState, UplinkStats};
 
 /// `/health/*`.
 #[derive(Serialize)]
@@ -98,6 +98,7 @@ pub(super) struct Status {
     uptime_seconds: f64,
     ready: bool,
     uplinks: Vec<Uplink>,
+    downlinks: Vec<Downlink>,
     store: Store,
     listeners: Vec<ListenerStats>,
     clock: Clock,
@@ -112,6 +113,24 @@ struct Uplink {
     in_flight: u64,
     connects: u64,
     url: Option<String>,
+}
+
+#[derive(Serialize)]
+struct Downlink {
+    name: String,
+    from: String,
+    received: u64,
+    delivered: u64,
+    expired: u64,
+    dropped: u64,
+    dropped_by_reason: BTreeMap<String, u64>,
+    waiting: Waiting,
+}
+
+#[derive(Serialize)]
+struct Waiting {
+    messages: u64,
+    bytes: u64,
 }
 
 #[derive(Serialize)]
@@ -146,6 +165,7 @@ impl Status {
             uptime_seconds: seconds(sources.uptime()),
             ready: sources.not_ready().is_empty(),
             uplinks: sources.uplinks().into_iter().map(Uplink::from).collect(),
+            downlinks: sources.downlinks().into_iter().map(Downlink::from).collect(),
             store: sources.store().into(),
             listeners: sources.listeners(),
             clock: Clock { now: rfc3339(SystemTime::now()), synced: sources.clock_synced() },
@@ -163,6 +183,21 @@ impl From<UplinkStats> for Uplink {
             in_flight: stats.in_flight,
             connects: stats.connects,
             url: stats.url,
+        }
+    }
+}
+
+impl From<DownlinkStats> for Downlink {
+    fn from(stats: DownlinkStats) -> Self {
+        Self {
+            name: stats.name,
+            from: stats.from,
+            received: stats.received,
+            delivered: stats.delivered,
+            expired: stats.expired,
+            dropped: stats.dropped.iter().map(|(_, count)| count).sum(),
+            dropped_by_reason: stats.dropped.into_iter().collect(),
+            waiting: Waiting { messages: stats.waiting_messages, bytes: stats.waiting_bytes },
         }
     }
 }

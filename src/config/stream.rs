@@ -52,7 +52,7 @@ pub const DEFAULT_ENVELOPE: Envelope = Envelope::None;
 pub(super) const ENVELOPES: &[(&str, Envelope)] = &[("none", Envelope::None), ("json", Envelope::Json)];
 
 /// Shortest `ttl`: below it a message could be gone before its commit.
-const MIN_TTL: Duration = Duration::from_secs(1);
+pub(super) const MIN_TTL: Duration = Duration::from_secs(1);
 
 /// One stream, checked.
 #[derive(Debug, Clone, PartialEq)]
@@ -138,7 +138,7 @@ pub(super) fn read(section: &Section<'_>, gateway_id: &str, uplinks: &[String]) 
     for (text, filter) in from_texts.iter().zip(&from).filter_map(|(text, filter)| Some((text, filter.as_ref()?))) {
         warn_of_dead_filter(section, text, filter, &except);
     }
-    let to = read_to(section, uplinks);
+    let to = read_uplink(section, "to", uplinks);
     let topic = read_topic(section, gateway_id, &from);
     let qos0 = section.choice("qos0", DEFAULT_QOS0, &[("store", Qos0::Store), ("live-only", Qos0::LiveOnly)]);
     if qos0 == Qos0::LiveOnly && !section.has("to") {
@@ -175,7 +175,7 @@ fn read_envelope(section: &Section<'_>) -> Envelope {
 }
 
 /// One filter for each text, `None` for a wrong one.
-fn filters(section: &Section<'_>, texts: &[Text]) -> Vec<Option<TopicFilter>> {
+pub(super) fn filters(section: &Section<'_>, texts: &[Text]) -> Vec<Option<TopicFilter>> {
     let read = |text: &Text| match TopicFilter::new(text.value.as_str()) {
         Ok(filter) => Some(filter),
         Err(error) => {
@@ -211,8 +211,9 @@ fn covers(wide: &str, narrow: &str) -> bool {
     }
 }
 
-fn read_to(section: &Section<'_>, uplinks: &[String]) -> Option<usize> {
-    let text = section.text("to", "the name of an uplink")?;
+/// The place of the uplink that this key names.
+pub(super) fn read_uplink(section: &Section<'_>, key: &str, uplinks: &[String]) -> Option<usize> {
+    let text = section.text(key, "the name of an uplink")?;
     let found = uplinks.iter().position(|name| *name == text.value);
     if found.is_none() {
         let near =

@@ -32,7 +32,7 @@ use super::{
 use crate::{
     message::QoS,
     store::{Fate, Sequence, StoreError},
-    uplink::{self, Delivery, Event, Greeting, Session, TooLarge, Upstream},
+    uplink::{self, Answer as Reception, Delivery, Event, Greeting, Session, TooLarge, Upstream},
 };
 
 /// Bytes queued for the connection before filling stops.
@@ -97,6 +97,8 @@ enum Why {
     Stop,
     FailBack,
     Refused(String),
+    /// Messages for us were left unacknowledged for want of room; there is room again.
+    LeftBehind,
 }
 
 /// Everything that can wake the task while it is connected.
@@ -107,6 +109,7 @@ enum Wake {
     Backlog,
     Stop,
     FirstIsBack(bool),
+    Answer(Reception),
     Time,
 }
 
@@ -181,6 +184,7 @@ impl<'task, U: Upstream> Connection<'task, U> {
         self.task.restart_feeds();
         self.task.suspects.connected(self.greeting.qos != QoS::AtMostOnce);
         self.task.fail_back.connected(self.greeting.is_first_url, self.since, fastrand::f64());
+        self.task.inbound.connected(&self.greeting);
         self.task.status.connected(&self.greeting, self.window);
         let cause = loop {
             let now = Instant::now();
@@ -210,6 +214,7 @@ impl<'task, U: Upstream> Connection<'task, U> {
             Some(back) = self.lookout.join_next() => Wake::FirstIsBack(back?),
             () = task.backlog.notified() => Wake::Backlog,
             () = task.stop.requested() => Wake::Stop,
+            answer = task.inbound.answer() => Wake::Answer(answer),
             () = sleep_until(deadline.into()) => Wake::Time,
         })
     }
@@ -224,6 +229,7 @@ impl<'task, U: Upstream> Connection<'task, U> {
             Wake::Rows(rows) => self.task.take_rows(rows)?,
             Wake::Settled(settled) => settled?,
             Wake::Stop => self.drain(Why::Stop, self.task.stop.deadline()),
+            Wake::Answer(answer) => self.session.queue_answer(answer),
             Wake::FirstIsBack(true) => self.drain(Why::FailBack, Instant::now() + DRAIN_TIME),
             Wake::FirstIsBack(false) => self.task.fail_back.not_now(Instant::now(), fastrand::f64()),
             Wake::Backlog | Wake::Time => {}
@@ -237,6 +243,9 @@ impl<'task, U: Upstream> Connection<'task, U> {
         let with_id = if self.greeting.qos == QoS::AtMostOnce { 0 } else { self.unwritten.len() };
         self.task.status.in_flight(in_flight);
         let has_queued = self.session.queued_bytes() > 0;
+        if self.task.inbound.wants_again() {
+            self.drain(Why::LeftBehind, now + DRAIN_TIME);
+        }
         let mut deadline = now + BEAT;
         if let Mode::Draining { why, until } = &self.mode {
             let is_empty = in_flight == 0 && !has_queued && self.unwritten.is_empty();

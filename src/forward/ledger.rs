@@ -2,7 +2,7 @@
 //!
 //! # Constraints
 //!
-//! - At most `window` ids are in use (1..=65 535); ids go round the whole id space, so that a late second acknowledgement meets
+//! - At most `window` ids are in use (1..=65 534; the last one is the session's own, see [`LAST_DELIVERY_ID`]); ids go round the whole id space, so that a late second acknowledgement meets
 //!   a free id and not somebody else's message.
 //! - Per stream, at most `window + `[`SPAN`] messages stand between the oldest that is not done and the newest that was sent, and at most [`READY_RUNS`]
 //!   runs wait to be taken: when one message hangs, memory is bounded and sending stops; the progress timeout sees to the rest.
@@ -40,6 +40,7 @@ use std::{
 use crate::{
     message::QoS,
     store::{Fate, Run, Sequence},
+    uplink::LAST_DELIVERY_ID,
 };
 
 /// Messages that may be done behind one that is not, beyond the window.
@@ -155,7 +156,7 @@ impl Ledger {
 
     /// A connection was made. `resumed`: the upstream kept the session. Returns the ids to release.
     pub(super) fn connect(&mut self, window: u16, resumed: bool) -> Vec<u16> {
-        self.window = usize::from(window.max(1));
+        self.window = usize::from(window.clamp(1, LAST_DELIVERY_ID - 1));
         if !resumed {
             for slot in self.slots.drain().map(|(_, slot)| slot) {
                 self.lanes[slot.lane].give_back(slot.seq);
@@ -297,10 +298,10 @@ impl Ledger {
 
     /// The id that the next message will get; there must be room in the window.
     pub(super) fn next_id(&mut self) -> u16 {
-        assert!(self.slots.len() < usize::from(u16::MAX), "the window is smaller than the id space");
+        assert!(self.slots.len() < usize::from(LAST_DELIVERY_ID), "the window is smaller than the id space");
         let mut id = self.last_id;
         loop {
-            id = id.checked_add(1).unwrap_or(1);
+            id = if id >= LAST_DELIVERY_ID { 1 } else { id + 1 };
             if !self.slots.contains_key(&id) {
                 return id;
             }

@@ -110,11 +110,23 @@ pub fn start(
     store: store::Handle,
     registry: &Registry,
 ) -> Result<Forwarder, ForwardError> {
+    start_both_ways(settings, routes, gateway_id, store, registry, uplink::inbound(Vec::new()).0)
+}
+
+/// The same, and passes on what comes down the uplink.
+pub fn start_both_ways(
+    settings: uplink::Settings,
+    routes: Vec<Route>,
+    gateway_id: &str,
+    store: store::Handle,
+    registry: &Registry,
+    inbound: uplink::Inbound,
+) -> Result<Forwarder, ForwardError> {
     let status = Status::new(&settings.name, registry)
         .map_err(|cause| ForwardError::Metrics { name: settings.name.clone(), cause })?;
     let (stop, stopped) = watch::channel(None);
-    let upstream = Mqtt::new(settings.clone());
-    let task = Task::new(settings, routes, gateway_id, store, status.clone(), stopped);
+    let upstream = Mqtt::new(settings.clone()).subscribing(inbound.subscriptions());
+    let task = Task::new(settings, routes, gateway_id, store, status.clone(), stopped, inbound);
     let task = tokio::spawn(task.run(upstream));
     Ok(Forwarder { status, stop, task })
 }

@@ -212,6 +212,11 @@ impl Status {
         info!(uplink = self.name(), cause = "the first address can be reached again", "uplink disconnected");
     }
 
+    /// The connection was closed to be sent again what was left unacknowledged.
+    pub(super) fn fetching_again(&self) {
+        info!(uplink = self.name(), cause = "there is room again for messages that were left", "uplink disconnected");
+    }
+
     /// The upstream does not keep retained messages, and there is one.
     pub(super) fn retain_not_available(&self) {
         info!(uplink = self.name(), "the upstream keeps no retained messages; they are sent without the retain flag");

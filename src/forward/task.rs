@@ -27,7 +27,7 @@ use super::{
 };
 use crate::{
     store::{self, Fate, Sequence, StoreError, Stored, StreamId},
-    uplink::{self, Upstream},
+    uplink::{self, Inbound, Upstream},
 };
 
 /// Longest time that a message which is done waits for others to be settled with it.
@@ -60,6 +60,8 @@ pub(super) struct Task {
     /// Rings when the position of any stream changes.
     pub(super) backlog: Arc<Notify>,
     pub(super) stop: Stop,
+    /// What comes the other way.
+    pub(super) inbound: Inbound,
     store: store::Handle,
     streams: Vec<StreamId>,
     /// Messages done since the last settlement began.
@@ -115,6 +117,7 @@ impl Task {
         store: store::Handle,
         status: Status,
         stop: watch::Receiver<Option<Duration>>,
+        inbound: Inbound,
     ) -> Self {
         let backlog = Arc::new(Notify::new());
         let mut watchers = JoinSet::new();
@@ -147,6 +150,7 @@ impl Task {
             settling: JoinSet::new(),
             backlog,
             stop: Stop::new(stop),
+            inbound,
             store,
             streams,
             done: 0,

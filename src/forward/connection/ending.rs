@@ -26,7 +26,7 @@ impl<U: Upstream> Connection<'_, U> {
             Cause::Drained(why) => {
                 let next = match &why {
                     Why::Stop => Next::Stop,
-                    Why::FailBack => Next::Reconnect,
+                    Why::FailBack | Why::LeftBehind => Next::Reconnect,
                     Why::Refused(_) => Next::BackOff,
                 };
                 self.session.close(why == Why::Stop).await;
@@ -36,6 +36,7 @@ impl<U: Upstream> Connection<'_, U> {
                         self.task.fail_back.going_back(Instant::now());
                         self.task.status.failing_back();
                     }
+                    Why::LeftBehind => self.task.status.fetching_again(),
                     Why::Refused(detail) => self.task.status.lost(PUBLISH_REFUSED, detail, was_good),
                 }
                 next

@@ -25,6 +25,7 @@ impl<U: Upstream> Connection<'_, U> {
                 Event::Acknowledged(reply) => self.take_reply(Ack::Acknowledged, reply, now),
                 Event::Received(reply) => self.take_reply(Ack::Received, reply, now),
                 Event::Completed(reply) => self.take_reply(Ack::Completed, reply, now),
+                Event::Arrived(arrived) => self.task.inbound.arrived(arrived),
             }
         }
         self.events = events;

@@ -160,7 +160,7 @@ pub(super) async fn submit_until_taken(handle: &Handle, mut entries: Vec<Entry>)
 pub(super) fn entry_bytes(entry: &Entry) -> usize {
     match entry {
         Entry::Publish(publish) => publish.message.payload.len() + publish.message.topic.as_str().len(),
-        Entry::Release { .. } | Entry::Step { .. } => 0,
+        Entry::Release { .. } | Entry::Step { .. } | Entry::Handover(_) => 0,
     }
 }
 
@@ -201,6 +201,6 @@ pub(super) fn publish_with(streams: &[StreamId], number: u64, f: impl FnOnce(&mu
             f(&mut publish);
             Entry::Publish(publish)
         }
-        other @ (Entry::Release { .. } | Entry::Step { .. }) => other,
+        other @ (Entry::Release { .. } | Entry::Step { .. } | Entry::Handover(_)) => other,
     }
 }

@@ -5,6 +5,7 @@ mod dead;
 mod decide;
 mod deliver;
 mod desk;
+mod handover;
 mod lazy;
 mod orders;
 mod queues;
