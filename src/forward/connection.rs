@@ -183,7 +183,7 @@ impl<'task, U: Upstream> Connection<'task, U> {
         }
         self.task.restart_feeds();
         self.task.suspects.connected(self.greeting.qos != QoS::AtMostOnce);
-        self.task.fail_back.connected(self.greeting.is_first_url, self.since, fastrand::f64());
+        self.task.fail_back.connected(self.greeting.is_first_url(), self.since, fastrand::f64());
         self.task.inbound.connected(&self.greeting);
         self.task.status.connected(&self.greeting, self.window);
         let cause = loop {

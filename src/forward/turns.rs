@@ -52,7 +52,9 @@ impl Turns {
         let mut group_of = vec![0; priorities.len()];
         let mut groups = Vec::new();
         for streams in order.chunk_by(|a, b| priorities[*a] == priorities[*b]) {
-            streams.iter().for_each(|stream| group_of[*stream] = groups.len());
+            for stream in streams {
+                group_of[*stream] = groups.len();
+            }
             let members = streams.iter().map(|stream| Member { stream: *stream, left: 0 }).collect();
             groups.push(Group { members, turn: 0, credit: 0 });
         }
@@ -109,7 +111,9 @@ impl Group {
         let rounds = |member: &Member| member.left.min(0).abs() / TURN_COST + 1;
         let is_ready = |member: &&mut Member| ready(member.stream);
         let rounds = self.members.iter_mut().filter(is_ready).map(|member| rounds(member)).min()?;
-        self.members.iter_mut().filter(is_ready).for_each(|member| member.left += rounds * TURN_COST);
+        for member in self.members.iter_mut().filter(is_ready) {
+            member.left += rounds * TURN_COST;
+        }
         self.next_with_something_left(ready)
     }
 

@@ -158,7 +158,7 @@ mod tests {
     #[tokio::test]
     async fn a_resolver_that_hangs_takes_one_thread_and_no_more() {
         let (resolver, begun) = (Resolver::new(), Arc::new(AtomicUsize::new(0)));
-        let (release, released) = mpsc::channel::<()>();
+        let (release, released) = mpsc::sync_channel::<()>(1);
         let released = Arc::new(std::sync::Mutex::new(released));
         let ask = || {
             let (begun, released) = (Arc::clone(&begun), Arc::clone(&released));

@@ -131,7 +131,6 @@ impl Mqtt {
         let greeting = Greeting {
             url: url.to_string(),
             address: index + 1,
-            is_first_url: index == 0,
             resumed: resume && connack.session_present,
             session_present: connack.session_present,
             window: connack.receive_maximum.unwrap_or(unsaid),
