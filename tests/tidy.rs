@@ -52,7 +52,7 @@ const PURE: [&str; 20] = [
     "src/forward/backoff.rs",
     "src/forward/ledger.rs",
     "src/forward/pacing.rs",
-    "src/forward/refusals.rs",
+    "src/forward/suspects.rs",
     "src/forward/turns.rs",
 ];
 

@@ -6,7 +6,7 @@
 //! - Per uplink: 1 MiB of rows read ahead (32 KiB for each stream where there are more than 32), 128 KiB queued for
 //!   the connection, `min(max_inflight, Receive Maximum)` messages in flight, 4096 more done behind one that is not.
 //! - Per stream, messages are sent for the first time in sequence order (guarantee G2). Of several streams on one uplink, the higher
-//!   priority goes first, equals take turns of 16 messages.
+//!   priority goes first, equals share alike, and a lower one gets at least 1 in 32 (see `turns`).
 //!
 //! # The way of a message
 //!
@@ -28,12 +28,14 @@
 //! | --- | --- |
 //! | the connection is lost | everything in flight is sent again on the next one, oldest first; backoff with full jitter, short again only once something was acknowledged |
 //! | in flight, and no acknowledgement for `progress_timeout` | reconnect, reason `no-progress` (guarantee G6) |
-//! | the upstream refuses a message | see `refusals`: a few tries, then the dead letters |
+//! | the upstream refuses a message, or hangs up on it, or never answers it | see `suspects`: its stream is held, the others flow; dead letters once it is proven that the upstream takes others and not this one |
 //! | too large for the upstream, no valid topic (also: the stream's filters have changed and the template needs them) | the dead letters, at once |
 //! | an acknowledgement of nothing | ignored, and said now and then |
 //! | the store is slow | reading and settling wait in tasks of their own; the loop goes on turning |
 //! | the store has failed | the task ends with an error, which ends the program |
 //! | the process dies | what was not settled is sent again: up to a second (4096 messages) of acknowledged messages, and what was in flight; recognisable by `tg-id` |
+//!
+//! A stream can be paused: then nothing new of it is sent, and what is in flight is settled. Kept messages are sent again beside all this; see `replays`.
 //!
 //! The task turns its loop at least once a second, whatever it waits for; [`Forwarder::heartbeat`] counts that.
 
@@ -44,9 +46,10 @@ mod ledger;
 mod letter;
 mod pacing;
 mod progress;
-mod refusals;
+mod replays;
 mod settings;
 mod status;
+mod suspects;
 mod task;
 mod turns;
 
