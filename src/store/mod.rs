@@ -35,7 +35,8 @@
 //! *Books.* Every change of a counter is in the transaction of the rows it counts. A pure append does not write the row of its
 //! stream: the rows themselves are the count, and opening adds them up from the last one (`accepted += last + 1 - next`). That
 //! halves what a lone message writes. Anything else (a settlement, a drop, a deletion) writes the row with the counters as they are then,
-//! so that the rows a count still hangs on are never deleted before it is written. Queues do the same, each by itself.
+//! so that the rows a count still hangs on are never deleted before it is written. Every checkpoint and the orderly end write it, too, so that
+//! where the last rows can no longer be read it is known that there were some. Queues do the same, each by itself (but for that).
 //!
 //! *Copies.* [`Publish::copies`] are rows of queues in the transaction of the message itself. Where one queue refuses, the message is refused
 //! whole. `drop-oldest` drops what was not sent yet (see [`Handle::sent`]) and was not received (QoS 2); 1024 at most for each
