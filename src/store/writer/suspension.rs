@@ -244,11 +244,12 @@ impl Suspension<'_> {
     fn resume(self, mended: Mended) -> Loaded {
         self.desk.history.ended = Some(Instant::now());
         self.desk.history.wait = self.wait / 2;
+        if self.damage.is_some() {
+            let doors = self.desk.shared.doors.iter();
+            self.desk.kept.before = doors.map(|door| locked(&door.published).books.clone()).collect();
+        }
         resume::publish(&self.desk.shared, &self.desk.metrics, &mended.loaded);
         resume::settle_doubt(self.desk, &mended.loaded);
-        if self.damage.is_some() {
-            self.desk.shared.salvages.send_modify(|count| *count += 1);
-        }
         self.show(false);
         self.desk.kept.epoch += 1;
         resume::wake_reader(&self.desk.shared, mended.reading, self.desk.kept.epoch);
