@@ -9,7 +9,7 @@ use bytestring::ByteString;
 use smallvec::SmallVec;
 
 pub use crate::store::{
-    Entry, Lane, OnRefusal, Outcome, Permit, Publish, QueueLimits, QueueStats, Refusal, RestoredSession,
+    Entry, Handover, Lane, OnRefusal, Outcome, Permit, Publish, QueueLimits, QueueStats, Refusal, RestoredSession,
     RetainedMessage, Returned, Returns, Sequence, SessionCopy, SessionId, SessionMessage, SessionRecord, SessionWill,
     Stage, Step, StoreError, StreamId, WhenFull,
 };

@@ -37,6 +37,7 @@
 //! | [`named_file`] | secrets, certificates and keys that the configuration names: read, within bounds | |
 //! | [`intake`] | station: from the broker into the store | |
 //! | [`forward`] | station: from the store to an uplink | |
+//! | [`downlink`] | station: from an uplink through the store to local clients | |
 //! | [`config`] | what the user wrote, checked into what the program may use | TOML |
 //! | [`app`] | builds the rooms, starts and stops them in order | all of them |
 //! | [`cli`], [`log`], [`signal`], [`systemd`], [`demo`] | the program around it | clap, tracing's output, signals, rumqttd (the demo) |
@@ -80,6 +81,7 @@ pub mod bucket;
 pub mod cli;
 pub mod config;
 pub mod demo;
+pub mod downlink;
 pub mod forward;
 pub mod intake;
 pub mod log;

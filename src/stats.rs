@@ -17,6 +17,14 @@ pub struct StreamStats {
     pub configured: bool,
     /// Whether it forwards nothing new, because an operator said so.
     pub paused: bool,
+    /// Forwarded messages that are kept for replay; no part of the backlog.
+    pub kept_messages: u64,
+    /// Their bytes.
+    pub kept_bytes: u64,
+    /// Messages that the upstream acknowledged again, in replays; no part of the books.
+    pub replayed: u64,
+    /// How many messages the replay that runs still has to send, at most; `None` where none runs.
+    pub replay_left: Option<u64>,
     /// Messages entered in the books since the store was made.
     pub accepted: u64,
     /// Acknowledged by the upstream.
@@ -57,6 +65,35 @@ impl StreamStats {
                 + self.dead_total()
                 + self.purged
                 + self.backlog_messages
+    }
+}
+
+/// The books of one downlink: `received = delivered + expired + dropped + waiting`.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub struct DownlinkStats {
+    /// Its name.
+    pub name: String,
+    /// The uplink that it takes messages from.
+    pub from: String,
+    /// Messages that came and are, or were, on disk.
+    pub received: u64,
+    /// Taken by a local client.
+    pub delivered: u64,
+    /// Nobody took them within their time to live.
+    pub expired: u64,
+    /// Dropped, by reason.
+    pub dropped: Vec<(String, u64)>,
+    /// Received and not yet gone.
+    pub waiting_messages: u64,
+    /// Bytes of them.
+    pub waiting_bytes: u64,
+}
+
+impl DownlinkStats {
+    /// Whether the books balance.
+    pub fn balances(&self) -> bool {
+        let dropped = self.dropped.iter().map(|(_, count)| count).sum::<u64>();
+        self.received == self.delivered + self.expired + dropped + self.waiting_messages
     }
 }
 

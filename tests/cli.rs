@@ -71,8 +71,15 @@ fn json_is_one_object_on_stdout_whether_good_or_refused() {
 
 #[test]
 fn help_goes_to_stderr_and_the_version_to_stdout() {
-    for arguments in [&["--help"][..], &["run", "--help"], &["check", "-h"], &["demo", "--help"], &["passwd", "--help"]]
-    {
+    for arguments in [
+        &["--help"][..],
+        &["run", "--help"],
+        &["check", "-h"],
+        &["demo", "--help"],
+        &["passwd", "--help"],
+        &["dead", "--help"],
+        &["pause", "-h"],
+    ] {
         let ran = tidegate(arguments);
         assert_eq!((ran.code, ran.stdout.as_str()), (Some(0), ""), "{arguments:?}");
         assert!(ran.stderr.contains("Usage: tidegate"), "{arguments:?}: {}", ran.stderr);

@@ -33,7 +33,7 @@ const CRATES: &[(&str, &[&str])] = &[
 const SHORES: [&str; 4] = ["broker", "store", "uplink", "admin"];
 
 /// Files that decide without a clock, a socket or a log: time and chance are arguments there.
-const PURE: [&str; 19] = [
+const PURE: [&str; 20] = [
     "src/broker/access/guesses.rs",
     "src/broker/access/policy.rs",
     "src/broker/access/rules.rs",
@@ -48,10 +48,11 @@ const PURE: [&str; 19] = [
     "src/admin/rates.rs",
     "src/config/nearest.rs",
     "src/config/url.rs",
+    "src/downlink/desk.rs",
     "src/forward/backoff.rs",
     "src/forward/ledger.rs",
     "src/forward/pacing.rs",
-    "src/forward/refusals.rs",
+    "src/forward/suspects.rs",
     "src/forward/turns.rs",
 ];
 

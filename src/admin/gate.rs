@@ -67,8 +67,7 @@ impl Gate {
         let is_machine = !self.machine.is_empty() && first_label(&name).eq_ignore_ascii_case(&self.machine);
         name == "localhost"
             || name.ends_with(".localhost")
-            || is_machine && !self.bound.is_loopback()
-            || name == self.machine
+            || is_machine && (!self.bound.is_loopback() || name.eq_ignore_ascii_case(&self.machine))
     }
 }
 

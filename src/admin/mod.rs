@@ -8,6 +8,7 @@
 //! | `GET /metrics` | Prometheus text (0.0.4) | yes |
 //! | `GET /api/v1/status` | version, id, uptime, uplinks, store, listeners, clock | yes |
 //! | `GET /api/v1/streams`, `GET /api/v1/streams/{name}` | the books, backlog, rates; also of streams that are not configured any more | yes |
+//! | `POST /api/v1/streams/{name}/replay?since=&until=`, or `?stop=true` | the same; times are RFC 3339, or how long ago (`2h`) | yes |
 //! | `POST /api/v1/streams/{name}/{pause,resume,purge}` | the stream as it is now, and how many messages it was about | yes |
 //! | `GET /api/v1/dead?stream=&after=&limit=`, `GET /api/v1/dead/{id}` | dead letters, oldest first; one with its payload | yes |
 //! | `POST /api/v1/dead/{id}/retry`, `DELETE /api/v1/dead/{id}`, `DELETE /api/v1/dead?stream=` or `?all=true` | how many it was about | yes |
@@ -68,7 +69,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use settings::*;
 
-use crate::stats::{DeadLetter, DeadStats, ListenerStats, StoreStats, StreamStats, UplinkStats};
+use crate::stats::{DeadLetter, DeadStats, DownlinkStats, ListenerStats, StoreStats, StreamStats, UplinkStats};
 pub use dead::DeadQuestion;
 pub use orders::{Answer, Order, Refused, Why};
 pub use rates::RATE_WINDOW;
@@ -114,6 +115,10 @@ pub trait Sources: Send + Sync + 'static {
     fn store(&self) -> StoreStats;
     /// All uplinks, in configuration order.
     fn uplinks(&self) -> Vec<UplinkStats>;
+    /// All downlinks, in configuration order.
+    fn downlinks(&self) -> Vec<DownlinkStats> {
+        Vec::new()
+    }
     /// All listeners, in configuration order.
     fn listeners(&self) -> Vec<ListenerStats>;
     /// Why the gateway should get no traffic at the moment, one line each; empty when it should.

@@ -12,7 +12,7 @@ use serde::Serialize;
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 use super::{Sources, rates::Rates};
-use crate::stats::{ListenerStats, StoreStats, StreamStats, UplinkState, UplinkStats};
+use crate::stats::{DownlinkStats, ListenerStats, StoreStats, StreamStats, UplinkState, UplinkStats};
 
 /// `/health/*`.
 #[derive(Serialize)]
@@ -45,6 +45,9 @@ pub(super) struct Stream {
     seconds_to_drain: Option<f64>,
     paused: bool,
     configured: bool,
+    kept: Kept,
+    replayed: u64,
+    replay: Option<Replay>,
 }
 
 /// `POST /api/v1/streams/{name}/..`: the stream as it is now.
@@ -54,6 +57,17 @@ pub(super) struct Operated {
     pub(super) stream: Stream,
     /// How many messages it was about.
     pub(super) messages: u64,
+}
+
+#[derive(Serialize)]
+struct Kept {
+    messages: u64,
+    bytes: u64,
+}
+
+#[derive(Serialize)]
+struct Replay {
+    left: u64,
 }
 
 #[derive(Serialize)]
@@ -86,6 +100,9 @@ impl Stream {
             seconds_to_drain: rates.seconds_to_drain.map(thousandths),
             paused: books.paused,
             configured: books.configured,
+            kept: Kept { messages: books.kept_messages, bytes: books.kept_bytes },
+            replayed: books.replayed,
+            replay: books.replay_left.map(|left| Replay { left }),
         }
     }
 }
@@ -98,6 +115,7 @@ pub(super) struct Status {
     uptime_seconds: f64,
     ready: bool,
     uplinks: Vec<Uplink>,
+    downlinks: Vec<Downlink>,
     store: Store,
     listeners: Vec<ListenerStats>,
     clock: Clock,
@@ -111,6 +129,24 @@ struct Uplink {
     last_error: Option<String>,
     in_flight: u64,
     connects: u64,
+}
+
+#[derive(Serialize)]
+struct Downlink {
+    name: String,
+    from: String,
+    received: u64,
+    delivered: u64,
+    expired: u64,
+    dropped: u64,
+    dropped_by_reason: BTreeMap<String, u64>,
+    waiting: Waiting,
+}
+
+#[derive(Serialize)]
+struct Waiting {
+    messages: u64,
+    bytes: u64,
 }
 
 #[derive(Serialize)]
@@ -145,6 +181,7 @@ impl Status {
             uptime_seconds: seconds(sources.uptime()),
             ready: sources.not_ready().is_empty(),
             uplinks: sources.uplinks().into_iter().map(Uplink::from).collect(),
+            downlinks: sources.downlinks().into_iter().map(Downlink::from).collect(),
             store: sources.store().into(),
             listeners: sources.listeners(),
             clock: Clock { now: rfc3339(SystemTime::now()), synced: sources.clock_synced() },
@@ -161,6 +198,21 @@ impl From<UplinkStats> for Uplink {
             last_error: stats.last_error,
             in_flight: stats.in_flight,
             connects: stats.connects,
+        }
+    }
+}
+
+impl From<DownlinkStats> for Downlink {
+    fn from(stats: DownlinkStats) -> Self {
+        Self {
+            name: stats.name,
+            from: stats.from,
+            received: stats.received,
+            delivered: stats.delivered,
+            expired: stats.expired,
+            dropped: stats.dropped.iter().map(|(_, count)| count).sum(),
+            dropped_by_reason: stats.dropped.into_iter().collect(),
+            waiting: Waiting { messages: stats.waiting_messages, bytes: stats.waiting_bytes },
         }
     }
 }

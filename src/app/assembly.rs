@@ -17,6 +17,7 @@ use crate::{
     admin::{self, Admin},
     broker::{self, Broker},
     config::{Config, Qos0, Stream},
+    downlink::{self, Downlinks},
     forward::{self, Forwarder},
     intake::{Intake, Rule},
     store::{self, Handle, Store, StreamId},
@@ -31,6 +32,7 @@ pub(super) struct Assembly {
     pub(super) store: Store,
     pub(super) handle: Handle,
     pub(super) forwarders: Vec<Forwarder>,
+    pub(super) downlinks: Downlinks,
     pub(super) broker: Arc<Broker>,
     pub(super) admin: Admin,
     /// The data directory of a gateway without a configuration.
@@ -43,23 +45,27 @@ impl Assembly {
     pub(super) async fn start(config: &Config, systemd: &Systemd) -> anyhow::Result<Self> {
         let registry = prometheus::Registry::new();
         let (scratch, store, handle) = open_store(config, &registry, systemd).await?;
-        let forwarders = start_forwarders(config, &handle, &registry)?;
+        let (inbound, arrivals) = downlink::connect(&config.downlinks, config.uplinks.len());
+        let forwarders = start_forwarders(config, &handle, &registry, inbound)?;
         let intake = Intake::new(handle.clone(), rules(config, &forwarders));
         let broker = broker::start(config.broker.clone(), intake, &registry).await?;
         let broker = Arc::new(broker);
+        let uplinks: Vec<String> = config.uplinks.iter().map(|uplink| uplink.name.clone()).collect();
+        let downlinks = downlink::start(&config.downlinks, &uplinks, arrivals, &handle, &broker, &registry)?;
         let facts = Arc::new(Facts {
             gateway_id: config.gateway_id.clone(),
             started: Instant::now(),
             store: handle.clone(),
             destinations: config.streams.iter().map(|stream| Some(config.uplinks[stream.to?].name.clone())).collect(),
             uplinks: forwarders.iter().map(|forwarder| Box::new(forwarder.watcher()) as _).collect(),
+            downlinks: Box::new(downlinks.watcher()),
             broker: Arc::clone(&broker),
             heartbeats: heartbeats(&handle, &forwarders),
             stopping: AtomicBool::new(false),
         });
         broker.tell_sys(sys::facts(Arc::downgrade(&facts)));
         let admin = admin::start(&config.admin, Arc::clone(&facts) as _, registry)?;
-        Ok(Self { store, handle, forwarders, broker, admin, scratch, facts })
+        Ok(Self { store, handle, forwarders, downlinks, broker, admin, scratch, facts })
     }
 
     /// The figures of all parts.
@@ -75,11 +81,12 @@ impl Assembly {
 
     /// Waits for the unexpected end of any part, and says which and why. Cancel safe.
     pub(super) async fn failed(&mut self) -> String {
-        let Self { handle, forwarders, broker, admin, .. } = self;
+        let Self { handle, forwarders, downlinks, broker, admin, .. } = self;
         tokio::select! {
             cause = handle.failed() => format!("the store: {cause}"),
             cause = broker.failed() => format!("the broker: {cause}"),
             cause = forwarder_ended(forwarders) => cause,
+            cause = downlinks.ended() => format!("the downlinks: {cause}"),
             () = admin.ended() => "the admin room has ended".to_owned(),
         }
     }
@@ -125,15 +132,16 @@ fn start_forwarders(
     config: &Config,
     handle: &Handle,
     registry: &prometheus::Registry,
+    inbound: Vec<crate::uplink::Inbound>,
 ) -> anyhow::Result<Vec<Forwarder>> {
-    let start = |(index, uplink): (usize, &crate::uplink::Settings)| {
+    let start = |((index, uplink), inbound): ((usize, &crate::uplink::Settings), crate::uplink::Inbound)| {
         let routes = streams(config)
             .filter(|(_, stream)| stream.to == Some(index))
             .map(|(id, stream)| stream.route(id))
             .collect();
-        forward::start(uplink.clone(), routes, &config.gateway_id, handle.clone(), registry)
+        forward::start_both_ways(uplink.clone(), routes, &config.gateway_id, handle.clone(), registry, inbound)
     };
-    Ok(config.uplinks.iter().enumerate().map(start).collect::<Result<_, _>>()?)
+    Ok(config.uplinks.iter().enumerate().zip(inbound).map(start).collect::<Result<_, _>>()?)
 }
 
 fn heartbeats(handle: &Handle, forwarders: &[Forwarder]) -> Vec<Heartbeat> {

@@ -11,7 +11,7 @@ use std::{
 use crate::{
     admin::{Answer, DeadQuestion, Order, Sources},
     broker::Broker,
-    stats::{DeadLetter, DeadStats, ListenerStats, StoreStats, StreamStats, UplinkState, UplinkStats},
+    stats::{DeadLetter, DeadStats, DownlinkStats, ListenerStats, StoreStats, StreamStats, UplinkState, UplinkStats},
     store,
     systemd::Pulse,
 };
@@ -68,6 +68,7 @@ pub(super) struct Facts {
     /// For each stream in configuration order: the uplink it goes to.
     pub(super) destinations: Vec<Option<String>>,
     pub(super) uplinks: Vec<Box<dyn Fn() -> UplinkStats + Send + Sync>>,
+    pub(super) downlinks: Box<dyn Fn() -> Vec<DownlinkStats> + Send + Sync>,
     pub(super) broker: Arc<Broker>,
     pub(super) heartbeats: Vec<Heartbeat>,
     pub(super) stopping: AtomicBool,
@@ -117,7 +118,7 @@ impl Sources for Facts {
     }
 
     fn operate(&self, order: Order) -> Answer<u64> {
-        super::orders::operate(&self.store, &self.gateway_id, order)
+        super::orders::operate(&self.store, &self.gateway_id, &self.destinations, order)
     }
 
     fn dead(&self, question: DeadQuestion) -> Answer<Vec<DeadLetter>> {
@@ -134,6 +135,10 @@ impl Sources for Facts {
 
     fn uplinks(&self) -> Vec<UplinkStats> {
         self.uplinks.iter().map(|stats| stats()).collect()
+    }
+
+    fn downlinks(&self) -> Vec<DownlinkStats> {
+        (self.downlinks)()
     }
 
     fn listeners(&self) -> Vec<ListenerStats> {

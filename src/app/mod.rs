@@ -1,8 +1,8 @@
 //! The life of the gateway: build, start, stop in order.
 //!
 //! ```text
-//! start:  store → forwarders → broker → admin → READY
-//! stop:   not ready → close listeners → drain connections → final commit → wait for the upstreams' acknowledgements
+//! start:  store → forwarders → broker → downlinks → admin → READY
+//! stop:   not ready → close listeners → drain connections → downlinks → final commit → wait for the upstreams' acknowledgements
 //!         → DISCONNECT → checkpoint and close the store → admin
 //! ```
 //!
@@ -36,6 +36,8 @@ use crate::{
 const DRAIN_GRACE: Duration = Duration::from_secs(10);
 /// How long the last commit may take.
 const COMMIT_GRACE: Duration = Duration::from_secs(20);
+/// How long the last commands may take to be committed.
+const DOWNLINK_GRACE: Duration = Duration::from_secs(10);
 /// How long the upstreams get to acknowledge what is in flight.
 const FORWARD_GRACE: Duration = Duration::from_secs(10);
 /// Most worker threads: the work is spread over connections, and an edge device has few cores for much else.
@@ -119,7 +121,7 @@ fn raise_open_files() {
 impl Assembly {
     /// Stops every part in the direction of travel. The error says what was not clean; nothing acknowledged is lost by it.
     async fn stop(self, facts: &Facts) -> anyhow::Result<()> {
-        let Self { store, handle, forwarders, broker, admin, scratch, .. } = self;
+        let Self { store, handle, forwarders, downlinks, broker, admin, scratch, .. } = self;
         facts.stopping();
         broker.close_listeners();
         let cut = broker.drain(DRAIN_GRACE).await;
@@ -128,6 +130,14 @@ impl Assembly {
                 connections = cut,
                 "clients were cut off: not all of what they sent was acknowledged in time"
             );
+        }
+        // What came down and is not committed stays with its upstream.
+        match tokio::time::timeout(DOWNLINK_GRACE, downlinks.stop()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::error!(%error, "the downlinks did not stop cleanly"),
+            Err(_) => {
+                tracing::warn!("the store did not take in time what was delivered last; it may be delivered again")
+            }
         }
         let committed = handle.flush(COMMIT_GRACE).await.context("the last commit failed");
         stop_forwarders(forwarders).await;

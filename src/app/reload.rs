@@ -160,6 +160,7 @@ fn differences(old: &Config, new: &Config) -> Vec<String> {
     found.extend(by_name("listener", &listeners.0, &listeners.1, |listener| &listener.name));
     found.extend(by_name("uplink", &old.uplinks, &new.uplinks, |uplink| &uplink.name));
     found.extend(by_name("stream", &old.streams, &new.streams, |stream| &stream.name));
+    found.extend(by_name("downlink", &old.downlinks, &new.downlinks, |downlink| &downlink.name));
     found
 }
 

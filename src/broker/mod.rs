@@ -14,12 +14,14 @@
 //! | [`access`] | who may connect, publish and subscribe; reload of that |
 //! | [`fanout`] | subscriptions, shared ones too, and the way to subscribers |
 //! | `retained`, `publisher` | retained messages; wills |
+//! | `commands` | the door for messages that come down an uplink |
 //! | `pending` | connections that have not sent their CONNECT, and the bounds on them |
 //! | `metrics`, `gauges`, `sys` | what is counted, for Prometheus and as `$SYS` |
 //!
 //! Stopping, in the direction of travel: [`Broker::close_listeners`], then [`Broker::drain`], and after it the store.
 
 pub mod access;
+mod commands;
 #[doc = include_str!("conformance.md")]
 pub mod conformance {}
 mod connection;
@@ -44,6 +46,7 @@ use std::{future::Future, io, sync::Arc, time::Duration, time::Instant};
 use tokio::sync::{mpsc, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
+pub(crate) use commands::{Kept, Locals, Look, Receipt, Report};
 pub use metrics::Drops;
 #[cfg(any(test, feature = "fuzzing"))]
 pub use packet::fuzz;
@@ -190,6 +193,11 @@ impl Broker {
     /// The listeners as they are now, in configuration order.
     pub fn listeners(&self) -> Vec<ListenerStats> {
         self.listeners.iter().map(|listener| listener.stats()).collect()
+    }
+
+    /// The door for messages that come from elsewhere.
+    pub(crate) fn locals(&self) -> Locals {
+        Locals::new(Arc::clone(&self.hub))
     }
 
     /// What the other rooms have to say below `$SYS/`, from now on.

@@ -95,6 +95,12 @@ async fn publish(
             tracing::debug!(topic = %message.topic, client_id = %message.client, "will to a topic of the gateway's own dropped");
             continue;
         }
+        if let Errand::Orphan(orphan) = &errand
+            && orphan.publication.receipt.is_some()
+        {
+            // Whoever offered it hears of it, and offers it again.
+            continue;
+        }
         let (publish, then) = prepare(hub, errand).await?;
         if publish.streams.is_empty() && publish.copies.is_empty() && !publish.set_retained {
             then.accepted(hub, publish);
@@ -117,7 +123,7 @@ async fn publish(
                 tracing::debug!(topic = %publish.message.topic, reason = refusal.reason(), "will refused");
             }
             (Entry::Publish(_), Outcome::Duplicate | Outcome::Released | Outcome::Stepped)
-            | (Entry::Release { .. } | Entry::Step { .. }, _) => {}
+            | (Entry::Release { .. } | Entry::Step { .. } | Entry::Handover(_), _) => {}
         }
     }
     Ok(())

@@ -196,7 +196,7 @@ impl Kept {
             self.bytes += cost(message);
             // Copied: a payload that is kept must not keep the read buffer that it came in.
             let message = Message { payload: Bytes::copy_from_slice(&message.payload), ..message.clone() };
-            item.publication = Some(Arc::new(Publication { message, at: now }));
+            item.publication = Some(Arc::new(Publication::new(message, now)));
         }
         self.expiring.extend(item.expires.map(|at| (at, message.topic.clone())));
         self.by_topic.insert(message.topic.clone(), item);

@@ -9,7 +9,7 @@ use super::{CONFIG, complain, print, refuse, table::layout};
 use crate::{
     broker::{Bind, Transport},
     config::{self, Config, Problem, Qos0, Stream},
-    log,
+    downlink, log,
     store::{Durability, WhenFull},
     topic::TopicFilter,
     units::{format_duration, format_size},
@@ -93,6 +93,10 @@ fn summary(config: &Config) -> String {
         out.push_str("no streams: nothing is stored and nothing goes upstream\n");
     } else {
         out.push_str(&streams(config));
+    }
+    if !config.downlinks.is_empty() {
+        out.push('\n');
+        out.push_str(&downlinks(config));
     }
     out
 }
@@ -189,6 +193,20 @@ fn streams(config: &Config) -> String {
     layout(["STREAM", "FROM", "TO", "PRIORITY", "KEPT", "MESSAGES", "BYTES", "WHEN FULL"], &rows)
 }
 
+fn downlinks(config: &Config) -> String {
+    let row = |downlink: &downlink::Settings| {
+        [
+            downlink.name.clone(),
+            config.uplinks.get(downlink.from).map_or_else(String::new, |uplink| uplink.name.clone()),
+            downlink.filters.iter().map(ToString::to_string).collect::<Vec<_>>().join(" "),
+            downlink.qos.number().to_string(),
+            format_duration(downlink.ttl),
+        ]
+    };
+    let rows: Vec<_> = config.downlinks.iter().map(row).collect();
+    layout(["DOWNLINK", "FROM", "FILTER", "QOS", "WAITS"], &rows)
+}
+
 fn summary_json(config: &Config) -> Value {
     let listeners = config.broker.listeners.iter().map(|listener| {
         json!({
@@ -219,6 +237,13 @@ fn summary_json(config: &Config) -> Value {
             "qos0": match stream.qos0 { Qos0::Store => "store", Qos0::LiveOnly => "live-only" },
         })
     });
+    let downlinks = config.downlinks.iter().map(|downlink| {
+        json!({
+            "name": downlink.name, "from": config.uplinks.get(downlink.from).map(|uplink| &uplink.name),
+            "filter": downlink.filters.iter().map(TopicFilter::as_str).collect::<Vec<_>>(),
+            "qos": downlink.qos.number(), "ttl_seconds": downlink.ttl.as_secs_f64(),
+        })
+    });
     json!({
         "files": config.files, "gateway": config.gateway_id, "data_dir": config.store.data_dir,
         "durability": durability_word(config.store.durability), "max_bytes": config.store.max_bytes,
@@ -227,7 +252,7 @@ fn summary_json(config: &Config) -> Value {
         "rules": config.broker.access.rules.as_ref().map(|rules| rules.len()), "admin": config.admin.bind,
         "log": { "level": config.log.level, "format": format_word(config.log.format) },
         "listeners": listeners.collect::<Vec<_>>(), "uplinks": uplinks.collect::<Vec<_>>(),
-        "streams": streams.collect::<Vec<_>>(),
+        "streams": streams.collect::<Vec<_>>(), "downlinks": downlinks.collect::<Vec<_>>(),
     })
 }
 

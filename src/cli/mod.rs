@@ -4,11 +4,16 @@
 //! line, 78 configuration refused (`EX_CONFIG` of sysexits.h).
 
 mod check;
+mod dead;
 mod demo;
+mod gateway;
+mod operate;
 mod passwd;
 mod prompt;
 mod run;
+mod status;
 mod table;
+mod words;
 
 use std::{
     ffi::OsString,
@@ -47,6 +52,13 @@ enum Command {
     Check(check::Arguments),
     Demo(demo::Arguments),
     Passwd(passwd::Arguments),
+    Status(status::Status),
+    Streams(status::Streams),
+    Pause(operate::Pause),
+    Resume(operate::Resume),
+    Purge(operate::Purge),
+    Replay(operate::Replay),
+    Dead(dead::Arguments),
 }
 
 /// Runs the program with these arguments, the program's name first.
@@ -56,6 +68,13 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Ok(Arguments { command: Command::Check(arguments) }) => check::main(&arguments),
         Ok(Arguments { command: Command::Demo(arguments) }) => demo::main(&arguments),
         Ok(Arguments { command: Command::Passwd(arguments) }) => passwd::main(&arguments),
+        Ok(Arguments { command: Command::Status(arguments) }) => status::status(&arguments),
+        Ok(Arguments { command: Command::Streams(arguments) }) => status::streams(&arguments),
+        Ok(Arguments { command: Command::Pause(arguments) }) => operate::pause(&arguments),
+        Ok(Arguments { command: Command::Resume(arguments) }) => operate::resume(&arguments),
+        Ok(Arguments { command: Command::Purge(arguments) }) => operate::purge(&arguments),
+        Ok(Arguments { command: Command::Replay(arguments) }) => operate::replay(&arguments),
+        Ok(Arguments { command: Command::Dead(arguments) }) => dead::main(&arguments),
         Err(error) if error.kind() == ErrorKind::DisplayVersion => {
             print(&error.to_string());
             ExitCode::SUCCESS

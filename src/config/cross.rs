@@ -105,11 +105,14 @@ pub(super) fn distinct_client_ids(uplinks: &[(&Section<'_>, uplink::Settings)]) 
     }
 }
 
-/// Warns of uplinks that no stream goes to.
+/// Warns of uplinks that nothing uses.
 pub(super) fn used_uplinks(uplinks: &[(&Section<'_>, uplink::Settings)], used: &[String]) {
     for (section, uplink) in uplinks {
         if !used.contains(&uplink.name) {
-            section.warn("name", "no stream goes to this uplink: it will connect and send nothing");
+            section.warn(
+                "name",
+                "no stream goes to this uplink, and no downlink comes from it: it will connect and send nothing",
+            );
         }
     }
 }

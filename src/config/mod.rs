@@ -6,7 +6,7 @@
 //! ```
 //!
 //! Layers, later wins: the defaults (a constant in the module of each section), the file, `conf.d/*.toml` beside it in name
-//! order, the environment. Tables are merged key by key; `[[listener]]`, `[[uplink]]` and `[[stream]]` of `conf.d` are added
+//! order, the environment. Tables are merged key by key; `[[listener]]`, `[[uplink]]`, `[[stream]]` and `[[downlink]]` of `conf.d` are added
 //! to those before, and a name used twice is a problem that names both places; any other list replaces the one before.
 //! An entry of a list can be changed from the environment only (see `environment.rs`). Relative paths begin in the folder of the
 //! file that names them; from the environment, in the working directory.
@@ -23,6 +23,7 @@
 mod access;
 mod client_limits;
 mod cross;
+mod downlink;
 mod environment;
 mod file;
 mod gateway;
@@ -50,7 +51,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-pub use self::{access::reread_access, gateway::*, listener::*, problem::*, stream::*, uplink::*, url::default_port};
+pub use self::{
+    access::reread_access, downlink::DEFAULT_DOWNLINK_TTL, gateway::*, listener::*, problem::*, stream::*, uplink::*,
+    url::default_port,
+};
 use self::{
     layers::Layers,
     section::{Checks, Section},
@@ -60,7 +64,7 @@ use crate::{admin, broker, log, store};
 /// The file that is read where none is given; it may be missing.
 pub const DEFAULT_FILE: &str = "/etc/tidegate/tidegate.toml";
 
-const ROOT_KEYS: &[&str] = &["gateway", "store", "listener", "auth", "uplink", "stream", "admin", "log"];
+const ROOT_KEYS: &[&str] = &["gateway", "store", "listener", "auth", "uplink", "stream", "downlink", "admin", "log"];
 const LOG_KEYS: &[&str] = &["level", "format"];
 
 /// All keys there are, by section.
@@ -74,12 +78,13 @@ const SECTIONS: &[(&str, &[&str])] = &[
     ("backoff", uplink::BACKOFF_KEYS),
     ("rate", uplink::RATE_KEYS),
     ("[[stream]]", stream::KEYS),
+    ("[[downlink]]", downlink::KEYS),
     ("[admin]", ADMIN_KEYS),
     ("[log]", LOG_KEYS),
 ];
 
 /// Keys of the contract that this version does not have yet.
-const LATER_KEYS: &[(&str, &str)] = &[("", "downlink"), ("stream", "envelope")];
+const LATER_KEYS: &[(&str, &str)] = &[("stream", "envelope")];
 
 /// A configuration that the program may use.
 #[derive(Debug, Clone)]
@@ -94,6 +99,8 @@ pub struct Config {
     pub uplinks: Vec<crate::uplink::Settings>,
     /// Any number; a stream's [`StreamId`](store::StreamId) is its place here.
     pub streams: Vec<Stream>,
+    /// Any number.
+    pub downlinks: Vec<crate::downlink::Settings>,
     /// The HTTP interface.
     pub admin: admin::Settings,
     /// The log.
@@ -196,7 +203,14 @@ fn check(checks: &Checks<'_>, layers: &Layers, inputs: &Inputs) -> Option<Config
     for (section, stream) in stream_sections.iter().zip(&streams) {
         cross::stream_limits(section, stream, &store, &listeners);
     }
-    let used: Vec<String> = streams.iter().filter_map(|stream| uplink_names.get(stream.to?).cloned()).collect();
+    let downlink_sections = root.entries("downlink", downlink::KEYS);
+    let downlinks: Vec<_> =
+        downlink_sections.iter().map(|section| downlink::read(section, &gateway_id, &uplink_names)).collect();
+    cross::unique_names("downlink", &downlink_sections);
+    downlink::overlaps(&downlink_sections, &downlinks);
+    let downlinks: Vec<_> = downlinks.into_iter().flatten().map(|downlink| downlink.settings).collect();
+    let used = streams.iter().filter_map(|stream| stream.to).chain(downlinks.iter().map(|downlink| downlink.from));
+    let used: Vec<String> = used.filter_map(|place| uplink_names.get(place).cloned()).collect();
     cross::used_uplinks(&uplinks, &used);
 
     // An uplink that could not be read is missing here; then there is an error, and the indexes are of no use to anybody.
@@ -208,6 +222,7 @@ fn check(checks: &Checks<'_>, layers: &Layers, inputs: &Inputs) -> Option<Config
         broker: broker::Settings { listeners, access },
         uplinks,
         streams,
+        downlinks,
         admin,
         log,
         files,

@@ -46,7 +46,7 @@ pub(super) const WHEN_FULL: &[(&str, WhenFull)] =
 pub const DEFAULT_QOS0: Qos0 = Qos0::Store;
 
 /// Shortest `ttl`: below it a message could be gone before its commit.
-const MIN_TTL: Duration = Duration::from_secs(1);
+pub(super) const MIN_TTL: Duration = Duration::from_secs(1);
 
 /// One stream, checked.
 #[derive(Debug, Clone, PartialEq)]
@@ -129,15 +129,15 @@ pub(super) fn read(section: &Section<'_>, gateway_id: &str, uplinks: &[String]) 
     for (text, filter) in from_texts.iter().zip(&from).filter_map(|(text, filter)| Some((text, filter.as_ref()?))) {
         warn_of_dead_filter(section, text, filter, &except);
     }
-    let to = read_to(section, uplinks);
+    let to = read_uplink(section, "to", uplinks);
     let topic = read_topic(section, gateway_id, &from);
     let qos0 = section.choice("qos0", DEFAULT_QOS0, &[("store", Qos0::Store), ("live-only", Qos0::LiveOnly)]);
     if qos0 == Qos0::LiveOnly && !section.has("to") {
         section.refuse("qos0", "needs a `to`: without an uplink nothing is ever live");
     }
     let retain_sent = section.duration("retain_sent", Duration::ZERO, Duration::ZERO..=MAX_DURATION);
-    if !retain_sent.is_zero() {
-        section.refuse("retain_sent", "not supported by this version; expected \"0s\"");
+    if !retain_sent.is_zero() && !section.has("to") {
+        section.warn("retain_sent", "has no effect without a `to`: nothing is ever sent");
     }
     let limit = |number: u64| (number > 0).then_some(number);
     Stream {
@@ -157,7 +157,7 @@ pub(super) fn read(section: &Section<'_>, gateway_id: &str, uplinks: &[String]) 
 }
 
 /// One filter for each text, `None` for a wrong one.
-fn filters(section: &Section<'_>, texts: &[Text]) -> Vec<Option<TopicFilter>> {
+pub(super) fn filters(section: &Section<'_>, texts: &[Text]) -> Vec<Option<TopicFilter>> {
     let read = |text: &Text| match TopicFilter::new(text.value.as_str()) {
         Ok(filter) => Some(filter),
         Err(error) => {
@@ -193,8 +193,9 @@ fn covers(wide: &str, narrow: &str) -> bool {
     }
 }
 
-fn read_to(section: &Section<'_>, uplinks: &[String]) -> Option<usize> {
-    let text = section.text("to", "the name of an uplink")?;
+/// The place of the uplink that this key names.
+pub(super) fn read_uplink(section: &Section<'_>, key: &str, uplinks: &[String]) -> Option<usize> {
+    let text = section.text(key, "the name of an uplink")?;
     let found = uplinks.iter().position(|name| *name == text.value);
     if found.is_none() {
         let near =

@@ -7,28 +7,32 @@
 //! each with one message would cost both sides a system call for every message. Nothing hangs on it, for while it waits there
 //! is something in flight.
 
+mod ending;
+mod replies;
+mod trial;
+
 use std::{
     collections::VecDeque,
     ops::ControlFlow,
     time::{Duration, Instant},
 };
 
+use smallvec::SmallVec;
 use tokio::{task::JoinSet, time::sleep_until};
 
+use self::trial::{Others, Trial};
 use super::{
     ForwardError,
     feed::Feed,
-    ledger::{Ack, Answer, Ledger, Plan},
+    ledger::{Ledger, Plan},
     letter,
     progress::{Progress, Standing},
-    refusals::{Refused, Verdict, verdict},
-    status::{NO_PROGRESS, PUBLISH_REFUSED},
     task::{Rows, Task},
 };
 use crate::{
     message::QoS,
     store::{Fate, Sequence, StoreError},
-    uplink::{self, Delivery, Event, Greeting, Reply, Session, TooLarge, Upstream, mqtt::meaning_of_publish_code},
+    uplink::{self, Answer as Reception, Delivery, Event, Greeting, Session, TooLarge, Upstream},
 };
 
 /// Bytes queued for the connection before filling stops.
@@ -64,6 +68,11 @@ pub(super) struct Connection<'task, U: Upstream> {
     took_any: bool,
     progress: Progress,
     pace_until: Option<Instant>,
+    /// The try of a suspect that is under way.
+    trial: Option<Trial>,
+    /// Per lane: the oldest in flight while later ones are done, and since when.
+    overtaken: Vec<Option<(Sequence, Instant)>>,
+    overtaken_look: Instant,
     wants_new_session: bool,
     said_retain: bool,
     /// At most one look whether the first address is back.
@@ -92,6 +101,8 @@ enum Why {
     Stop,
     FailBack,
     Refused(String),
+    /// Messages for us were left unacknowledged for want of room; there is room again.
+    LeftBehind,
 }
 
 /// Everything that can wake the task while it is connected.
@@ -102,6 +113,7 @@ enum Wake {
     Backlog,
     Stop,
     FirstIsBack(bool),
+    Answer(Reception),
     Time,
 }
 
@@ -109,6 +121,11 @@ enum Wake {
 enum Cause {
     Drained(Why),
     NoProgress,
+    /// This one was never answered, though later ones were.
+    Overtaken {
+        lane: usize,
+        seq: Sequence,
+    },
     Failed(uplink::Error),
 }
 
@@ -137,9 +154,9 @@ impl<'task, U: Upstream> Connection<'task, U> {
     pub(super) fn new(task: &'task mut Task, upstream: &'task U, session: U::Session) -> Self {
         let now = Instant::now();
         let greeting = session.greeting().clone();
-        let most = greeting.window.min(task.settings.max_inflight).max(1);
-        let window = if task.suspicion.is_careful() { 1 } else { most };
+        let window = greeting.window.min(task.settings.max_inflight).max(1);
         let progress = Progress::new(task.settings.progress_timeout);
+        let lanes = task.feeds.len();
         Self {
             task,
             upstream,
@@ -154,6 +171,9 @@ impl<'task, U: Upstream> Connection<'task, U> {
             took_any: false,
             progress,
             pace_until: None,
+            trial: None,
+            overtaken: vec![None; lanes],
+            overtaken_look: now + BEAT,
             wants_new_session: false,
             said_retain: false,
             lookout: JoinSet::new(),
@@ -167,6 +187,8 @@ impl<'task, U: Upstream> Connection<'task, U> {
             self.session.queue_release(id);
         }
         self.task.restart_feeds();
+        self.task.inbound.connected(&self.greeting);
+        self.task.suspects.connected(self.greeting.qos != QoS::AtMostOnce);
         self.task.status.connected(&self.greeting, self.window);
         let cause = loop {
             let now = Instant::now();
@@ -196,6 +218,7 @@ impl<'task, U: Upstream> Connection<'task, U> {
             Some(back) = self.lookout.join_next() => Wake::FirstIsBack(back?),
             () = task.backlog.notified() => Wake::Backlog,
             () = task.stop.requested() => Wake::Stop,
+            answer = task.inbound.answer() => Wake::Answer(answer),
             () = sleep_until(deadline.into()) => Wake::Time,
         })
     }
@@ -210,6 +233,7 @@ impl<'task, U: Upstream> Connection<'task, U> {
             Wake::Rows(rows) => self.task.take_rows(rows)?,
             Wake::Settled(settled) => settled?,
             Wake::Stop => self.drain(Why::Stop, self.task.stop.deadline()),
+            Wake::Answer(answer) => self.session.queue_answer(answer),
             Wake::FirstIsBack(true) => self.drain(Why::FailBack, Instant::now() + DRAIN_TIME),
             Wake::FirstIsBack(false) | Wake::Backlog | Wake::Time => {}
         }
@@ -222,6 +246,9 @@ impl<'task, U: Upstream> Connection<'task, U> {
         let with_id = if self.greeting.qos == QoS::AtMostOnce { 0 } else { self.unwritten.len() };
         self.task.status.in_flight(in_flight);
         let has_queued = self.session.queued_bytes() > 0;
+        if self.task.inbound.wants_again() {
+            self.drain(Why::LeftBehind, now + DRAIN_TIME);
+        }
         let mut deadline = now + BEAT;
         if let Mode::Draining { why, until } = &self.mode {
             if now >= *until || (in_flight == 0 && !has_queued && self.unwritten.is_empty()) {
@@ -239,9 +266,32 @@ impl<'task, U: Upstream> Connection<'task, U> {
         if stuck_at.is_some_and(|at| now >= at) {
             return Err(Cause::NoProgress);
         }
+        self.look_for_overtaken(now)?;
         let ping_at = self.session.keep_alive(now).map_err(Cause::Failed)?;
-        let others = [stuck_at, ping_at, self.pace_until, self.task.settle_at()];
+        let trial_at = self.check_trial(now)?;
+        let others = [stuck_at, ping_at, self.pace_until, self.task.settle_at(), trial_at];
         Ok(others.into_iter().flatten().fold(deadline, Instant::min))
+    }
+
+    /// A message that is left unanswered while later ones of its stream are answered holds up the stream (guarantee G6), though something moves.
+    fn look_for_overtaken(&mut self, now: Instant) -> Result<(), Cause> {
+        if now < self.overtaken_look {
+            return Ok(());
+        }
+        self.overtaken_look = now + BEAT.min(self.task.settings.progress_timeout / 4);
+        for (lane, seen) in self.overtaken.iter_mut().enumerate() {
+            let seq = self.task.ledger.overtaken(lane);
+            match (seq, &seen) {
+                (Some(seq), Some((before, since))) if seq == *before => {
+                    if now >= *since + self.task.settings.progress_timeout {
+                        return Err(Cause::Overtaken { lane, seq });
+                    }
+                }
+                (Some(seq), _) => *seen = Some((seq, now)),
+                (None, _) => *seen = None,
+            }
+        }
+        Ok(())
     }
 
     fn look_out(&mut self, now: Instant) {
@@ -262,13 +312,17 @@ impl<'task, U: Upstream> Connection<'task, U> {
     /// Queues messages for as long as there is room, allowance, and something to send.
     fn fill(&mut self, now: Instant) {
         self.pace_until = None;
-        if !matches!(self.mode, Mode::Sending) || self.waits_for_room() {
+        for id in self.task.look_at_replays() {
+            self.session.queue_release(id);
+        }
+        if !matches!(self.mode, Mode::Sending) || self.step_trial(now) == Others::Wait || self.waits_for_room() {
             return;
         }
         self.task.feeds.iter_mut().for_each(Feed::forget_what_left);
         while self.session.queued_bytes() < QUEUE_BYTES {
-            let Task { turns, feeds, ledger, .. } = &mut *self.task;
-            let Some(lane) = turns.next(|lane| is_ready(&feeds[lane], ledger, lane)) else { return };
+            let Task { turns, feeds, ledger, suspects, .. } = &mut *self.task;
+            let ready = |lane: usize| is_ready(&feeds[lane], ledger, lane) && !suspects.is_held(lane);
+            let Some(lane) = turns.next(ready) else { return };
             if self.send_front(lane, now).is_break() {
                 return;
             }
@@ -300,10 +354,12 @@ impl<'task, U: Upstream> Connection<'task, U> {
             Plan::Send => None,
             Plan::SendAgain(id) => Some(id),
         };
-        match self.queue_front(lane, again, now) {
+        match self.queue_row(lane, 0, again, now) {
             Ok(Some(end)) => {
                 self.unwritten.push_back(Unwritten { end, lane, seq });
-                self.task.feeds[lane].pop();
+                let Task { turns, feeds, .. } = &mut *self.task;
+                turns.sent(lane, feeds[lane].front().map_or(0, |(_, stored)| u64::from(stored.bytes)));
+                feeds[lane].pop();
                 ControlFlow::Continue(())
             }
             Ok(None) => ControlFlow::Break(()),
@@ -315,11 +371,11 @@ impl<'task, U: Upstream> Connection<'task, U> {
         }
     }
 
-    /// Queues the next message of a lane, `again` under its old id. `None`: there is no allowance for it yet.
-    fn queue_front(&mut self, lane: usize, again: Option<u16>, now: Instant) -> Result<Option<u64>, Fate> {
-        let Task { feeds, ledger, pacing, stamp, status, .. } = &mut *self.task;
+    /// Queues a message that a lane has in memory, `again` under its old id. `None`: there is no allowance for it yet.
+    fn queue_row(&mut self, lane: usize, index: usize, again: Option<u16>, now: Instant) -> Result<Option<u64>, Fate> {
+        let Task { feeds, ledger, pacing, stamp, status, sources, .. } = &mut *self.task;
         let feed = &feeds[lane];
-        let Some((read_at, stored)) = feed.front() else { return Ok(None) };
+        let Some((read_at, stored)) = feed.rows().nth(index) else { return Ok(None) };
         let waited = now.saturating_duration_since(*read_at);
         let letter = letter::prepare(&feed.route, stored, waited, again.is_some())?;
         if let Err(at) = pacing.take(now, u64::from(stored.bytes)) {
@@ -332,7 +388,10 @@ impl<'task, U: Upstream> Connection<'task, U> {
             status.retain_not_available();
         }
         let (tg_id, tg_time) = stamp.write(&feed.route.name, stored);
-        let marks = [("tg-id", tg_id), ("tg-time", tg_time), ("tg-clock", "unsynced")];
+        let unsynced = (!stored.clock_synced).then_some(("tg-clock", "unsynced"));
+        let again_asked = sources[lane].is_replay().then_some(("tg-replay", "1"));
+        let marks: SmallVec<[_; 4]> =
+            [("tg-id", tg_id), ("tg-time", tg_time)].into_iter().chain(unsynced).chain(again_asked).collect();
         let qos = self.greeting.qos;
         let id = again.unwrap_or_else(|| if qos == QoS::AtMostOnce { 0 } else { ledger.next_id() });
         let delivery = Delivery {
@@ -344,7 +403,7 @@ impl<'task, U: Upstream> Connection<'task, U> {
             payload: &message.payload,
             expiry_s: letter.expiry_s,
             properties: message.properties.as_deref(),
-            marks: if stored.clock_synced { &marks[..2] } else { &marks },
+            marks: &marks,
         };
         let too_large = |error: TooLarge| Fate::Dead { reason: "too-large", detail: error.to_string() };
         let end = self.session.queue(&delivery).map_err(too_large)?;
@@ -362,120 +421,10 @@ impl<'task, U: Upstream> Connection<'task, U> {
             }
         }
     }
-
-    fn take_events(&mut self) {
-        let now = Instant::now();
-        let mut events = std::mem::take(&mut self.events);
-        for event in events.drain(..) {
-            match event {
-                Event::Acknowledged(reply) => self.take_reply(Ack::Acknowledged, reply, now),
-                Event::Received(reply) => self.take_reply(Ack::Received, reply, now),
-                Event::Completed(reply) => self.take_reply(Ack::Completed, reply, now),
-            }
-        }
-        self.events = events;
-    }
-
-    fn take_reply(&mut self, ack: Ack, reply: Reply, now: Instant) {
-        let is_refusal = reply.is_refusal();
-        let answer = self.task.ledger.answer(ack, reply.id, is_refusal);
-        match answer {
-            Answer::Forwarded { lane, seq, sent_at } => {
-                self.task.status.acknowledged(now.saturating_duration_since(sent_at));
-                self.task.refusals.forget(lane, seq);
-                self.task.suspicion.made_progress();
-                self.task.note_done(now);
-                self.took_any = true;
-            }
-            Answer::Release => self.session.queue_release(reply.id),
-            Answer::Refused { lane, seq } => {
-                self.take_refusal(Refused { lane, seq, code: reply.code, text: reply.text });
-            }
-            Answer::Unexpected => {
-                // An upstream that holds half of a delivery nobody knows would take the next message under this id for it.
-                if ack == Ack::Received && !is_refusal && self.greeting.qos == QoS::ExactlyOnce {
-                    self.session.queue_release(reply.id);
-                }
-                self.task.status.unexpected(reply.id);
-                return;
-            }
-        }
-        self.answered += 1;
-    }
-
-    fn take_refusal(&mut self, refused: Refused) {
-        let detail = refusal_detail(&refused);
-        let verdict = verdict(refused.code);
-        self.task.status.refused(&self.task.feeds[refused.lane].route.name, refused.seq, &detail, verdict);
-        self.task.suspicion.made_progress();
-        match verdict {
-            Verdict::Dead => {
-                self.task.settle(refused.lane, refused.seq, Fate::Dead { reason: "refused", detail });
-            }
-            Verdict::Retry => {
-                self.task.refusals.note(refused);
-                self.drain(Why::Refused(detail), Instant::now() + DRAIN_TIME);
-            }
-            Verdict::NewSession => {
-                self.wants_new_session = true;
-                self.drain(Why::Refused(detail), Instant::now() + DRAIN_TIME);
-            }
-        }
-    }
-
-    async fn end(self, cause: Cause) -> End {
-        let is_takeover = matches!(&cause, Cause::Failed(error) if error.is_takeover());
-        let was_good = (self.took_any && !is_takeover) || self.since.elapsed() >= STEADY_AFTER;
-        let alone = self.task.ledger.only_in_flight();
-        let was_sending = self.task.ledger.in_flight() > 0;
-        self.task.forget_connection();
-        for refused in self.task.judge_refusals(self.took_any) {
-            let detail = refusal_detail(&refused);
-            self.task.settle(refused.lane, refused.seq, Fate::Dead { reason: "refused", detail });
-        }
-        let mut may_resume = !self.wants_new_session;
-        let next = match cause {
-            Cause::Drained(why) => {
-                let next = match &why {
-                    Why::Stop => Next::Stop,
-                    Why::FailBack => Next::Reconnect,
-                    Why::Refused(_) => Next::BackOff,
-                };
-                self.session.close(why == Why::Stop).await;
-                match why {
-                    Why::Stop => {}
-                    Why::FailBack => self.task.status.failing_back(),
-                    Why::Refused(detail) => self.task.status.lost(PUBLISH_REFUSED, detail, was_good),
-                }
-                next
-            }
-            Cause::NoProgress => {
-                may_resume = false;
-                let limit = self.task.settings.progress_timeout;
-                let cause = format!("{}: nothing was acknowledged for {limit:?}", self.greeting.url);
-                self.task.status.lost(NO_PROGRESS, cause, was_good);
-                Next::BackOff
-            }
-            Cause::Failed(error) => {
-                if error.may_blame_message() && was_sending && !self.took_any {
-                    may_resume &= !self.task.suspect(alone, &error);
-                }
-                self.task.status.lost(error.reason(), error.to_string(), was_good);
-                if self.task.stop.is_requested() { Next::Stop } else { Next::BackOff }
-            }
-        };
-        End { next, was_good, may_resume }
-    }
 }
 
 /// Whether the next message of a lane may be dealt with. Of a paused one only what is on its way already: a delivery in doubt comes again.
 fn is_ready(feed: &Feed, ledger: &Ledger, lane: usize) -> bool {
     let Some((_, stored)) = feed.front() else { return false };
     ledger.lane_has_room(lane) && (!feed.is_paused() || ledger.plan(lane, stored.seq) != Plan::Send)
-}
-
-fn refusal_detail(refused: &Refused) -> String {
-    let text = refused.text.as_deref().map(|text| format!(": {text}")).unwrap_or_default();
-    let meaning = meaning_of_publish_code(refused.code);
-    format!("the upstream refused it: {meaning} (code 0x{:02x}){text}", refused.code)
 }

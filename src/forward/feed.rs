@@ -46,6 +46,8 @@ pub(super) struct Feed {
     buffer: VecDeque<(Instant, Stored)>,
     buffered_bytes: usize,
     is_reading: bool,
+    /// Counts the restarts: what was read before the last one is of no use.
+    generation: u32,
     /// The position at which, and when, a read found nothing.
     dry: Option<(Position, Instant)>,
 }
@@ -56,6 +58,8 @@ pub(super) struct Read {
     pub(super) from: Sequence,
     pub(super) max_messages: usize,
     pub(super) max_bytes: usize,
+    /// To be given back with the rows.
+    pub(super) generation: u32,
 }
 
 impl Feed {
@@ -76,12 +80,14 @@ impl Feed {
             buffer: VecDeque::new(),
             buffered_bytes: 0,
             is_reading: false,
+            generation: 0,
             dry: None,
         }
     }
 
-    /// A connection was made, or lost: forgets what is in memory and begins at `next`. A read that is under way must be forgotten as well.
+    /// Forgets what is in memory, and what is being read, and begins at `next`.
     pub(super) fn restart(&mut self, next: Sequence) {
+        self.generation = self.generation.wrapping_add(1);
         self.next = next;
         self.buffer = VecDeque::new();
         self.buffered_bytes = 0;
@@ -91,7 +97,7 @@ impl Feed {
 
     /// The read to make now, if any.
     pub(super) fn wanted(&mut self, now: Instant) -> Option<Read> {
-        if self.is_reading || self.buffered_bytes > self.chunk_bytes || self.buffer.len() > CHUNK_MESSAGES {
+        if self.is_reading || self.is_full() {
             return None;
         }
         let position = *self.position.borrow();
@@ -102,11 +108,15 @@ impl Feed {
         }
         self.is_reading = true;
         self.dry = Some((position, now));
-        Some(Read { from, max_messages: CHUNK_MESSAGES, max_bytes: self.chunk_bytes })
+        let generation = self.generation;
+        Some(Read { from, max_messages: CHUNK_MESSAGES, max_bytes: self.chunk_bytes, generation })
     }
 
-    /// Rows came.
-    pub(super) fn arrived(&mut self, now: Instant, rows: Vec<Stored>) {
+    /// Rows came, of the read with this generation.
+    pub(super) fn arrived(&mut self, now: Instant, generation: u32, rows: Vec<Stored>) {
+        if generation != self.generation {
+            return;
+        }
         self.is_reading = false;
         if let Some(last) = rows.last() {
             self.next = last.seq + 1;
@@ -116,6 +126,27 @@ impl Feed {
             self.buffered_bytes += cost(&row);
             self.buffer.push_back((now, row));
         }
+    }
+
+    /// Messages in memory, in order, with the time at which they were read.
+    pub(super) fn rows(&self) -> impl Iterator<Item = &(Instant, Stored)> {
+        self.buffer.iter()
+    }
+
+    /// Whether there is nothing in memory, and nothing more to come as far as is known.
+    pub(super) fn is_at_end(&self) -> bool {
+        self.buffer.is_empty() && self.is_read()
+    }
+
+    /// Whether all there is is in memory, or as much as there is room for.
+    pub(super) fn is_read(&self) -> bool {
+        let position = *self.position.borrow();
+        let was_dry = self.dry.is_some_and(|(at, _)| at == position);
+        !self.is_reading && (self.is_full() || was_dry || self.next.max(position.head) >= position.next)
+    }
+
+    fn is_full(&self) -> bool {
+        self.buffered_bytes > self.chunk_bytes || self.buffer.len() > CHUNK_MESSAGES
     }
 
     /// The next message and when it was read.
@@ -195,9 +226,9 @@ mod tests {
         let first = feed.wanted(now).unwrap();
         assert_eq!(first.from, 1);
         assert_eq!(feed.wanted(now), None, "one read at a time");
-        feed.arrived(now, (1..=900).map(|seq| row(seq, 100)).collect());
+        feed.arrived(now, 0, (1..=900).map(|seq| row(seq, 100)).collect());
         assert_eq!(feed.wanted(now).unwrap().from, 901);
-        feed.arrived(now, (901..=1800).map(|seq| row(seq, 100)).collect());
+        feed.arrived(now, 0, (901..=1800).map(|seq| row(seq, 100)).collect());
         assert_eq!(feed.wanted(now), None, "two chunks are enough");
         (0..900).for_each(|_| feed.pop());
         assert_eq!(feed.wanted(now).unwrap().from, 1801);
@@ -208,7 +239,7 @@ mod tests {
         let now = Instant::now();
         let (sender, mut feed) = feed(1, 10);
         feed.wanted(now).unwrap();
-        feed.arrived(now, (1..10).map(|seq| row(seq, 100)).collect());
+        feed.arrived(now, 0, (1..10).map(|seq| row(seq, 100)).collect());
         sender.send(Position { head: 8, next: 10 }).unwrap();
         feed.forget_what_left();
         assert_eq!(feed.front().map(|(_, row)| row.seq), Some(8));
@@ -223,10 +254,10 @@ mod tests {
         let (sender, mut feed) = feed(1, 10);
         feed.restart(5);
         assert_eq!(feed.wanted(now).unwrap().from, 5);
-        feed.arrived(now, Vec::new());
+        feed.arrived(now, 1, Vec::new());
         assert_eq!(feed.wanted(now), None);
         assert!(feed.wanted(now + LOOK_AGAIN).is_some());
-        feed.arrived(now, Vec::new());
+        feed.arrived(now, 1, Vec::new());
         sender.send(Position { head: 8, next: 12 }).unwrap();
         assert_eq!(feed.wanted(now).unwrap().from, 8);
     }

@@ -2,7 +2,7 @@
 //!
 //! # Constraints
 //!
-//! - At most `window` ids are in use (1..=65 535); ids go round the whole id space, so that a late second acknowledgement meets
+//! - At most `window` ids are in use (1..=65 534; the last one is the session's own, see [`LAST_DELIVERY_ID`]); ids go round the whole id space, so that a late second acknowledgement meets
 //!   a free id and not somebody else's message.
 //! - Per stream, at most `window + `[`SPAN`] messages stand between the oldest that is not done and the newest that was sent, and at most [`READY_RUNS`]
 //!   runs wait to be taken: when one message hangs, memory is bounded and sending stops; the progress timeout sees to the rest.
@@ -40,6 +40,7 @@ use std::{
 use crate::{
     message::QoS,
     store::{Fate, Run, Sequence},
+    uplink::LAST_DELIVERY_ID,
 };
 
 /// Messages that may be done behind one that is not, beyond the window.
@@ -54,6 +55,8 @@ pub(super) struct Ledger {
     window: usize,
     last_id: u16,
     slots: HashMap<u16, Slot>,
+    /// How many of them are in doubt.
+    doubts: usize,
     lanes: Vec<Lane>,
 }
 
@@ -148,16 +151,17 @@ impl Ledger {
     /// A ledger for so many streams, with nothing in flight.
     pub(super) fn new(lanes: usize) -> Self {
         let lanes = std::iter::repeat_with(Lane::default).take(lanes).collect();
-        Self { window: 1, last_id: 0, slots: HashMap::new(), lanes }
+        Self { window: 1, last_id: 0, slots: HashMap::new(), doubts: 0, lanes }
     }
 
     /// A connection was made. `resumed`: the upstream kept the session. Returns the ids to release.
     pub(super) fn connect(&mut self, window: u16, resumed: bool) -> Vec<u16> {
-        self.window = usize::from(window.max(1));
+        self.window = usize::from(window.clamp(1, LAST_DELIVERY_ID - 1));
         if !resumed {
             for slot in self.slots.drain().map(|(_, slot)| slot) {
                 self.lanes[slot.lane].give_back(slot.seq);
             }
+            self.doubts = 0;
         }
         let mut released: Vec<u16> =
             self.slots.iter().filter(|(_, slot)| slot.phase == Phase::Released).map(|(id, _)| *id).collect();
@@ -185,25 +189,78 @@ impl Ledger {
         for lane in lanes {
             lane.passed = 0;
         }
+        self.doubts = self.slots.values().filter(|slot| slot.phase == Phase::InDoubt).count();
         for entry in self.lanes.iter_mut().flat_map(|lane| &mut lane.pending) {
             entry.sent = self.slots.get(&entry.id).is_some_and(|slot| slot.phase == Phase::Released);
         }
     }
 
-    /// Ids in use.
+    /// Ids in use on this connection: sent and not answered.
     pub(super) fn in_flight(&self) -> usize {
-        self.slots.len()
+        self.slots.len() - self.doubts
     }
 
-    /// The message in flight, where it is the only one.
-    pub(super) fn only_in_flight(&self) -> Option<(usize, Sequence)> {
-        let mut slots = self.slots.values();
-        slots.next().filter(|_| self.slots.len() == 1).map(|slot| (slot.lane, slot.seq))
+    /// Whether something of a lane is in flight.
+    pub(super) fn has_in_flight(&self, lane: usize) -> bool {
+        self.slots.values().any(|slot| slot.lane == lane && slot.phase != Phase::InDoubt)
+    }
+
+    /// The oldest message of a lane that is in flight and that the upstream has said nothing of.
+    pub(super) fn oldest_in_flight(&self, lane: usize) -> Option<Sequence> {
+        let unanswered = |entry: &&Entry| {
+            let phase = self.slots.get(&entry.id).map(|slot| slot.phase);
+            entry.fate.is_none() && entry.sent && matches!(phase, Some(Phase::Sent | Phase::SentTwice))
+        };
+        self.lanes[lane].pending.iter().find(unanswered).map(|entry| entry.seq)
+    }
+
+    /// The oldest message of a lane, where it is in flight while a later one is done.
+    pub(super) fn overtaken(&self, lane: usize) -> Option<Sequence> {
+        let mut pending = self.lanes[lane].pending.iter();
+        let first = pending.next().filter(|first| first.sent && self.slots.contains_key(&first.id))?;
+        pending.any(|entry| entry.fate.is_some()).then_some(first.seq)
     }
 
     /// Whether deliveries of the last connection wait to come again under their ids.
     pub(super) fn has_doubts(&self) -> bool {
-        self.slots.values().any(|slot| slot.phase == Phase::InDoubt)
+        self.doubts > 0
+    }
+
+    /// What was refused on this connection may be sent again, when the lane is read again from [`Ledger::next_to_read`] on.
+    pub(super) fn reopen(&mut self, lane: usize) {
+        let slots = &self.slots;
+        let lane = &mut self.lanes[lane];
+        lane.passed = 0;
+        for entry in lane.pending.iter_mut().filter(|entry| entry.fate.is_none()) {
+            entry.sent = slots.get(&entry.id).is_some_and(|slot| slot.phase != Phase::InDoubt);
+        }
+    }
+
+    /// Whether no id is in use by a lane.
+    pub(super) fn is_idle(&self, lane: usize) -> bool {
+        self.slots.values().all(|slot| slot.lane != lane)
+    }
+
+    /// Gives up the deliveries of a lane that are in doubt; returns the ids to release.
+    pub(super) fn release_doubts(&mut self, lane: usize) -> Vec<u16> {
+        let mut release = Vec::new();
+        for (id, slot) in &mut self.slots {
+            if slot.lane == lane && slot.phase == Phase::InDoubt {
+                slot.phase = Phase::Released;
+                self.doubts -= 1;
+                release.push(*id);
+                if let Ok(index) = self.lanes[lane].find(slot.seq) {
+                    self.lanes[lane].pending[index].sent = true;
+                }
+            }
+        }
+        release
+    }
+
+    /// Forgets everything of a lane, which must be idle: it is about other messages from now on.
+    pub(super) fn forget_lane(&mut self, lane: usize) {
+        debug_assert!(self.is_idle(lane), "what is in flight would be settled as something else");
+        self.lanes[lane] = Lane::default();
     }
 
     /// How many more the window takes.
@@ -236,6 +293,7 @@ impl Ledger {
             if let Some(slot) = slots.get_mut(&entry.id) {
                 if slot.phase == Phase::InDoubt {
                     slot.phase = Phase::Released;
+                    self.doubts -= 1;
                     entry.sent = true;
                     release.push(entry.id);
                 }
@@ -267,10 +325,10 @@ impl Ledger {
 
     /// The id that the next message will get; there must be room in the window.
     pub(super) fn next_id(&mut self) -> u16 {
-        assert!(self.slots.len() < usize::from(u16::MAX), "the window is smaller than the id space");
+        assert!(self.slots.len() < usize::from(LAST_DELIVERY_ID), "the window is smaller than the id space");
         let mut id = self.last_id;
         loop {
-            id = id.checked_add(1).unwrap_or(1);
+            id = if id >= LAST_DELIVERY_ID { 1 } else { id + 1 };
             if !self.slots.contains_key(&id) {
                 return id;
             }
@@ -290,6 +348,8 @@ impl Ledger {
             debug_assert!(before.is_none_or(|slot| slot.phase == Phase::InDoubt), "two messages under one id");
             if before.is_none() {
                 self.last_id = id;
+            } else {
+                self.doubts -= 1;
             }
         }
         let entry = self.lanes[lane].entry(seq);
@@ -309,15 +369,18 @@ impl Ledger {
     /// An acknowledgement came.
     pub(super) fn answer(&mut self, ack: Ack, id: u16, is_refusal: bool) -> Answer {
         let Some(slot) = self.slots.get_mut(&id) else { return Answer::Unexpected };
-        let Slot { lane, seq, sent_at, .. } = *slot;
-        match (ack, slot.phase) {
+        let Slot { lane, seq, sent_at, phase } = *slot;
+        let was_in_doubt = usize::from(phase == Phase::InDoubt);
+        match (ack, phase) {
             (Ack::Acknowledged, Phase::Sent) | (Ack::Received, Phase::SentTwice | Phase::InDoubt) if is_refusal => {
+                self.doubts -= was_in_doubt;
                 self.slots.remove(&id);
                 self.lanes[lane].park(seq);
                 Answer::Refused { lane, seq }
             }
-            (Ack::Received, _) if slot.phase != Phase::Sent => {
+            (Ack::Received, _) if phase != Phase::Sent => {
                 slot.phase = Phase::Released;
+                self.doubts -= was_in_doubt;
                 Answer::Release
             }
             // "Packet identifier not found" on PUBCOMP means that the upstream completed it before.

@@ -6,7 +6,7 @@
 //! - Per uplink: 1 MiB of rows read ahead (32 KiB for each stream where there are more than 32), 128 KiB queued for
 //!   the connection, `min(max_inflight, Receive Maximum)` messages in flight, 4096 more done behind one that is not.
 //! - Per stream, messages are sent for the first time in sequence order (guarantee G2). Of several streams on one uplink, the higher
-//!   priority goes first, equals take turns of 16 messages.
+//!   priority goes first, equals share alike, and a lower one gets at least 1 in 32 (see `turns`).
 //!
 //! # The way of a message
 //!
@@ -28,12 +28,14 @@
 //! | --- | --- |
 //! | the connection is lost | everything in flight is sent again on the next one, oldest first; backoff with full jitter, short again only once something was acknowledged |
 //! | in flight, and no acknowledgement for `progress_timeout` | reconnect, reason `no-progress` (guarantee G6) |
-//! | the upstream refuses a message | see `refusals`: a few tries, then the dead letters |
+//! | the upstream refuses a message, or hangs up on it, or never answers it | see `suspects`: its stream is held, the others flow; dead letters once it is proven that the upstream takes others and not this one |
 //! | too large for the upstream, no valid topic (also: the stream's filters have changed and the template needs them) | the dead letters, at once |
 //! | an acknowledgement of nothing | ignored, and said now and then |
 //! | the store is slow | reading and settling wait in tasks of their own; the loop goes on turning |
 //! | the store has failed | the task ends with an error, which ends the program |
 //! | the process dies | what was not settled is sent again: up to a second (4096 messages) of acknowledged messages, and what was in flight; recognisable by `tg-id` |
+//!
+//! A stream can be paused: then nothing new of it is sent, and what is in flight is settled. Kept messages are sent again beside all this; see `replays`.
 //!
 //! The task turns its loop at least once a second, whatever it waits for; [`Forwarder::heartbeat`] counts that.
 
@@ -44,9 +46,10 @@ mod ledger;
 mod letter;
 mod pacing;
 mod progress;
-mod refusals;
+mod replays;
 mod settings;
 mod status;
+mod suspects;
 mod task;
 mod turns;
 
@@ -104,11 +107,23 @@ pub fn start(
     store: store::Handle,
     registry: &Registry,
 ) -> Result<Forwarder, ForwardError> {
+    start_both_ways(settings, routes, gateway_id, store, registry, uplink::inbound(Vec::new()).0)
+}
+
+/// The same, and passes on what comes down the uplink.
+pub fn start_both_ways(
+    settings: uplink::Settings,
+    routes: Vec<Route>,
+    gateway_id: &str,
+    store: store::Handle,
+    registry: &Registry,
+    inbound: uplink::Inbound,
+) -> Result<Forwarder, ForwardError> {
     let status = Status::new(&settings.name, registry)
         .map_err(|cause| ForwardError::Metrics { name: settings.name.clone(), cause })?;
     let (stop, stopped) = watch::channel(None);
-    let upstream = Mqtt::new(settings.clone());
-    let task = Task::new(settings, routes, gateway_id, store, status.clone(), stopped);
+    let upstream = Mqtt::new(settings.clone()).subscribing(inbound.subscriptions());
+    let task = Task::new(settings, routes, gateway_id, store, status.clone(), stopped, inbound);
     let task = tokio::spawn(task.run(upstream));
     Ok(Forwarder { status, stop, task })
 }

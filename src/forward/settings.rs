@@ -18,7 +18,7 @@ pub struct Route {
     pub from: Vec<TopicFilter>,
     /// The topic to send under.
     pub topic: TopicTemplate,
-    /// Higher goes first on the same uplink; equals take turns.
+    /// Higher goes first on the same uplink; equals share alike; lower ones get a small share.
     pub priority: i8,
     /// Time to live: what is older is settled as expired instead of being sent.
     pub ttl: Option<Duration>,

@@ -11,7 +11,7 @@ use std::{
 use prometheus::{Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, Registry};
 use tracing::{debug, info, warn};
 
-use super::refusals::Verdict;
+use super::suspects::{Failure, Verdict};
 use crate::{
     stats::{UplinkState, UplinkStats},
     uplink,
@@ -47,6 +47,7 @@ struct State {
     last_error: Option<String>,
     complaints: Complaints,
     unexpected: Complaints,
+    held: Complaints,
 }
 
 #[derive(Debug)]
@@ -113,6 +114,7 @@ impl Status {
             last_error: None,
             complaints: Complaints::default(),
             unexpected: Complaints::default(),
+            held: Complaints::default(),
         };
         let shared = Shared {
             name: name.to_owned(),
@@ -199,6 +201,11 @@ impl Status {
         info!(uplink = self.name(), cause = "the first address can be reached again", "uplink disconnected");
     }
 
+    /// The connection was closed to be sent again what was left unacknowledged.
+    pub(super) fn fetching_again(&self) {
+        info!(uplink = self.name(), cause = "there is room again for messages that were left", "uplink disconnected");
+    }
+
     /// The upstream does not keep retained messages, and there is one.
     pub(super) fn retain_not_available(&self) {
         info!(uplink = self.name(), "the upstream keeps no retained messages; they are sent without the retain flag");
@@ -221,9 +228,41 @@ impl Status {
         }
     }
 
-    /// A message was refused; what happens next.
-    pub(super) fn refused(&self, stream: &str, seq: u64, detail: &str, verdict: Verdict) {
-        debug!(uplink = self.name(), stream, seq, detail, ?verdict, "the upstream refused a message");
+    /// A message was refused; what that speaks of.
+    pub(super) fn refused(&self, stream: &str, seq: u64, story: &str, verdict: Verdict) {
+        self.shared.metrics.failures.with_label_values(&[PUBLISH_REFUSED]).inc();
+        debug!(uplink = self.name(), stream, seq, story, ?verdict, "the upstream refused a message");
+        self.state().last_error = Some(story.to_owned());
+    }
+
+    /// A stream waits behind a message that the upstream does not take at the moment.
+    pub(super) fn held(&self, stream: &str, seq: u64, failure: &Failure, tries: u32) {
+        let (reason, story) = match failure {
+            Failure::Refused { story, .. } => (PUBLISH_REFUSED, story),
+            Failure::HungUp { story } => ("hung-up", story),
+            Failure::Unanswered { story } => (NO_PROGRESS, story),
+        };
+        let said = self.state().held.may_say(reason, Instant::now());
+        if let Some(held_back) = said {
+            warn!(
+                uplink = self.name(),
+                stream,
+                seq,
+                reason,
+                story,
+                tries,
+                held_back,
+                "stream held: the upstream does not take its oldest message"
+            );
+        }
+    }
+
+    /// A message of a replay was not taken: it stays where it is, for the upstream has it already.
+    pub(super) fn not_replayed(&self, stream: &str, seq: u64, reason: &'static str, detail: &str) {
+        let said = self.state().unexpected.may_say(reason, Instant::now());
+        if let Some(held_back) = said {
+            warn!(uplink = self.name(), stream, seq, reason, detail, held_back, "a kept message was not taken again");
+        }
     }
 
     /// A message goes to the dead letters.

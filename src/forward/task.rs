@@ -20,13 +20,14 @@ use super::{
     ledger::Ledger,
     letter::Stamp,
     pacing::Pacing,
-    refusals::{Refusals, Refused, Suspicion},
+    replays::{self, Replay, Source},
     status::Status,
+    suspects::{Dead, Suspects},
     turns::Turns,
 };
 use crate::{
-    store::{self, Fate, Sequence, StoreError, Stored, StreamId},
-    uplink::{self, Upstream},
+    store::{self, Fate, Sequence, StoreError, Stored},
+    uplink::{self, Inbound, Upstream},
 };
 
 /// Longest time that a message which is done waits for others to be settled with it.
@@ -38,8 +39,8 @@ const SETTLE_MESSAGES: u64 = 4096;
 /// Longest wait for the store to take the last settlement when stopping.
 const LAST_SETTLEMENT: Duration = Duration::from_secs(5);
 
-/// What a read gave: the lane, and the rows.
-pub(super) type Rows = (usize, Result<Vec<Stored>, StoreError>);
+/// What a read gave: the lane, its generation, and the rows.
+pub(super) type Rows = (usize, u32, Result<Vec<Stored>, StoreError>);
 
 /// Everything that outlives a connection.
 pub(super) struct Task {
@@ -49,8 +50,7 @@ pub(super) struct Task {
     pub(super) turns: Turns,
     pub(super) ledger: Ledger,
     pub(super) pacing: Pacing,
-    pub(super) refusals: Refusals,
-    pub(super) suspicion: Suspicion,
+    pub(super) suspects: Suspects,
     pub(super) stamp: Stamp,
     /// At most one read for each lane.
     pub(super) reads: JoinSet<Rows>,
@@ -59,8 +59,12 @@ pub(super) struct Task {
     /// Rings when the position of any stream changes.
     pub(super) backlog: Arc<Notify>,
     pub(super) stop: Stop,
+    /// What comes the other way.
+    pub(super) inbound: Inbound,
     store: store::Handle,
-    streams: Vec<StreamId>,
+    /// For each lane; first those of the streams, then one for the replays of each.
+    pub(super) sources: Vec<Source>,
+    replays: Vec<Replay>,
     /// Messages done since the last settlement began.
     done: u64,
     done_since: Option<Instant>,
@@ -106,6 +110,47 @@ enum Away<T> {
     Stop,
 }
 
+/// The lanes of an uplink: one for each stream, then one for the replays of each.
+struct Lanes {
+    feeds: Vec<Feed>,
+    sources: Vec<Source>,
+    replays: Vec<Replay>,
+    priorities: Vec<i8>,
+}
+
+impl Lanes {
+    fn new(routes: Vec<Route>, store: &store::Handle) -> Self {
+        let count = routes.len();
+        let again = routes.iter().map(|route| Route { ttl: None, ..route.clone() }).collect::<Vec<_>>();
+        let mut lanes = Self { feeds: Vec::new(), sources: Vec::new(), replays: Vec::new(), priorities: Vec::new() };
+        for route in routes {
+            let (stream, paused) = (route.stream, store.paused(route.stream));
+            lanes.priorities.push(route.priority);
+            lanes.sources.push(Source::Backlog(stream));
+            lanes.feeds.push(Feed::new(route, store.position(stream), paused, count));
+        }
+        for route in again {
+            let (stream, paused) = (route.stream, store.paused(route.stream));
+            let (replay, position) = Replay::new(lanes.feeds.len(), store.replay_position(stream));
+            lanes.replays.push(replay);
+            lanes.priorities.push(replays::PRIORITY);
+            lanes.sources.push(Source::Replay(stream, 0));
+            lanes.feeds.push(Feed::new(route, position, paused, replays::READ_AHEAD_SHARE));
+        }
+        lanes
+    }
+}
+
+/// Rings the bell whenever something changes, until the store is gone.
+fn ring<T: Send + Sync + 'static>(watchers: &mut JoinSet<()>, mut watched: watch::Receiver<T>, bell: &Arc<Notify>) {
+    let bell = Arc::clone(bell);
+    watchers.spawn(async move {
+        while watched.changed().await.is_ok() {
+            bell.notify_one();
+        }
+    });
+}
+
 impl Task {
     pub(super) fn new(
         settings: uplink::Settings,
@@ -114,40 +159,33 @@ impl Task {
         store: store::Handle,
         status: Status,
         stop: watch::Receiver<Option<Duration>>,
+        inbound: Inbound,
     ) -> Self {
         let backlog = Arc::new(Notify::new());
         let mut watchers = JoinSet::new();
         for route in &routes {
-            let (mut position, bell) = (store.position(route.stream), backlog.clone());
-            watchers.spawn(async move {
-                while position.changed().await.is_ok() {
-                    bell.notify_one();
-                }
-            });
+            ring(&mut watchers, store.position(route.stream), &backlog);
+            ring(&mut watchers, store.replay_position(route.stream), &backlog);
         }
-        let priorities: Vec<i8> = routes.iter().map(|route| route.priority).collect();
-        let streams = routes.iter().map(|route| route.stream).collect();
-        let count = routes.len();
-        let feed = |route: Route| {
-            let (position, paused) = (store.position(route.stream), store.paused(route.stream));
-            Feed::new(route, position, paused, count)
-        };
+        let Lanes { feeds, sources, replays, priorities } = Lanes::new(routes, &store);
+        let count = feeds.len();
         Self {
             pacing: Pacing::new(settings.messages_per_s, settings.bytes_per_s),
+            suspects: Suspects::new(count, settings.backoff),
             settings,
             status,
-            feeds: routes.into_iter().map(feed).collect(),
+            feeds,
             turns: Turns::new(&priorities),
             ledger: Ledger::new(count),
-            refusals: Refusals::default(),
-            suspicion: Suspicion::default(),
             stamp: Stamp::new(gateway_id),
             reads: JoinSet::new(),
             settling: JoinSet::new(),
             backlog,
             stop: Stop::new(stop),
+            inbound,
             store,
-            streams,
+            sources,
+            replays,
             done: 0,
             done_since: None,
             _watchers: watchers,
@@ -219,10 +257,10 @@ impl Task {
             while let Some(settled) = self.settling.join_next().await {
                 settled??;
             }
-            for lane in 0..self.streams.len() {
+            for lane in 0..self.sources.len() {
                 let runs = self.ledger.take_ready(lane);
                 if !runs.is_empty() {
-                    self.store.settle(self.streams[lane], runs).await?;
+                    self.sources[lane].settle(&self.store, runs).await?;
                 }
             }
             // Committed, not only queued: whoever forwards these streams next begins behind what was settled.
@@ -258,23 +296,22 @@ impl Task {
     pub(super) fn start_reads(&mut self, now: Instant) {
         for (lane, feed) in self.feeds.iter_mut().enumerate() {
             if let Some(read) = feed.wanted(now) {
-                let (store, stream) = (self.store.clone(), self.streams[lane]);
-                self.reads.spawn(async move {
-                    (lane, store.read(stream, read.from, read.max_messages, read.max_bytes).await)
-                });
+                let (store, source) = (self.store.clone(), self.sources[lane]);
+                self.reads.spawn(async move { (lane, read.generation, source.read(&store, read).await) });
             }
         }
     }
 
-    pub(super) fn take_rows(&mut self, (lane, rows): Rows) -> Result<(), ForwardError> {
-        self.feeds[lane].arrived(Instant::now(), rows?);
+    pub(super) fn take_rows(&mut self, (lane, generation, rows): Rows) -> Result<(), ForwardError> {
+        self.feeds[lane].arrived(Instant::now(), generation, rows?);
         Ok(())
     }
 
     /// A message is done without the upstream's acknowledgement.
     pub(super) fn settle(&mut self, lane: usize, seq: Sequence, fate: Fate) {
         if let Fate::Dead { reason, detail } = &fate {
-            self.status.dead(&self.feeds[lane].route.name, seq, reason, detail);
+            let tell = if self.sources[lane].is_replay() { Status::not_replayed } else { Status::dead };
+            tell(&self.status, &self.feeds[lane].route.name, seq, reason, detail);
         }
         self.ledger.settle(lane, seq, fate);
         self.note_done(Instant::now());
@@ -298,9 +335,9 @@ impl Task {
         }
         (self.done, self.done_since) = (0, None);
         let mut batch = Vec::new();
-        for (lane, stream) in self.streams.iter().enumerate() {
+        for (lane, source) in self.sources.iter().enumerate() {
             if self.ledger.has_ready(lane) {
-                batch.push((*stream, self.ledger.take_ready(lane)));
+                batch.push((*source, self.ledger.take_ready(lane)));
             }
         }
         if batch.is_empty() {
@@ -308,24 +345,39 @@ impl Task {
         }
         let store = self.store.clone();
         self.settling.spawn(async move {
-            for (stream, runs) in batch {
-                store.settle(stream, runs).await?;
+            for (source, runs) in batch {
+                source.settle(&store, runs).await?;
             }
             Ok(())
         });
     }
 
-    /// The connection is over: the refused messages whose tries are used up.
-    pub(super) fn judge_refusals(&mut self, took_any: bool) -> Vec<Refused> {
-        self.refusals.judge(took_any, |lane| self.ledger.next_to_read(lane))
+    /// Sees which replays are asked for; returns ids to release.
+    pub(super) fn look_at_replays(&mut self) -> Vec<u16> {
+        let mut release = Vec::new();
+        for replay in &mut self.replays {
+            let looked = replay.look(&mut self.ledger, &mut self.suspects);
+            release.extend(looked.release);
+            if let (Some((lane, run)), Some(Source::Replay(stream, _))) =
+                (looked.begins, looked.begins.map(|(lane, _)| self.sources[lane]))
+            {
+                self.sources[lane] = Source::Replay(stream, run);
+                self.feeds[lane].restart(self.ledger.next_to_read(lane));
+            }
+        }
+        release
     }
 
-    /// The upstream closed the connection before it acknowledged anything. Says whether a message was given up for that.
-    pub(super) fn suspect(&mut self, alone: Option<(usize, Sequence)>, error: &uplink::Error) -> bool {
-        let Some((lane, seq)) = self.suspicion.closed(alone) else { return false };
-        let detail = format!("the upstream closed the connection every time this message alone was sent: {error}");
-        self.settle(lane, seq, Fate::Dead { reason: "refused", detail });
-        true
+    /// A message goes to the dead letters.
+    pub(super) fn bury(&mut self, lane: usize, dead: Dead) {
+        let Dead { seq, reason, detail } = dead;
+        self.settle(lane, seq, Fate::Dead { reason, detail });
+    }
+
+    /// A lane is read again from its oldest message that is not done, and what was refused may be sent again.
+    pub(super) fn reopen(&mut self, lane: usize) {
+        self.ledger.reopen(lane);
+        self.feeds[lane].restart(self.ledger.next_to_read(lane));
     }
 }
 

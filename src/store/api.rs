@@ -86,6 +86,19 @@ pub enum Entry {
         /// What happened.
         step: Step,
     },
+    /// A message leaves one queue as delivered, by being published anew: in one transaction, or not at all.
+    Handover(Box<Handover>),
+}
+
+/// See [`Entry::Handover`].
+#[derive(Debug)]
+pub struct Handover {
+    /// The queue that it leaves ...
+    pub from: SessionId,
+    /// ... and its place there. Where it is not there any more nothing is published: [`Outcome::Duplicate`].
+    pub seq: Sequence,
+    /// What it becomes. Where that is refused it stays where it is.
+    pub publish: Publish,
 }
 
 /// A message on its way into the store.
@@ -113,7 +126,8 @@ pub struct Publish {
 pub enum Outcome {
     /// Stored in every stream that takes it (or dropped and counted, as `when_full` of a stream says).
     Accepted,
-    /// A QoS 2 packet id that is already remembered: nothing was stored again, the acknowledgement is due again.
+    /// A QoS 2 packet id that is already remembered: nothing was stored again, the acknowledgement is due again. For
+    /// [`Entry::Handover`]: the message had left its queue before.
     Duplicate,
     /// Not stored anywhere. For [`Entry::Release`] only ever [`Refusal::DiskFull`] or [`Refusal::Suspended`]: the packet id is still remembered, so
     /// PUBCOMP must not be sent; the client releases it again after it reconnects. For [`Entry::Step`] too, and only for
@@ -207,6 +221,17 @@ pub struct Position {
     pub head: Sequence,
     /// The sequence number that the next message will get; `head == next` when the backlog is empty.
     pub next: Sequence,
+}
+
+/// Where the replay of a stream stands; `next == end` where none runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct ReplayPosition {
+    /// The number of the replay: tells one from the next.
+    pub run: u64,
+    /// All before this is done.
+    pub next: Sequence,
+    /// Behind the last message of it.
+    pub end: Sequence,
 }
 
 /// How a message left its stream on the way upstream.

@@ -234,7 +234,7 @@ impl Handle {
         Ok(())
     }
 
-    /// All remembered sessions.
+    /// All remembered sessions of clients.
     pub async fn sessions(&self) -> Result<Vec<RestoredSession>, StoreError> {
         self.ask(|reply| Query::Sessions { reply }).await
     }
@@ -281,7 +281,7 @@ impl Handle {
         }
     }
 
-    /// The books of all queues together, of ended sessions too.
+    /// The books of the queues of all clients together, of ended sessions too.
     pub fn queues(&self) -> QueueStats {
         locked(&self.shared.queue_totals).stats()
     }

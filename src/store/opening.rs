@@ -34,7 +34,7 @@ use super::{
     queue::{self, Counts, Ledger, QueueBooks},
     reader, recovery,
     schema::{self, Role, StreamSql},
-    sessions::{QueueLimits, SessionId},
+    sessions::{QueueLimits, SessionId, is_reserved},
     shared::{
         ASKED_PLACES, CONTROLS_MAX, Door, Glance, Published, QUEUE_BYTES_MAX, QUEUE_PLACES, QueueDoor, READS_MAX,
         Shared, State,
@@ -347,7 +347,9 @@ fn start(
     let mut totals = sessions.ledger.ended;
     let mut queues = HashMap::with_capacity(sessions.queues.len());
     for (id, books, session) in &sessions.queues {
-        totals.add(books.counts);
+        if !session.as_ref().is_some_and(|session| is_reserved(&session.client_id)) {
+            totals.add(books.counts);
+        }
         if let Some(session) = session {
             queues.insert(*id, Arc::new(QueueDoor::new(*books, session.limits)));
         }
@@ -405,6 +407,7 @@ fn door(books: &Books, settings: &StreamSettings, configured: bool) -> Door {
         when_full: settings.when_full,
         position: watch::Sender::new(books.position()),
         paused: Arc::new(AtomicBool::new(books.operated.paused)),
+        replay: watch::Sender::new(books.operated.replay_position()),
         published: Mutex::new(Published { books: books.clone(), head_at: (0, 0) }),
         offline: AtomicU64::new(0),
         qos0_full: AtomicU64::new(0),

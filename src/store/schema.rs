@@ -2,7 +2,7 @@
 
 use std::{path::Path, time::Duration};
 
-use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
+use rusqlite::{Connection, OpenFlags, OptionalExtension, ffi, params};
 
 use super::{
     alarms,
@@ -111,10 +111,21 @@ fn set_up_writer(connection: &Connection, durability: Durability) -> Result<(), 
 }
 
 /// Whose database this is and how new, without writing anything: `(application_id, user_version)`; both 0 in an empty file.
+///
+/// One exception: where the power went away while the file was made, before its log was, a rollback journal lies beside it that must be
+/// played back before anything can be read. Who only reads may not do that, and the gateway would never start again.
 pub(super) fn identity(path: &Path) -> Result<(i64, i64), rusqlite::Error> {
-    let connection = connect(path, Role::Reader, Durability::Full)?;
-    let pragma = |name| connection.pragma_query_value(None, name, |row| row.get(0));
-    Ok((pragma("application_id")?, pragma("user_version")?))
+    let read = |connection: Connection| {
+        let pragma = |name| connection.pragma_query_value(None, name, |row| row.get(0));
+        Ok((pragma("application_id")?, pragma("user_version")?))
+    };
+    match connect(path, Role::Reader, Durability::Full).and_then(read) {
+        Err(error) if error.sqlite_error().is_some_and(|e| e.extended_code == ffi::SQLITE_READONLY_ROLLBACK) => {
+            let access = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+            read(Connection::open_with_flags(path, access)?)
+        }
+        found => found,
+    }
 }
 
 /// Brings the tables up to [`VERSION`], each step in a transaction of its own.
@@ -261,6 +272,8 @@ pub(super) struct StreamSql {
     pub(super) delete: String,
     /// The last row: seq, end.
     pub(super) last: String,
+    /// How many rows there are from ?1 up to, not including, ?2, and what they weigh. Reads no payload.
+    pub(super) weigh: String,
     /// Copies the row ?1 to the dead letters of stream ?2: ?3 reason, ?4 detail, ?5 boot, ?6 time. Gives the bytes of the letter.
     pub(super) bury: String,
 }
@@ -276,6 +289,10 @@ impl StreamSql {
             walk: format!("SELECT seq, end, boot, at FROM s_{id} WHERE seq >= ?1 ORDER BY seq LIMIT ?2"),
             delete: format!("DELETE FROM s_{id} WHERE seq >= ?1 AND seq < ?2"),
             last: format!("SELECT seq, end FROM s_{id} ORDER BY seq DESC LIMIT 1"),
+            weigh: format!(
+                "SELECT count(*), coalesce(sum(octet_length(client) + octet_length(topic) + coalesce(octet_length(properties), 0)
+                 + octet_length(payload)), 0) FROM s_{id} WHERE seq >= ?1 AND seq < ?2"
+            ),
             bury: format!(
                 "INSERT INTO dead(stream, seq, reason, detail, dead_boot, dead_at, boot, at, flags, client, topic, properties, payload)
                  SELECT ?2, seq, ?3, ?4, ?5, ?6, boot, at, flags, client, topic, properties, payload FROM s_{id} WHERE seq = ?1

@@ -10,6 +10,16 @@ use crate::message::{Message, QoS};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SessionId(pub u32);
 
+/// The first character of the names that the gateway itself has among the client ids: no client can send it (MQTT 5, section
+/// 1.5.4). A *store of its own* is kept under such a name: a queue and packet ids, which are neither listed nor counted with
+/// those of clients.
+pub const RESERVED: char = '\0';
+
+/// Whether this is a name of the gateway's own.
+pub(super) fn is_reserved(client_id: &str) -> bool {
+    client_id.starts_with(RESERVED)
+}
+
 /// What one session is to get of a message: a row of its queue.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SessionCopy {

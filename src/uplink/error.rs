@@ -172,6 +172,23 @@ impl Error {
         matches!(self, Self::Disconnected { code: 0x8e, .. })
     }
 
+    /// The reason code of a DISCONNECT.
+    pub const fn disconnect_code(&self) -> Option<u8> {
+        match self {
+            Self::Disconnected { code, .. } => Some(*code),
+            Self::File { .. }
+            | Self::Dns { .. }
+            | Self::Tcp { .. }
+            | Self::Tls { .. }
+            | Self::Refused { .. }
+            | Self::Timeout { .. }
+            | Self::Closed { .. }
+            | Self::Io { .. }
+            | Self::Protocol { .. }
+            | Self::KeepAlive { .. } => None,
+        }
+    }
+
     /// Whether the upstream may have ended the connection because of a message it was sent.
     ///
     /// A silent close is how MQTT 3.1.1 refuses a PUBLISH; of the DISCONNECT codes, those that speak of a packet.

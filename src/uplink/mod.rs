@@ -27,6 +27,7 @@
 
 mod dial;
 mod error;
+mod inbound;
 pub mod mqtt;
 mod settings;
 mod tls;
@@ -37,12 +38,16 @@ use bytes::Bytes;
 
 pub use self::{
     error::{Error, Step},
+    inbound::*,
     settings::*,
 };
 use crate::{
     message::{Properties, QoS},
     topic::TopicName,
 };
+
+/// Deliveries have the ids up to this one; the one beyond is the session's own, for what it asks of the upstream itself.
+pub const LAST_DELIVERY_ID: u16 = u16::MAX - 1;
 
 /// A system that messages can be sent to.
 pub trait Upstream: Send + 'static {
@@ -69,6 +74,9 @@ pub trait Session: Send {
 
     /// Queues the second half of an exactly-once delivery (MQTT: PUBREL).
     fn queue_release(&mut self, id: u16);
+
+    /// Queues the answer to a message that came.
+    fn queue_answer(&mut self, answer: Answer);
 
     /// Bytes queued and not yet written.
     fn queued_bytes(&self) -> usize;
@@ -98,6 +106,8 @@ pub struct Greeting {
     pub is_first_url: bool,
     /// The upstream still holds the session that was asked for: deliveries go on under their old ids.
     pub resumed: bool,
+    /// The upstream still holds a session of ours, with its subscriptions and the messages for it.
+    pub session_present: bool,
     /// Most unacknowledged deliveries the upstream takes (MQTT: Receive Maximum).
     pub window: u16,
     /// QoS to send with: ours, or the upstream's Maximum QoS where that is less.
@@ -148,6 +158,8 @@ pub enum Event {
     Received(Reply),
     /// Second half done (MQTT: PUBCOMP).
     Completed(Reply),
+    /// Something that the upstream has for us.
+    Arrived(Arrived),
 }
 
 /// The number of a delivery, and the upstream's word on it.

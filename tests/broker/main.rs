@@ -4,6 +4,7 @@
 
 mod clients;
 mod delivery;
+mod downlink;
 mod durable;
 mod limits;
 #[cfg(feature = "interop")]

@@ -16,8 +16,10 @@ from rig.audit import Audit, Image
 from rig.disk import FaultyDisk, memory_folder
 from rig.people import Broken
 from rig.plant import Plant
+from rig.starts import KINDS, survives
 
-LIVES = 40  # power cuts that one disk goes through
+LIVES = 30  # power cuts that one disk goes through
+STARTS = 2  # of each kind (starts.py), for each such disk
 
 
 class Sums:
@@ -25,7 +27,7 @@ class Sums:
 
     def __init__(self):
         self.cuts = self.at_start = self.in_checkpoint = self.at_stop = self.outside = self.with_loss = 0
-        self.disks = self.acknowledged = self.received = self.delivered = self.operations = 0
+        self.in_starts = self.disks = self.acknowledged = self.received = self.delivered = self.operations = 0
 
 
 class Life:
@@ -65,7 +67,7 @@ class Life:
         for subscriber in plant.subscribers:
             subscriber.may_connect.set() if dice.random() < 0.6 else subscriber.away()
         process = plant.start()
-        end = time.monotonic() + dice.choice([0.3, 0.8, 0.8, 2.0])
+        end = time.monotonic() + dice.choice([0.2, 0.6, 0.6, 1.5])
         asked, stopping = False, False
         while process.alive() and time.monotonic() < end:
             await asyncio.sleep(0.004)
@@ -136,7 +138,7 @@ class Life:
         self.audit.fresh()
         for subscriber in plant.subscribers:
             await plant.until(f"{subscriber.name} has everything", lambda s=subscriber: self.audit.due[s.name] <= s.got, 30)
-        code = plant.process.terminate()
+        code = await plant.stop()
         if code != 0:
             raise Broken(f"SIGTERM ended it with code {code}")
         self.look()
@@ -144,6 +146,21 @@ class Life:
             missing = self.audit.owed[name] if not stream.drops else set()
             if missing:
                 raise Broken(f"{name}: not forwarded in the end: {sorted(missing)[:5]}")
+
+
+def starts(folder, seed, sums, durability):
+    """Starts that are cut while they make, migrate, salvage or replay the database."""
+    dice = random.Random(seed)
+    for kind in KINDS:
+        for _ in range(STARTS):
+            own = dice.randrange(1 << 32)
+            try:
+                cuts = survives(folder / kind / str(own), kind, own, durability)
+            except Broken as problem:
+                raise Broken(f"{kind}, seed {own}: {problem}") from None
+            sums.cuts += cuts
+            sums.in_starts += cuts
+            shutil.rmtree(folder / kind)
 
 
 async def campaign(options):
@@ -158,11 +175,14 @@ async def campaign(options):
         life = Life(folder / str(seed), seed, sums, options.durability, options.lie)
         try:
             await life.run(min(LIVES, options.count - sums.cuts))
+            if not options.lie:
+                starts(folder / f"{seed}-starts", seed, sums, options.durability)
         except Broken as problem:
             failed += 1
             print(f"FAIL power-cuts: disk {seed}, life {life.number}: {problem}; files kept in {life.disk.folder}", flush=True)
             break
         shutil.rmtree(life.disk.folder)
+        shutil.rmtree(folder / f"{seed}-starts", ignore_errors=True)
         if sums.disks % 5 == 0 or options.disk is not None:
             print(f"     {sums.cuts} cuts, {sums.acknowledged} messages, {time.monotonic() - began:.0f} s", flush=True)
         if options.disk is not None:
@@ -174,6 +194,8 @@ async def campaign(options):
     good = not failed and sums.acknowledged > 10 * sums.cuts
     print(f"{'PASS' if good else 'FAIL'} power-cuts: {sums.cuts} cuts, {sums.acknowledged} messages acknowledged, "
           f"{'none lost, none twice at QoS 2' if good else 'see above'}", flush=True)
+    if options.expected:
+        shutil.rmtree(folder, ignore_errors=True)
     return 0 if good else 1
 
 
@@ -184,6 +206,7 @@ def main():
     parser.add_argument("--disk", type=int, help="the seed of one disk: plays it alone")
     parser.add_argument("--durability", default="full", choices=["full", "process"])
     parser.add_argument("--lie", action="store_true", help="a disk that lies about syncs")
+    parser.add_argument("--expected", action="store_true", help="a failure is what is wanted: keeps no files")
     sys.exit(asyncio.run(campaign(parser.parse_args())))
 
 

@@ -257,6 +257,35 @@ def certificates(t, folder):
     check_books(t, gateway, "certificates: once the clock is set it connects by itself")
 
 
+def tls_listener(t, folder):
+    """A TLS listener that asks for certificates starts in 1970, too: it says that the dates cannot be right, and once they are it lets clients in."""
+    folder.mkdir()
+    folder.chmod(0o755)
+    authority(folder, "ca")
+    certificate(folder, "ca", "gw", 60)
+    certificate(folder, "ca", "pump", 60)
+    port = free_port()
+    tls = f'tls = {{ cert = "{folder}/gw.pem", key = "{folder}/gw.key", client_ca = "{folder}/ca.pem", require_client_cert = true }}'
+    clock = Clock(folder, UNSET)
+    gateway = Gateway(folder / "gateway", free_port(), listener=f'\n[[listener]]\nname = "tls"\nbind = "127.0.0.1:{port}"\n{tls}\n', env=clock.env)
+    gateway.start()
+    t.later(gateway.stop)
+    argv = ["mosquitto_pub", "-h", "localhost", "-p", port, "--cafile", folder / "ca.pem", "--cert", folder / "pump.pem", "--key", folder / "pump.key",
+            "-q", 1, "-t", "local/x", "-m", "x"]
+    let_in = lambda: subprocess.run(list(map(str, argv)), capture_output=True, timeout=20).returncode == 0
+    t.check("a TLS listener in 1970: it starts, and says that the clock may be wrong", gateway.logged("gw.pem.*is the clock of this machine right") is not None)
+    refused = not let_in()
+    line = gateway.logged("client's certificate is not accepted")
+    t.check("a TLS listener in 1970: a client's certificate is not valid yet, and the log says so", refused and line, line)
+    clock.set(TRUE)
+    t.check("once the clock is set it lets clients in", let_in())
+    clock.set("+100d")
+    t.check("a jump beyond the end of a certificate: it is refused", not let_in())
+    clock.set(TRUE)
+    t.check("and back: it is let in again", let_in())
+    t.check("a TLS listener: SIGTERM ends it with code 0", gateway.stop() == 0)
+
+
 def main(t):
     folder = workspace(t)
     folder.chmod(0o755)
@@ -266,6 +295,7 @@ def main(t):
     leap(t, folder / "leap")
     new_boot(t, folder / "boot")
     certificates(t, folder / "tls")
+    tls_listener(t, folder / "listener")
 
 
 own()

@@ -58,6 +58,9 @@ def main(t):
     t.check(f"while nothing happens nothing is written ({IDLE_S} s)", idle == 0, f"{idle} bytes")
     alone = written(gateway, lambda: Sensors(folder, gateway.port, "alone", count=ALONE, size=SIZE, window=1, first_sensor=50).result()) / ALONE
     t.check("control: messages one by one cost far more each, and the measurement says so", alone > 4 * (stored + sent), f"{alone:.0f} bytes for {SIZE}")
+    figures = lambda: (int(gateway.metric("tidegate_store_written_bytes_total")), gateway.process.written_bytes())
+    wait_for("the metric has caught up", lambda: abs(figures()[0] - figures()[1]) < figures()[1] / 100, 10, 0.1)
+    t.check("the metric says what the kernel says", True, figures())
     check_books(t, gateway)
 
 

@@ -2,130 +2,23 @@
 
 use std::time::Duration;
 
-use bytes::BytesMut;
-use rumqttc::v5::mqttbytes::v5::{Packet, Publish};
+use rumqttc::v5::mqttbytes::v5::Packet;
 use tidegate::{
     message::QoS,
     uplink::{Backoff, Version},
 };
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpListener, TcpStream},
-    sync::mpsc,
-    task::JoinSet,
+use tokio::{io::AsyncReadExt, sync::mpsc};
+
+use crate::{
+    gateway::{Gateway, message, number, settings},
+    peer::{ACCEPTED, ACCEPTED_WINDOW_1, Fake},
 };
 
-use crate::gateway::{Gateway, message, number, settings};
-
-/// CONNACK of MQTT 5: accepted, no properties.
-pub(crate) const ACCEPTED: &[u8] = &[0x20, 3, 0, 0, 0];
-
-/// CONNACK of MQTT 5: accepted, Receive Maximum 1.
-pub(crate) const ACCEPTED_WINDOW_1: &[u8] = &[0x20, 6, 0, 0, 3, 0x21, 0, 1];
-
-/// One connection of a gateway.
-pub(crate) struct Peer {
-    stream: TcpStream,
-    buffer: BytesMut,
-    /// Tells the test what arrived.
-    seen: mpsc::Sender<Publish>,
-}
-
-impl Peer {
-    /// The next packet; `None` when the gateway has gone.
-    pub(crate) async fn next(&mut self) -> Option<Packet> {
-        loop {
-            // The shortest DISCONNECT (MQTT 5, section 3.14.1), which rumqttc's decoder refuses.
-            if self.buffer.starts_with(&[0xe0, 0]) {
-                return None;
-            }
-            match Packet::read(&mut self.buffer, None) {
-                Ok(packet) => return Some(packet),
-                Err(rumqttc::v5::mqttbytes::Error::InsufficientBytes(_)) => {}
-                Err(error) => panic!("the gateway sent something wrong: {error}"),
-            }
-            if !matches!(self.stream.read_buf(&mut self.buffer).await, Ok(1..)) {
-                return None;
-            }
-        }
-    }
-
-    pub(crate) async fn publish(&mut self) -> Option<Publish> {
-        loop {
-            match self.next().await? {
-                Packet::Publish(publish) => {
-                    self.seen.send(publish.clone()).await.ok()?;
-                    return Some(publish);
-                }
-                Packet::Disconnect(_) => return None,
-                _ => {}
-            }
-        }
-    }
-
-    pub(crate) async fn send(&mut self, bytes: &[u8]) -> Option<()> {
-        self.stream.write_all(bytes).await.ok()
-    }
-
-    pub(crate) async fn acknowledge(&mut self, id: u16) -> Option<()> {
-        let [high, low] = id.to_be_bytes();
-        self.send(&[0x40, 2, high, low]).await
-    }
-
-    pub(crate) async fn refuse(&mut self, id: u16, code: u8) -> Option<()> {
-        let [high, low] = id.to_be_bytes();
-        self.send(&[0x40, 3, high, low, code]).await
-    }
-
-    /// Reads CONNECT and answers with these bytes.
-    pub(crate) async fn greet(&mut self, connack: &[u8]) -> Option<()> {
-        assert!(matches!(self.next().await?, Packet::Connect(..)), "a connection begins with CONNECT");
-        self.send(connack).await
-    }
-
-    pub(crate) async fn acknowledge_all(mut self) -> Option<()> {
-        while let Some(publish) = self.publish().await {
-            self.acknowledge(publish.pkid).await?;
-        }
-        Some(())
-    }
-}
-
-/// An upstream that treats its `n`th connection (from 0) as `behave` says.
-pub(crate) struct Fake {
-    pub(crate) port: u16,
-    pub(crate) seen: mpsc::Receiver<Publish>,
-    _tasks: JoinSet<()>,
-}
-
-impl Fake {
-    pub(crate) async fn start<F, B>(behave: F) -> Self
-    where
-        F: Fn(usize, Peer) -> B + Send + 'static,
-        B: Future<Output = Option<()>> + Send + 'static,
-    {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let port = listener.local_addr().unwrap().port();
-        let (sender, seen) = mpsc::channel(100_000);
-        let mut tasks = JoinSet::new();
-        tasks.spawn(async move {
-            let mut peers = JoinSet::new();
-            for number in 0.. {
-                let (stream, _) = listener.accept().await.unwrap();
-                let peer = Peer { stream, buffer: BytesMut::new(), seen: sender.clone() };
-                peers.spawn(behave(number, peer));
-            }
-        });
-        Self { port, seen, _tasks: tasks }
-    }
-
-    /// The payloads that have arrived so far, as numbers.
-    pub(crate) fn numbers(&mut self) -> Vec<u64> {
-        std::iter::from_fn(|| self.seen.try_recv().ok()).map(|publish| number(&publish)).collect()
-    }
-}
-
-async fn gateway_with(count: u64, port: u16, change: impl FnOnce(&mut tidegate::uplink::Settings)) -> Gateway {
+pub(crate) async fn gateway_with(
+    count: u64,
+    port: u16,
+    change: impl FnOnce(&mut tidegate::uplink::Settings),
+) -> Gateway {
     let mut gateway = Gateway::new(&["s"]);
     gateway.publish_numbers(0, 1..=count).await;
     let mut settings = settings(port);
@@ -270,48 +163,6 @@ async fn the_receive_maximum_is_kept() {
     let mut gateway = gateway_with(50, fake.port, |_| {}).await;
     assert_eq!(gateway.drained(0).await.forwarded, 50);
     assert_eq!(gateway.stats().connects, 1);
-    gateway.stop(Duration::ZERO).await;
-}
-
-#[tokio::test]
-async fn one_refused_message_is_tried_a_few_times_and_does_not_hold_up_the_others() {
-    let fake = Fake::start(|_, mut peer| async move {
-        peer.greet(ACCEPTED).await?;
-        loop {
-            let publish = peer.publish().await?;
-            match number(&publish) {
-                7 => peer.refuse(publish.pkid, 0x97).await?,
-                9 => peer.refuse(publish.pkid, 0x99).await?,
-                11 => peer.refuse(publish.pkid, 0x10).await?,
-                _ => peer.acknowledge(publish.pkid).await?,
-            }
-        }
-    })
-    .await;
-    let mut gateway = gateway_with(1000, fake.port, |_| {}).await;
-    let books = gateway.drained(0).await;
-    assert_eq!((books.forwarded, &books.dead[..]), (998, &[("refused".to_owned(), 2)][..]));
-    assert_eq!((gateway.failures("publish-refused"), gateway.stats().connects), (5, 6));
-    assert!(gateway.stats().last_error.unwrap().contains("quota exceeded (code 0x97)"));
-    gateway.stop(Duration::ZERO).await;
-}
-
-#[tokio::test]
-async fn a_message_that_makes_the_upstream_hang_up_is_found_and_set_aside() {
-    let fake = Fake::start(|_, mut peer| async move {
-        peer.greet(ACCEPTED).await?;
-        loop {
-            let publish = peer.publish().await?;
-            if number(&publish) == 300 {
-                return None;
-            }
-            peer.acknowledge(publish.pkid).await?;
-        }
-    })
-    .await;
-    let mut gateway = gateway_with(1000, fake.port, |_| {}).await;
-    let books = gateway.drained(0).await;
-    assert_eq!((books.forwarded, &books.dead[..]), (999, &[("refused".to_owned(), 1)][..]));
     gateway.stop(Duration::ZERO).await;
 }
 

@@ -11,8 +11,10 @@ mod gateway;
 #[cfg(feature = "interop")]
 mod network;
 mod operated;
+mod peer;
 #[cfg(feature = "interop")]
 mod proxy;
+mod temper;
 #[cfg(feature = "interop")]
 mod tls;
 #[cfg(feature = "interop")]

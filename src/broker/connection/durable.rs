@@ -233,7 +233,7 @@ impl Connection {
                 }
                 Stage::Published { message, age_ms } => {
                     let at = now.checked_sub(Duration::from_millis(age_ms)).unwrap_or(now);
-                    let publication = Arc::new(Publication { message, at });
+                    let publication = Arc::new(Publication::new(message, at));
                     let delivery = Delivery { publication, qos, retain, subscription_ids, share: None };
                     self.send_queued(seq, &delivery, now);
                 }
@@ -389,7 +389,7 @@ impl Connection {
                         hub.fanout.round(Instant::now()).pass_on(publish.message, &publish.copies, onward);
                     }
                 }
-                (Entry::Release { .. }, _) => {}
+                (Entry::Release { .. } | Entry::Handover(_), _) => {}
             }
         }
     }

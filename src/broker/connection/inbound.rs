@@ -292,7 +292,7 @@ impl Connection {
                     }
                     self.inbound.arrivals.released(packet_id);
                 }
-                Entry::Step { .. } => {}
+                Entry::Step { .. } | Entry::Handover(_) => {}
             }
             self.acknowledge(&mut round, patient);
         }
@@ -390,7 +390,7 @@ impl Connection {
 fn entry_bytes(entry: &Entry) -> usize {
     match entry {
         Entry::Publish(publish) => message_bytes(&publish.message),
-        Entry::Release { .. } | Entry::Step { .. } => ENTRY_BYTES,
+        Entry::Release { .. } | Entry::Step { .. } | Entry::Handover(_) => ENTRY_BYTES,
     }
 }
 

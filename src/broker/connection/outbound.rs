@@ -128,7 +128,9 @@ impl Connection {
         match self.encode(&delivery, packet_id, false, now) {
             Fate::Encoded => {
                 self.tally.sent(&delivery.publication.message, qos);
-                if packet_id != 0 {
+                if packet_id == 0 {
+                    delivery.publication.taken();
+                } else {
                     self.claim.kept.outgoing.send(delivery);
                 }
             }

@@ -57,6 +57,13 @@ impl Stage {
             Self::Released => 0,
         }
     }
+
+    /// The client has it.
+    fn taken(&self) {
+        if let Self::Published(delivery) = self {
+            delivery.publication.taken();
+        }
+    }
 }
 
 impl Outgoing {
@@ -125,7 +132,7 @@ impl Outgoing {
     /// PUBACK. False where nothing of the kind is waiting.
     pub(crate) fn acknowledged(&mut self, packet_id: u16) -> bool {
         let waits = |stage: &Stage| matches!(stage, Stage::Published(delivery) if delivery.qos == QoS::AtLeastOnce);
-        self.stage(packet_id).is_some_and(|stage| waits(stage)) && self.finish(packet_id)
+        self.stage(packet_id).is_some_and(|stage| waits(stage)) && self.finish(packet_id, true)
     }
 
     /// PUBREC: the message itself is no longer needed. False where nothing of the kind is waiting.
@@ -135,6 +142,7 @@ impl Outgoing {
             None => false,
             Some(stage) => {
                 let before = std::mem::replace(stage, Stage::Released);
+                before.taken();
                 self.bytes -= before.cost();
                 true
             }
@@ -143,12 +151,12 @@ impl Outgoing {
 
     /// PUBCOMP. False where nothing of the kind is waiting.
     pub(crate) fn completed(&mut self, packet_id: u16) -> bool {
-        matches!(self.stage(packet_id), Some(Stage::Released)) && self.finish(packet_id)
+        matches!(self.stage(packet_id), Some(Stage::Released)) && self.finish(packet_id, true)
     }
 
     /// PUBREC with an error: the exchange ends here (MQTT 5, section 4.3.3).
     pub(crate) fn refused(&mut self, packet_id: u16) -> bool {
-        self.stage(packet_id).is_some() && self.finish(packet_id)
+        self.stage(packet_id).is_some() && self.finish(packet_id, true)
     }
 
     /// Whether this answer may come now. One to something unknown may: it is of an earlier connection, or of a session that
@@ -163,7 +171,7 @@ impl Outgoing {
 
     /// Gives up one message that was entered and cannot be sent after all.
     pub(crate) fn give_up(&mut self, packet_id: u16) {
-        self.finish(packet_id);
+        self.finish(packet_id, false);
     }
 
     /// Takes out the QoS 1 messages of shared subscriptions, in the order in which they were sent.
@@ -187,10 +195,14 @@ impl Outgoing {
         slot.as_mut().filter(|sent| sent.on_wire).map(|sent| &mut sent.stage)
     }
 
-    fn finish(&mut self, packet_id: u16) -> bool {
+    /// `answered`: by the client, with whatever word.
+    fn finish(&mut self, packet_id: u16, answered: bool) -> bool {
         let Some(slot) = self.slots.get_mut(usize::from(packet_id) - 1) else { return false };
         let Some(sent) = slot.take() else { return false };
         self.bytes -= sent.stage.cost();
+        if answered {
+            sent.stage.taken();
+        }
         self.on_wire -= u16::from(sent.on_wire);
         self.free.push_back(packet_id);
         if self.free.len() == self.slots.len() && self.free.len() > 64 {
@@ -215,7 +227,7 @@ mod tests {
             client: "c".into(),
             properties: None,
         };
-        let publication = Arc::new(Publication { message, at: Instant::now() });
+        let publication = Arc::new(Publication::new(message, Instant::now()));
         Delivery { publication, qos, retain: false, subscription_ids: None, share: None }
     }
 

@@ -90,7 +90,7 @@ impl Remains {
                     }
                 }
                 Entry::Release { packet_id } => self.arrivals.released(packet_id),
-                Entry::Step { .. } => {}
+                Entry::Step { .. } | Entry::Handover(_) => {}
             }
             while let Some((_, passing)) = self.arrivals.next() {
                 if let Some(passing) = passing {

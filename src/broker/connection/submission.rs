@@ -76,7 +76,7 @@ impl Inbound {
 fn released(entry: &Entry) -> Option<u16> {
     match entry {
         Entry::Release { packet_id } => Some(*packet_id),
-        Entry::Publish(_) | Entry::Step { .. } => None,
+        Entry::Publish(_) | Entry::Step { .. } | Entry::Handover(_) => None,
     }
 }
 

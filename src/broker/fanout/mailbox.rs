@@ -2,6 +2,7 @@
 
 use std::{collections::VecDeque, sync::Arc, time::Instant};
 
+use super::receipt::Receipt;
 use crate::{
     broker::limits::{
         FETCH_BYTES, QUEUE_AWAY_MESSAGES, QUEUE_BYTES, QUEUE_LOW, QUEUE_MESSAGES, QUEUE_RESERVE, QUEUE_SOFT,
@@ -17,9 +18,30 @@ pub struct Publication {
     pub message: Message,
     /// When it was accepted, for its expiry interval.
     pub at: Instant,
+    /// Whoever wants to know whether a client took it.
+    pub(crate) receipt: Option<Receipt>,
 }
 
 impl Publication {
+    /// A message that was accepted at this time.
+    pub(crate) fn new(message: Message, at: Instant) -> Self {
+        Self { message, at, receipt: None }
+    }
+
+    /// Nobody is to hear what becomes of it.
+    pub(crate) fn hush(&self) {
+        if let Some(receipt) = &self.receipt {
+            receipt.hush();
+        }
+    }
+
+    /// A client has it: acknowledged it, or was sent it at QoS 0.
+    pub(crate) fn taken(&self) {
+        if let Some(receipt) = &self.receipt {
+            receipt.taken();
+        }
+    }
+
     /// The message with its expiry interval lowered by the time spent here (MQTT 5, section 3.3.2.3.3); `None` where that
     /// has passed.
     pub(crate) fn aged(&self, now: Instant) -> Option<Message> {
@@ -260,7 +282,7 @@ mod tests {
             client: "c".into(),
             properties: None,
         };
-        let publication = Arc::new(Publication { message, at: Instant::now() });
+        let publication = Arc::new(Publication::new(message, Instant::now()));
         Delivery { publication, qos, retain: false, subscription_ids: None, share: None }
     }
 

@@ -57,6 +57,7 @@ mod census;
 mod index;
 mod mailbox;
 mod queue;
+mod receipt;
 mod round;
 mod share;
 mod subscriptions;
@@ -71,12 +72,13 @@ use std::{
 };
 
 use bytestring::ByteString;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
 pub(crate) use mailbox::Mailbox;
 use mailbox::Offered;
 pub use mailbox::{Delivery, Publication};
 pub(crate) use queue::{Next, Queue};
+pub(crate) use receipt::{Receipt, Report};
 pub use round::Round;
 pub(crate) use round::{Choice, Congested, Onward, Orphan, Routed};
 use share::Readiness;
@@ -134,6 +136,8 @@ pub struct Fanout {
     /// Bytes in all queues in memory.
     queued: AtomicUsize,
     drops: Drops,
+    /// Grows whenever somebody may want a message whom nobody could give it to before.
+    changes: watch::Sender<u64>,
 }
 
 impl Subscriber {
@@ -279,12 +283,24 @@ impl Fanout {
             restricted: AtomicBool::new(false),
             queued: AtomicUsize::new(0),
             drops,
+            changes: watch::Sender::new(0),
         }
+    }
+
+    /// Changes whenever somebody may want a message whom nobody could give it to before. What the number was when the
+    /// subscriptions were asked is never newer than the answer.
+    pub(crate) fn changes(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
+    }
+
+    fn changed(&self) {
+        self.changes.send_modify(|number| *number += 1);
     }
 
     /// Whether there are access rules; without any nobody is asked.
     pub(crate) fn restrict(&self, restricted: bool) {
         self.restricted.store(restricted, Ordering::Release);
+        self.changed();
     }
 
     fn is_restricted(&self) -> bool {
@@ -304,6 +320,7 @@ impl Fanout {
         let mut subscriptions = self.write();
         let new = subscriptions.insert(subscriber, filter, options);
         self.routed.store(subscriptions.routed(), Ordering::Relaxed);
+        self.changed();
         new
     }
 
@@ -317,12 +334,15 @@ impl Fanout {
         let mut subscriptions = self.write();
         let known = subscriptions.remove(subscriber, filter);
         self.routed.store(subscriptions.routed(), Ordering::Relaxed);
+        // Of a shared one, another member may be next.
+        self.changed();
         known
     }
 
     /// The client of a session came: its queue takes QoS 0 and more. `window`: messages that it takes at a time.
     pub fn connect(&self, subscriber: &Subscriber, window: u16) {
         subscriber.mailbox().connect(window);
+        self.changed();
     }
 
     /// The client of a session went; `unsent` is what it had taken and not sent.

@@ -271,7 +271,7 @@ impl Round<'_> {
         if found.is_empty() && durable.is_empty() && onward.is_empty() {
             return;
         }
-        let publication = Arc::new(Publication { message, at: *now });
+        let publication = Arc::new(Publication::new(message, *now));
         let message = &publication.message;
         let mut hall = Hall { fanout, woken, congested };
         // Overlapping subscriptions of one session become one delivery (MQTT 5, section 3.3.4).
@@ -293,10 +293,52 @@ impl Round<'_> {
         hall.pass_on(&publication, copies, onward, orphans);
     }
 
+    /// Offers a message that stays where it is until a client has it, to everybody who would get it from memory now; its receipt
+    /// says what comes of it. False where there is nobody; then the receipt says nothing.
+    pub(crate) fn offer(&mut self, publication: Publication, onward: Onward) -> bool {
+        let Self { fanout, subscriptions, woken, congested, .. } = self;
+        let publication = Arc::new(publication);
+        let message = &publication.message;
+        let restricted = fanout.is_restricted();
+        let mut found = entries(&subscriptions.volatile, message, restricted);
+        if subscriptions.has_late(message.qos) {
+            // At QoS 0 whoever has a queue in the store gets it from memory as well, while connected.
+            let late = entries(&subscriptions.durable, message, restricted);
+            found.extend(late.into_iter().filter(|(subscriber, _)| subscriber.mailbox().is_connected()));
+        }
+        let mut hall = Hall { fanout, woken, congested };
+        let mut is_wanted = false;
+        sort(&mut found);
+        for found in found.chunk_by(same) {
+            let merged = Merged::new(message, found.iter().map(|(_, options)| *options));
+            if merged.qos == QoS::AtMostOnce || !found[0].0.is_durable() {
+                is_wanted = true;
+                hall.give(found[0].0, merged.delivery(&publication, None));
+            }
+        }
+        let Onward { tickets: _, choices } = onward;
+        for Choice { share, subscriber, options } in choices {
+            if subscriber.mailbox().is_connected() {
+                is_wanted = true;
+                let merged = Merged::new(message, std::iter::once(options));
+                hall.give(&subscriber, merged.delivery(&publication, Some(Box::new(share))));
+            }
+        }
+        if !is_wanted {
+            publication.hush();
+        }
+        is_wanted
+    }
+
+    /// What [`Fanout::changes`] says of the subscriptions that this round sees.
+    pub(crate) fn changes(&self) -> u64 {
+        *self.fanout.changes.borrow()
+    }
+
     /// The store has taken copies of a message that nobody else is to get.
     pub(crate) fn pass_on(&mut self, message: Message, copies: &[SessionCopy], onward: Onward) {
         let Self { fanout, now, woken, congested, orphans, .. } = self;
-        let publication = Arc::new(Publication { message, at: *now });
+        let publication = Arc::new(Publication::new(message, *now));
         Hall { fanout, woken, congested }.pass_on(&publication, copies, onward, orphans);
     }
 

@@ -124,7 +124,7 @@ impl Sys {
                 Some(_) | None => {
                     let message = message(topic.clone(), value);
                     changed.push(message.clone());
-                    Arc::new(Publication { message, at: now })
+                    Arc::new(Publication::new(message, now))
                 }
             };
             by_topic.insert(topic, publication);

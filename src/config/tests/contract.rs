@@ -24,6 +24,7 @@ const EXAMPLES: &[(&str, &[&str])] = &[
     ("auth", &["password_file", "acl_file"]),
     ("uplink", &["name", "url", "client_id", "username", "password_file", "ca", "cert", "key"]),
     ("stream", &["name", "from", "except", "to", "topic", "ttl"]),
+    ("downlink", &["name", "from", "filter", "topic"]),
     ("admin", &["token_file"]),
 ];
 
@@ -32,6 +33,13 @@ const REQUIRED: &[(&str, &str)] = &[
     ("listener", "[[listener]]\nname = \"l\"\nbind = \"127.0.0.1:0\"\n"),
     ("uplink", UPLINK),
     ("stream", "[[stream]]\nname = \"all\"\nfrom = [\"#\"]\n"),
+    (
+        "downlink",
+        concat!(
+            "[[uplink]]\nname = \"cloud\"\nurl = \"mqtt://h\"\n",
+            "[[downlink]]\nname = \"c\"\nfrom = \"cloud\"\nfilter = [\"#\"]\n"
+        ),
+    ),
 ];
 
 fn among<T: Copy>(table: &[(&str, T)], section: &str) -> Option<T> {

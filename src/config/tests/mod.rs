@@ -120,7 +120,7 @@ durabilty = \"full\"
 durability = \"ful\"
 commit_delay = 5
 max_bytes = \"4G\"
-qos = 1
+client_id = 1
 [[uplink]]
 name = \"cloud\"
 url = \"mqtt://broker\"
@@ -141,8 +141,8 @@ when_full = \"rejekt\"
             "error: tidegate.toml:7: store.commit_delay: 5: expected a duration with its unit, such as \"5s\" or \"5ms\"",
             "error: tidegate.toml:8: store.max_bytes: \"4G\": has the unit `G`, which can mean two things: \
              write `GiB` (1024) or `GB` (1000)",
-            "error: tidegate.toml:9: store.qos: unknown key; `qos` is a key of `[[uplink]]`",
-            "warning: tidegate.toml:11: uplink[0].name (cloud): no stream goes to this uplink: it will connect and send nothing",
+            "error: tidegate.toml:9: store.client_id: unknown key; `client_id` is a key of `[[uplink]]`",
+            "warning: tidegate.toml:11: uplink[0].name (cloud): no stream goes to this uplink, and no downlink comes from it: it will connect and send nothing",
             "error: tidegate.toml:13: uplink[0].version (cloud): 5: expected \"5\" or \"3.1.1\"; did you mean \"5\"?",
             "error: tidegate.toml:16: stream[0].from[0] (a): \"a/#b\": has a `#` that is not alone in the last level (right: `a/#`)",
             "error: tidegate.toml:17: stream[0].to (a): \"clod\": there is no uplink of this name; did you mean \"cloud\"?",

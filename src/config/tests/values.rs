@@ -9,6 +9,8 @@ fn wrong_values_are_told_with_what_would_be_right() {
     let in_listener = |line: &str| format!("[[listener]]\nname = \"l\"\nbind = \"127.0.0.1:0\"\n{line}\n");
     let in_uplink = |line: &str| format!("{STREAM}{UPLINK}{line}\n");
     let in_stream = |line: &str| format!("{UPLINK}{STREAM}{line}\n");
+    let downlink = |rest: &str| format!("{UPLINK}[[downlink]]\nname = \"c\"\nfrom = \"cloud\"\n{rest}\n");
+    let in_downlink = |line: &str| downlink(&format!("filter = [\"cmd/+/#\"]\n{line}"));
     let table = [
         (
             in_listener("max_packet = \"1KB\""),
@@ -55,8 +57,8 @@ fn wrong_values_are_told_with_what_would_be_right() {
         (in_stream("priority = 101"), "stream[0].priority (all): 101: expected a whole number from -100 to 100"),
         (in_stream("ttl = \"0s\""), "stream[0].ttl (all): \"0s\": expected a duration from \"1s\" to \"36500d\""),
         (
-            in_stream("retain_sent = \"7d\""),
-            "stream[0].retain_sent (all): \"7d\": not supported by this version; expected \"0s\"",
+            in_stream("retain_sent = \"7\""),
+            "stream[0].retain_sent (all): \"7\": has no unit (right: `7s`, `7ms`, `7m`, `7h` or `7d`)",
         ),
         (in_stream("envelope = \"none\""), "stream[0].envelope (all): not supported by this version"),
         (
@@ -69,7 +71,28 @@ fn wrong_values_are_told_with_what_would_be_right() {
             "log.level: \"inof\": `inof` is no level; expected a level (error, warn, info, debug, trace) or directives such as \"info,tidegate::uplink=debug\"",
         ),
         ("[auth]\nacl_file = \"x\"".to_owned(), "auth.acl_file: x: No such file or directory (os error 2)"),
-        ("[[downlink]]\nname = \"x\"".to_owned(), "downlink: not supported by this version"),
+        (in_downlink("qos = 3"), "downlink[0].qos (c): 3: expected a whole number from 0 to 2"),
+        (in_downlink("ttl = \"0s\""), "downlink[0].ttl (c): \"0s\": expected a duration from \"1s\" to \"36500d\""),
+        (
+            in_downlink("topic = \"{2}\""),
+            "downlink[0].topic (c): \"{2}\": uses {2}, but the filter `cmd/+/#` has only 1 `+`",
+        ),
+        (
+            in_downlink("topic = \"{client}\""),
+            "downlink[0].topic (c): \"{client}\": {client} has no meaning here: what comes from an upstream has no client",
+        ),
+        (
+            downlink("filter = [\"$share/g/a\"]"),
+            "downlink[0].filter[0] (c): \"$share/g/a\": a shared subscription has no place here: each gateway has a session of its own",
+        ),
+        (
+            downlink(""),
+            "downlink[0].filter (c): expected at least one topic filter, such as [\"plants/plant-7/cmd/#\"]",
+        ),
+        (
+            "[[downlink]]\nname = \"c\"\nfilter = [\"a\"]".to_owned(),
+            "downlink[0].from (c): is missing; expected the name of an uplink",
+        ),
         (
             "[listener]\nbind = \"x\"".to_owned(),
             "listener: a table: expected a list of tables: `[[listener]]` once for each; two brackets, not one",

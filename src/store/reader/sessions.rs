@@ -13,7 +13,9 @@ use crate::store::{
     failure::Failure,
     queue,
     row::{Columns, Decoder, Senseless, bytes_of, weight},
-    sessions::{RestoredSession, RetainedMessage, SessionId, SessionMessage, SessionRecord, SessionWill, Stage},
+    sessions::{
+        RestoredSession, RetainedMessage, SessionId, SessionMessage, SessionRecord, SessionWill, Stage, is_reserved,
+    },
     shared::Place,
 };
 
@@ -42,6 +44,9 @@ impl Reader {
             // Not there: it ended since this statement began.
             let Some(door) = self.shared.queue(id) else { continue };
             let client_id: String = row.get(1)?;
+            if is_reserved(&client_id) {
+                continue;
+            }
             let received = received(&mut ids, &client_id)?;
             let queue = door.books();
             let record = SessionRecord {

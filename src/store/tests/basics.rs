@@ -82,7 +82,7 @@ fn a_message_comes_back_as_it_was_stored() {
     let wanted: Vec<_> = [&rich, &empty]
         .map(|entry| match entry {
             Entry::Publish(publish) => publish.message.clone(),
-            Entry::Release { .. } | Entry::Step { .. } => unreachable!(),
+            Entry::Release { .. } | Entry::Step { .. } | Entry::Handover(_) => unreachable!(),
         })
         .to_vec();
     let mut lane = bench.lane(OnRefusal::Report);

@@ -43,7 +43,7 @@ async fn ingest_for(
                     publish.copies = sessions.iter().copied().map(super::queues::copy).collect();
                     Entry::Publish(publish)
                 }
-                other @ (Entry::Release { .. } | Entry::Step { .. }) => other,
+                other @ (Entry::Release { .. } | Entry::Step { .. } | Entry::Handover(_)) => other,
             };
             tokio::spawn(async move {
                 let (mut sent, mut answered) = (0, 0);

@@ -5,12 +5,14 @@ mod bench;
 mod damage;
 mod dead;
 mod full;
+mod kept;
 mod limits;
 mod migration;
 mod model;
 mod opening;
 mod operated;
 mod queues;
+mod replay;
 mod settling;
 mod space;
 mod trouble;
@@ -160,7 +162,7 @@ pub(super) async fn submit_until_taken(handle: &Handle, mut entries: Vec<Entry>)
 pub(super) fn entry_bytes(entry: &Entry) -> usize {
     match entry {
         Entry::Publish(publish) => publish.message.payload.len() + publish.message.topic.as_str().len(),
-        Entry::Release { .. } | Entry::Step { .. } => 0,
+        Entry::Release { .. } | Entry::Step { .. } | Entry::Handover(_) => 0,
     }
 }
 
@@ -201,6 +203,6 @@ pub(super) fn publish_with(streams: &[StreamId], number: u64, f: impl FnOnce(&mu
             f(&mut publish);
             Entry::Publish(publish)
         }
-        other @ (Entry::Release { .. } | Entry::Step { .. }) => other,
+        other @ (Entry::Release { .. } | Entry::Step { .. } | Entry::Handover(_)) => other,
     }
 }

@@ -75,6 +75,29 @@ fn a_database_that_was_only_begun_is_finished() {
 }
 
 #[test]
+fn a_power_cut_while_the_database_is_made_does_not_keep_it_from_starting() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("making.db");
+    let making = rusqlite::Connection::open(&path).unwrap();
+    // The cache is too small for the transaction, so that it is in the file before it is committed.
+    making
+        .execute_batch(
+            "PRAGMA journal_mode = DELETE; PRAGMA cache_size = 1; CREATE TABLE t(a); BEGIN; PRAGMA application_id = 7;
+            WITH RECURSIVE n(id) AS (SELECT 1 UNION ALL SELECT id + 1 FROM n WHERE id < 100)
+            INSERT INTO t SELECT zeroblob(4000) FROM n; PRAGMA application_id = 0;",
+        )
+        .unwrap();
+    let data = dir.path().join("data");
+    std::fs::create_dir(&data).unwrap();
+    std::fs::copy(&path, data.join("tidegate.db")).unwrap();
+    std::fs::copy(dir.path().join("making.db-journal"), data.join("tidegate.db-journal")).unwrap();
+    let bench = Bench::open(&settings(&data), &[stream("a")]);
+    bench.store(A, 0..3);
+    bench.close();
+    assert!(!data.join("quarantine").exists() && !data.join("tidegate.db-journal").exists());
+}
+
+#[test]
 fn two_streams_of_one_name_are_refused() {
     let dir = tempfile::tempdir().unwrap();
     let error = Bench::try_open(&settings(dir.path()), &[stream("a"), stream("a")]).err().unwrap();

@@ -39,6 +39,7 @@ impl Writer<'_> {
                 Entry::Publish(publish) => self.decide_publish(publish, lane, mode)?,
                 Entry::Release { packet_id } => self.decide_release(*packet_id, lane, mode)?,
                 Entry::Step { session, seq, step } => self.decide_step((*session, *seq, *step), lane, mode)?,
+                Entry::Handover(handover) => self.decide_handover(handover, lane, mode)?,
             };
             match decision {
                 Decision::Done(outcome) => outcomes.push(outcome),
@@ -51,7 +52,12 @@ impl Writer<'_> {
         Ok(outcomes)
     }
 
-    fn decide_publish(&mut self, publish: &mut Publish, lane: &LaneShared, mode: Mode) -> Result<Decision, Failure> {
+    pub(super) fn decide_publish(
+        &mut self,
+        publish: &mut Publish,
+        lane: &LaneShared,
+        mode: Mode,
+    ) -> Result<Decision, Failure> {
         // What an attempt that was undone has set.
         publish.copies.iter_mut().for_each(|copy| copy.seq = None);
         publish.retained_revision = 0;

@@ -200,7 +200,7 @@ impl Writer<'_> {
     }
 
     /// One step of a delivery. Of a message that is not there (dropped, session gone) it changes nothing.
-    fn step(&mut self, session: SessionId, seq: Sequence, step: Step) -> Result<(), Failure> {
+    pub(super) fn step(&mut self, session: SessionId, seq: Sequence, step: Step) -> Result<(), Failure> {
         let Some(queue) = self.transaction.queues.live(session) else { return Ok(()) };
         let head = queue.books.head;
         if !(head..queue.books.next).contains(&seq) {

@@ -84,7 +84,7 @@ pub(super) fn is_lazy(job: &Job) -> bool {
     match job {
         Job::Batch(batch) => batch.entries.iter().all(|entry| match entry {
             Entry::Step { step, .. } => *step != Step::Received,
-            Entry::Publish(_) | Entry::Release { .. } => false,
+            Entry::Publish(_) | Entry::Release { .. } | Entry::Handover(_) => false,
         }),
         Job::Control(Control::SessionLeft { .. }, _) => true,
         Job::Control(..) | Job::Damaged { .. } => false,

@@ -14,7 +14,7 @@ use crate::store::{
     metrics::Metrics,
     opening::LoadedSessions,
     queue::{self, Counts, Ledger, QueueBooks, SESSION_END},
-    sessions::{QueueLimits, SessionId},
+    sessions::{QueueLimits, SessionId, is_reserved},
     shared::{QueueDoor, Shared, locked},
 };
 
@@ -222,8 +222,10 @@ impl<'c> Queues<'c> {
             let Some(queue) = self.map.get_mut(&id) else { continue };
             let Some(before) = queue.before.take() else { continue };
             queue.dirty = false;
-            came.add(queue.books.counts);
-            left.add(before.books.counts);
+            if !queue.client_id.as_deref().is_some_and(is_reserved) {
+                came.add(queue.books.counts);
+                left.add(before.books.counts);
+            }
             self.garbage.0 = (self.garbage.0 + queue.books.garbage_rows()).saturating_sub(before.books.garbage_rows());
             self.garbage.1 =
                 (self.garbage.1 + queue.books.garbage_bytes()).saturating_sub(before.books.garbage_bytes());

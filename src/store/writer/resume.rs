@@ -15,7 +15,7 @@ use crate::store::{
     metrics::Metrics,
     opening::Loaded,
     queue::QueueBooks,
-    sessions::SessionId,
+    sessions::{SessionId, is_reserved},
     shared::{Asked, Job, Query, QueueDoor, Shared, locked},
 };
 
@@ -71,12 +71,16 @@ pub(super) fn publish(shared: &Shared, metrics: &Metrics, loaded: &Loaded) {
     *shared.boots.write().unwrap_or_else(PoisonError::into_inner) = loaded.boots.clone();
     for (door, (_, books)) in shared.doors.iter().zip(&loaded.streams) {
         locked(&door.published).books.clone_from(books);
+        door.paused.store(books.operated.paused, Ordering::Relaxed);
+        door.replay.send_replace(books.operated.replay_position());
         door.position.send_replace(books.position());
     }
     let mut totals = loaded.sessions.ledger.ended;
     let mut queues = HashMap::with_capacity(loaded.sessions.queues.len());
     for (id, books, session) in &loaded.sessions.queues {
-        totals.add(books.counts);
+        if !session.as_ref().is_some_and(|session| is_reserved(&session.client_id)) {
+            totals.add(books.counts);
+        }
         let Some(session) = session else { continue };
         let door = shared.queue(*id).unwrap_or_else(|| Arc::new(QueueDoor::new(*books, session.limits)));
         *locked(&door.published) = (*books, session.limits);

@@ -49,10 +49,13 @@ impl Round {
                     self.bytes += batch.bytes;
                     self.entries += batch.entries.len();
                     for entry in &batch.entries {
-                        if let Entry::Publish(publish) = entry {
-                            self.entries += publish.copies.len();
-                            self.bytes += publish.copies.len() * publish.message.footprint();
-                        }
+                        let publish = match entry {
+                            Entry::Publish(publish) => publish,
+                            Entry::Handover(handover) => &handover.publish,
+                            Entry::Release { .. } | Entry::Step { .. } => continue,
+                        };
+                        self.entries += publish.copies.len();
+                        self.bytes += publish.copies.len() * publish.message.footprint();
                     }
                 }
                 self.jobs.push(job);

@@ -325,7 +325,10 @@ impl Suspension<'_> {
                 Some(Outcome::Refused(Refusal::Suspended))
             }
             Entry::Release { .. } if lane.session.is_none() => Some(Outcome::Released),
-            Entry::Publish(_) | Entry::Release { .. } | Entry::Step { step: Step::Received, .. } => refused,
+            Entry::Publish(_)
+            | Entry::Handover(_)
+            | Entry::Release { .. }
+            | Entry::Step { step: Step::Received, .. } => refused,
             Entry::Step { session, seq, step } => {
                 if !self.desk.kept.lazy.step(*session, *seq, *step) {
                     tracing::debug!(session = session.0, seq, "a step of a delivery is forgotten: the disk fails");
@@ -353,6 +356,6 @@ fn must_be_withheld(batch: &Batch) -> bool {
         && batch.entries.iter().any(|entry| match entry {
             Entry::Publish(publish) => publish.packet_id.is_some(),
             Entry::Release { .. } => true,
-            Entry::Step { .. } => false,
+            Entry::Step { .. } | Entry::Handover(_) => false,
         })
 }

@@ -10,10 +10,14 @@ use rumqttc::{
 };
 
 use super::super::{Delivery, Event, Reply, TooLarge, Version};
+use super::inbound;
 use crate::message::QoS;
 
-/// Largest packet an upstream may send: acknowledgements and a few properties, never messages.
+/// Largest packet that an upstream may send where it has no messages for us: acknowledgements and a few properties.
 pub(super) const MAX_INCOMING_BYTES: u32 = 64 * 1024;
+
+/// Largest packet that an upstream may send where we have subscriptions.
+pub(super) const MAX_MESSAGE_BYTES: u32 = 256 * 1024;
 
 /// Largest packet of the protocol: five bytes of fixed header and 268 435 455 behind it (MQTT 5, section 1.5.5).
 pub(super) const MAX_PACKET_BYTES: usize = 5 + 268_435_455;
@@ -36,6 +40,8 @@ pub(super) enum Incoming {
     Pong,
     /// DISCONNECT: reason code and the upstream's words.
     Disconnect(u8, Option<String>),
+    /// SUBACK or UNSUBACK: packet id, codes.
+    Subscribed(u16, Bytes),
     /// A packet that asks nothing of an uplink without subscriptions, by its type number.
     Other(u8),
 }
@@ -56,8 +62,8 @@ pub(super) struct ConnAck {
     pub(super) text: Option<String>,
 }
 
-/// Takes the next complete packet off `buffer`; `None` when more bytes are needed.
-pub(super) fn take_frame(buffer: &mut BytesMut) -> Result<Option<Frame>, String> {
+/// Takes the next complete packet off `buffer`; `None` when more bytes are needed. None may be larger than `max`.
+pub(super) fn take_frame(buffer: &mut BytesMut, max: u32) -> Result<Option<Frame>, String> {
     let Some(&kind) = buffer.first() else { return Ok(None) };
     let mut body_len = 0_u32;
     let mut header_len = 1;
@@ -72,8 +78,8 @@ pub(super) fn take_frame(buffer: &mut BytesMut) -> Result<Option<Frame>, String>
             break;
         }
     }
-    if body_len > MAX_INCOMING_BYTES {
-        return Err(format!("a packet of {body_len} bytes; at most {MAX_INCOMING_BYTES} make sense here"));
+    if body_len > max {
+        return Err(format!("a packet of {body_len} bytes; at most {max} make sense here"));
     }
     let end = header_len + body_len as usize;
     if buffer.len() < end {
@@ -94,8 +100,10 @@ pub(super) fn read(version: Version, frame: Frame) -> Result<Incoming, String> {
         0x70 => Incoming::Event(Event::Completed(read_reply(version, body)?)),
         0xd0 => Incoming::Pong,
         0xe0 => read_disconnect(body),
-        // PUBLISH, SUBACK, UNSUBACK: nobody asked, and nothing is lost by not looking.
-        0x30..=0x3f | 0x90 | 0xb0 => Incoming::Other(kind >> 4),
+        0x30..=0x3f => Incoming::Event(Event::Arrived(inbound::read_publish(version, kind, body)?)),
+        0x62 => Incoming::Event(Event::Arrived(inbound::read_release(body)?)),
+        0x90 => inbound::read_suback(version, body)?,
+        0xb0 => Incoming::Other(kind >> 4),
         _ => return Err(format!("a packet that a server does not send (first byte 0x{kind:02x})")),
     })
 }
@@ -264,7 +272,7 @@ mod tests {
     fn read_all(version: Version, bytes: &[u8]) -> Result<Vec<Incoming>, String> {
         let mut buffer = BytesMut::from(bytes);
         let mut packets = Vec::new();
-        while let Some(frame) = take_frame(&mut buffer)? {
+        while let Some(frame) = take_frame(&mut buffer, MAX_INCOMING_BYTES)? {
             packets.push(read(version, frame)?);
         }
         Ok(packets)
@@ -305,16 +313,16 @@ mod tests {
     #[test]
     fn a_property_that_overruns_its_packet_is_an_error_and_not_a_wait() {
         // CONNACK whose property length says 40 where one byte follows.
-        let frame = take_frame(&mut BytesMut::from(&[0x20, 4, 0, 0, 40, 33][..])).unwrap().unwrap();
+        let frame = take_frame(&mut BytesMut::from(&[0x20, 4, 0, 0, 40, 33][..]), MAX_INCOMING_BYTES).unwrap().unwrap();
         assert!(read(Version::V5, frame).is_err());
-        let frame = take_frame(&mut BytesMut::from(&[0x20, 3, 0, 0, 0x80][..])).unwrap().unwrap();
+        let frame = take_frame(&mut BytesMut::from(&[0x20, 3, 0, 0, 0x80][..]), MAX_INCOMING_BYTES).unwrap().unwrap();
         assert!(read(Version::V5, frame).is_err());
     }
 
     #[test]
     fn a_huge_remaining_length_is_refused_before_it_is_read() {
-        assert!(take_frame(&mut BytesMut::from(&[0x40, 0xff, 0xff, 0xff, 0x7f][..])).is_err());
-        assert!(take_frame(&mut BytesMut::from(&[0x40, 0xff, 0xff, 0xff, 0xff][..])).is_err());
+        assert!(take_frame(&mut BytesMut::from(&[0x40, 0xff, 0xff, 0xff, 0x7f][..]), MAX_INCOMING_BYTES).is_err());
+        assert!(take_frame(&mut BytesMut::from(&[0x40, 0xff, 0xff, 0xff, 0xff][..]), MAX_INCOMING_BYTES).is_err());
     }
 
     #[test]
@@ -390,7 +398,7 @@ mod tests {
 
         #[test]
         fn no_body_makes_reading_panic(
-            kind in prop::sample::select(vec![0x20_u8, 0x40, 0x50, 0x70, 0xe0]),
+            kind in prop::sample::select(vec![0x20_u8, 0x34, 0x40, 0x50, 0x62, 0x70, 0x90, 0xe0]),
             body in proptest::collection::vec(any::<u8>(), 0..60),
         ) {
             let _ = read(Version::V5, Frame { kind, body: Bytes::from(body) });

@@ -6,6 +6,10 @@
 //!
 //! # Sessions
 //!
+//! *With subscriptions* (downlinks) the upstream's session is what holds the messages for us while we are away: no connection
+//! ever starts clean, none ends it, and it is to be kept [`DOWNLINK_EXPIRY_S`] seconds. At QoS 2 ids that a former process left behind
+//! are released before they are used. What follows is without subscriptions.
+//!
 //! At QoS 0 and 1 every connection starts clean: the stream on disk is the session. At QoS 2 the upstream remembers packet ids, so a
 //! message can be taken exactly once across a reconnect, but only within one session. Hence:
 //!
@@ -19,10 +23,15 @@
 //! with MQTT 5 they are recognisable by `tg-id`.
 
 mod codec;
+mod inbound;
 pub(in crate::uplink) mod meaning;
 mod session;
 
-use std::{future::Future, time::Duration};
+use std::{
+    future::Future,
+    sync::{Arc, atomic::AtomicUsize},
+    time::Duration,
+};
 
 use bytes::BytesMut;
 use rumqttc::{
@@ -31,16 +40,23 @@ use rumqttc::{
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use self::codec::{ConnAck, Incoming, MAX_INCOMING_BYTES, MAX_PACKET_BYTES};
+use self::{
+    codec::{ConnAck, Incoming, MAX_INCOMING_BYTES, MAX_MESSAGE_BYTES, MAX_PACKET_BYTES},
+    inbound::Asking,
+};
 pub use self::{meaning::publish as meaning_of_publish_code, session::MqttSession};
 use super::{
-    Error, Greeting, Settings, Step, Upstream, Url, Version,
+    Error, Greeting, Settings, Step, Subscription, Upstream, Url, Version,
     dial::{Patience, Wire, dial},
+    inbound::RECEIVE_MAXIMUM,
 };
 use crate::message::QoS;
 
 /// How long an upstream is asked to remember a QoS 2 session without a connection.
 pub const SESSION_EXPIRY_S: u32 = 24 * 60 * 60;
+
+/// How long an upstream is asked to keep messages for us without a connection: longer than most outages of a gateway.
+pub const DOWNLINK_EXPIRY_S: u32 = 7 * 24 * 60 * 60;
 
 /// Most QoS 2 messages in flight to an MQTT 3.1.1 upstream, which cannot say its limit.
 ///
@@ -55,6 +71,10 @@ pub struct Mqtt {
     last: Option<usize>,
     /// Client id that the upstream gave where ours was empty.
     assigned_client_id: Option<String>,
+    /// What is asked of every upstream.
+    subscriptions: Arc<[Subscription]>,
+    /// One more than the place of the address that has granted it all, 0 for none.
+    granted: Arc<AtomicUsize>,
 }
 
 /// A connection that has said hello.
@@ -67,16 +87,28 @@ struct Login {
 impl Mqtt {
     /// An upstream with these settings; nothing is connected yet.
     pub fn new(settings: Settings) -> Self {
-        Self { settings, last: None, assigned_client_id: None }
+        let (subscriptions, granted) = (Arc::default(), Arc::default());
+        Self { settings, last: None, assigned_client_id: None, subscriptions, granted }
+    }
+
+    /// The same with these subscriptions.
+    #[must_use]
+    pub fn subscribing(self, subscriptions: &[Subscription]) -> Self {
+        Self { subscriptions: subscriptions.into(), ..self }
+    }
+
+    fn is_subscribing(&self) -> bool {
+        !self.subscriptions.is_empty()
     }
 
     async fn connect_to(&mut self, index: usize, resume: bool) -> Result<MqttSession, Error> {
         let settings = &self.settings;
         let url = &settings.urls[index];
         let patience = Patience::new(settings.connect_timeout);
+        let is_subscribing = self.is_subscribing();
         let keeps_session = settings.qos == QoS::ExactlyOnce;
         let resume = resume && keeps_session && self.last == Some(index);
-        if keeps_session && !resume && settings.version == Version::V311 {
+        if keeps_session && !is_subscribing && !resume && settings.version == Version::V311 {
             let mut login = self.log_in(url, true, patience).await?;
             let mut bye = BytesMut::new();
             codec::write_disconnect(settings.version, false, &mut bye);
@@ -84,10 +116,10 @@ impl Mqtt {
             let _ = login.wire.write_all(&bye).await;
             let _ = login.wire.shutdown().await;
         }
-        let clean = !keeps_session || (!resume && settings.version == Version::V5);
+        let clean = !is_subscribing && (!keeps_session || (!resume && settings.version == Version::V5));
         let login = self.log_in(url, clean, patience).await?;
         let connack = &login.connack;
-        if connack.session_present && keeps_session && !resume {
+        if connack.session_present && keeps_session && !resume && !is_subscribing {
             let cause = "the upstream offers an old session although a new one was asked for".to_owned();
             return Err(Error::Protocol { url: url.to_string(), step: Step::Connect, cause });
         }
@@ -99,6 +131,7 @@ impl Mqtt {
             url: url.to_string(),
             is_first_url: index == 0,
             resumed: resume && connack.session_present,
+            session_present: connack.session_present,
             window: connack.receive_maximum.unwrap_or(unsaid),
             qos: connack.maximum_qos.and_then(QoS::from_number).map_or(settings.qos, |most| most.min(settings.qos)),
             retain_available: connack.retain_available != Some(0),
@@ -108,7 +141,11 @@ impl Mqtt {
         let max_packet = connack.maximum_packet_bytes.map_or(MAX_PACKET_BYTES, |bytes| bytes as usize);
         self.assigned_client_id = connack.client_id.clone().or(self.assigned_client_id.take());
         self.last = Some(index);
-        Ok(MqttSession::new(login.wire, login.rest, settings.version, greeting, keep_alive, max_packet))
+        let present = greeting.session_present;
+        let session = MqttSession::new(login.wire, login.rest, settings.version, greeting, keep_alive, max_packet);
+        let asking = is_subscribing
+            .then(|| Asking::new(Arc::clone(&self.subscriptions), Arc::clone(&self.granted), index, present));
+        Ok(session.asking(asking))
     }
 
     async fn log_in(&self, url: &Url, clean: bool, patience: Patience) -> Result<Login, Error> {
@@ -158,6 +195,11 @@ impl Mqtt {
                 let mut properties = v5::ConnectProperties::new();
                 properties.max_packet_size = Some(MAX_INCOMING_BYTES);
                 properties.session_expiry_interval = (settings.qos == QoS::ExactlyOnce).then_some(SESSION_EXPIRY_S);
+                if self.is_subscribing() {
+                    properties.max_packet_size = Some(MAX_MESSAGE_BYTES);
+                    properties.session_expiry_interval = Some(DOWNLINK_EXPIRY_S);
+                    properties.receive_maximum = Some(RECEIVE_MAXIMUM);
+                }
                 let connect = v5::Connect { keep_alive, client_id, clean_start: clean, properties: Some(properties) };
                 let login = v5::Login::new(username, password);
                 let has_login = !(login.username.is_empty() && login.password.is_empty());
@@ -211,11 +253,11 @@ async fn read_connack(version: Version, wire: &mut dyn Wire, url: &Url) -> Resul
     let protocol = |cause: String| Error::Protocol { url: url.to_string(), step: Step::Connect, cause };
     let mut buffer = BytesMut::with_capacity(1024);
     loop {
-        if let Some(frame) = codec::take_frame(&mut buffer).map_err(protocol)? {
+        if let Some(frame) = codec::take_frame(&mut buffer, MAX_MESSAGE_BYTES).map_err(protocol)? {
             return match codec::read(version, frame).map_err(protocol)? {
                 Incoming::Greeting(connack) => Ok((*connack, buffer)),
                 Incoming::Disconnect(code, text) => Err(Error::Disconnected { url: url.to_string(), code, text }),
-                Incoming::Event(_) | Incoming::Pong | Incoming::Other(_) => {
+                Incoming::Event(_) | Incoming::Pong | Incoming::Subscribed(..) | Incoming::Other(_) => {
                     Err(protocol("the first packet is not a CONNACK".to_owned()))
                 }
             };

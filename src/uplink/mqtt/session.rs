@@ -16,9 +16,12 @@ use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 
 use super::{
-    super::{Delivery, Error, Event, Greeting, Session, Step, TooLarge, Version, dial::Wire},
-    codec::{self, Incoming, Publisher},
+    super::{Answer, Delivery, Error, Event, Greeting, Session, Step, TooLarge, Version, dial::Wire},
+    codec::{self, Incoming, MAX_INCOMING_BYTES, MAX_MESSAGE_BYTES, Publisher},
+    inbound::{self, Asking, Unsure},
+    meaning,
 };
+use crate::message::QoS;
 
 /// Bytes asked for in one read.
 const READ_BYTES: usize = 16 * 1024;
@@ -49,6 +52,11 @@ pub struct MqttSession {
     pulse: Pulse,
     /// Position behind the last ping.
     ping_end: u64,
+    /// Where there are subscriptions.
+    asking: Option<Asking>,
+    unsure: Option<Unsure>,
+    /// Bytes that are still to come of a message that is larger than we take.
+    skipping: usize,
 }
 
 /// When something last went each way; pure, so `now` is an argument.
@@ -117,7 +125,18 @@ impl MqttSession {
             owes_tcp_ack: false,
             pulse: Pulse::new(keep_alive, Instant::now()),
             ping_end: 0,
+            asking: None,
+            unsure: None,
+            skipping: 0,
         }
+    }
+
+    /// The same with subscriptions.
+    pub(super) fn asking(mut self, asking: Option<Asking>) -> Self {
+        let is_unsure = self.greeting.session_present && self.greeting.qos == QoS::ExactlyOnce;
+        self.unsure = (asking.is_some() && is_unsure).then(Unsure::new);
+        self.asking = asking;
+        self
     }
 
     fn poll_drive(&mut self, cx: &mut Context<'_>, events: &mut Vec<Event>) -> Poll<Result<(), Error>> {
@@ -205,10 +224,22 @@ impl MqttSession {
     /// Turns bytes into events; says whether there were any packets.
     fn take_packets(&mut self, events: &mut Vec<Event>) -> Result<bool, Error> {
         let mut any = false;
-        while let Some(frame) = codec::take_frame(&mut self.read).map_err(|cause| self.protocol_error(cause))? {
+        let max = if self.asking.is_some() { MAX_MESSAGE_BYTES } else { MAX_INCOMING_BYTES };
+        loop {
+            if self.asking.is_some() && self.skip_oversized(max, events) {
+                break;
+            }
+            let frame = codec::take_frame(&mut self.read, max).map_err(|cause| self.protocol_error(cause))?;
+            let Some(frame) = frame else { break };
             any = true;
             match codec::read(self.version, frame).map_err(|cause| self.protocol_error(cause))? {
+                Incoming::Event(Event::Completed(reply))
+                    if self.unsure.as_mut().is_some_and(|unsure| unsure.was_released(reply.id)) => {}
+                Incoming::Event(Event::Arrived(_)) if self.asking.is_none() => {
+                    tracing::debug!(url = self.greeting.url, "message nobody asked for");
+                }
                 Incoming::Event(event) => events.push(event),
+                Incoming::Subscribed(id, codes) => self.subscribed(id, &codes),
                 Incoming::Pong => {}
                 Incoming::Other(kind) => tracing::debug!(url = self.greeting.url, kind, "packet nobody asked for"),
                 Incoming::Greeting(_) => return Err(self.protocol_error("a second CONNACK".to_owned())),
@@ -218,6 +249,47 @@ impl MqttSession {
             }
         }
         Ok(any)
+    }
+
+    /// Takes a message that is larger than we take off the input, as it comes; true while more of it is to come.
+    fn skip_oversized(&mut self, max: u32, events: &mut Vec<Event>) -> bool {
+        if self.skipping == 0 {
+            match inbound::oversized(&self.read, max) {
+                None => return false,
+                Some(None) => return true,
+                Some(Some((arrived, bytes))) => {
+                    tracing::warn!(
+                        url = self.greeting.url,
+                        bytes,
+                        max,
+                        "a message that is larger than this gateway takes"
+                    );
+                    events.push(Event::Arrived(arrived));
+                    self.skipping = bytes;
+                }
+            }
+        }
+        let here = self.skipping.min(self.read.len());
+        self.read.advance(here);
+        self.skipping -= here;
+        self.skipping > 0 || self.read.is_empty() || self.skip_oversized(max, events)
+    }
+
+    /// The upstream has answered a SUBSCRIBE.
+    fn subscribed(&mut self, id: u16, codes: &[u8]) {
+        let refused = self.asking.as_mut().map(|asking| asking.answered(id, codes)).unwrap_or_default();
+        for (subscription, code) in refused {
+            let (filter, meaning) = (subscription.filter, meaning::publish(code));
+            let url = &self.greeting.url;
+            tracing::warn!(url, %filter, code, meaning, "the upstream refused a subscription; it is asked again later");
+        }
+    }
+
+    fn ask(&mut self, now: Instant) -> Option<Instant> {
+        let before = self.out.len();
+        let look_at = self.asking.as_mut().and_then(|asking| asking.ask(self.version, now, &mut self.out));
+        self.queued += (self.out.len() - before) as u64;
+        look_at
     }
 
     fn io_error(&self, cause: io::Error) -> Error {
@@ -235,10 +307,20 @@ impl Session for MqttSession {
     }
 
     fn queue(&mut self, delivery: &Delivery<'_>) -> Result<u64, TooLarge> {
+        let is_new = delivery.qos == QoS::ExactlyOnce && !delivery.dup;
+        if is_new && self.unsure.as_mut().is_some_and(|unsure| unsure.must_release(delivery.id)) {
+            self.queue_release(delivery.id);
+        }
         let before = self.out.len();
         self.publisher.write(delivery, self.max_packet, &mut self.out)?;
         self.queued += (self.out.len() - before) as u64;
         Ok(self.queued)
+    }
+
+    fn queue_answer(&mut self, answer: Answer) {
+        let before = self.out.len();
+        inbound::write_answer(self.version, answer, &mut self.out);
+        self.queued += (self.out.len() - before) as u64;
     }
 
     fn queue_release(&mut self, id: u16) {
@@ -265,9 +347,10 @@ impl Session for MqttSession {
     }
 
     fn keep_alive(&mut self, now: Instant) -> Result<Option<Instant>, Error> {
+        let ask_at = self.ask(now);
         match self.pulse.check(now) {
-            None => Ok(None),
-            Some(Beat::Rest(until)) => Ok(Some(until)),
+            None => Ok(ask_at),
+            Some(Beat::Rest(until)) => Ok(Some(ask_at.map_or(until, |at| at.min(until)))),
             Some(Beat::Dead(limit)) => Err(Error::KeepAlive { url: self.greeting.url.clone(), limit }),
             Some(Beat::Ping) => {
                 self.out.extend_from_slice(&codec::PINGREQ);
@@ -280,7 +363,8 @@ impl Session for MqttSession {
     }
 
     async fn close(mut self, for_good: bool) {
-        codec::write_disconnect(self.version, for_good, &mut self.out);
+        // With subscriptions the session is kept: messages for us gather there.
+        codec::write_disconnect(self.version, for_good && self.asking.is_none(), &mut self.out);
         let bye = async {
             self.wire.write_all(&self.out).await?;
             self.wire.flush().await?;

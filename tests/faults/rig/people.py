@@ -126,7 +126,7 @@ class Publisher:
         if kind == mqtt.PUBCOMP:
             del self.outstanding[packet_id]
         elif reason >= 0x80:
-            if reason != 0x97:
+            if reason not in (0x97, 0x83):  # no room; or (a disk that fails) not willing
                 raise Broken(f"{self.name}: refused with {reason:#x}")
             if phase == "publish":
                 self.refused.add(number)
@@ -217,6 +217,38 @@ class Subscriber:
         self.highest[publisher] = max(number, self.highest.get(publisher, 0))
 
 
+class Pinger:
+    """A client that only says that it is there: whether it is always answered, and how fast."""
+
+    KEEP_ALIVE_S = 2
+
+    def __init__(self, name="pinger"):
+        self.name = name
+        self.worst_s, self.answers, self.connects = 0.0, 0, 0
+
+    async def live(self, port):
+        clock = asyncio.get_running_loop().time
+        while True:
+            line = mqtt.Line(4, self.name, True, self.KEEP_ALIVE_S)
+            try:
+                await line.open(port)
+                self.connects += 1
+                batches = line.batches()
+                while True:
+                    asked = clock()
+                    line.send(mqtt.packet(mqtt.PINGREQ, 0))
+                    async with asyncio.timeout(30):
+                        if await anext(batches, None) is None:
+                            break
+                    self.answers += 1
+                    self.worst_s = max(self.worst_s, clock() - asked)
+                    await asyncio.sleep(0.2)
+            except (OSError, TimeoutError):
+                pass
+            line.close()
+            await asyncio.sleep(RETRY_S)
+
+
 class Upstream:
     """An MQTT 5 server that keeps what it was sent, by stream and sequence number, and acknowledges as its mood is."""
 
@@ -260,6 +292,8 @@ class Upstream:
             writer.transport.abort()
 
     def hear(self, writer, kind, flags, body):
+        if writer.transport.is_closing():
+            return
         if kind == mqtt.CONNECT:
             writer.write(mqtt.packet(mqtt.CONNACK, 0, b"\x00\x00\x00"))
         elif kind == mqtt.PINGREQ:

@@ -68,7 +68,7 @@ STREAMS = [
 class Plant:
     """One data directory and everybody around it. `env` is the disk's."""
 
-    def __init__(self, folder, root, seed, env=None, durability="full", store="", listener="", bulk=False):
+    def __init__(self, folder, root, seed, env=None, durability="full", store="", listener="", bulk=False, pace_s=0.0, gate=None):
         self.folder, self.dice = pathlib.Path(folder), random.Random(seed)
         self.data = pathlib.Path(root) / "data"
         self.env = env
@@ -76,6 +76,8 @@ class Plant:
         self.upstream = Upstream(random.Random(seed + 1))
         self.port, self.admin = free_port(), free_port()
         self.durability, self.store, self.listener, self.bulk = durability, store, listener, bulk
+        self.pace_s = pace_s  # each publisher waits so long after a message
+        self.gate = gate  # makes what stands between the gateway and the upstream
         self.publishers = self._publishers()
         self.by_name = {publisher.name: publisher for publisher in self.publishers}
         self.subscribers = [Subscriber("two", "plant/#", 2), Subscriber("one", "plant/#", 1, version=4)]
@@ -88,6 +90,7 @@ class Plant:
         dice = self.dice
 
         def person(name, topics, qos, **more):
+            more["pause_s"] = max(self.pace_s, more.get("pause_s", 0.0))
             return Publisher(name, topics, qos, dice=random.Random(dice.random()), **more)
 
         large = (4000, 30000) if self.bulk else (100, 3000)
@@ -108,10 +111,11 @@ class Plant:
         """Everybody comes; the gateway is started by `start`."""
         self.folder.mkdir(parents=True, exist_ok=True)
         await self.upstream.start()
+        upstream_port = self.gate(self.upstream.port) if self.gate else self.upstream.port
         self.config = self.folder / "tidegate.toml"
         text = CONFIG.format(
             data=self.data, durability=self.durability, commit_delay=self.dice.choice(["0s", "2ms"]), port=self.port, admin=self.admin,
-            upstream=self.upstream.port, uplink_qos=self.dice.choice([1, 1, 2]), inflight=self.dice.choice([4, 64, 256]),
+            upstream=upstream_port, uplink_qos=self.dice.choice([1, 1, 2]), inflight=self.dice.choice([4, 64, 256]),
             store=self.store, listener=self.listener)
         self.config.write_text(text + "".join(STREAM.format(name=s.name, prefix=s.prefix, more=s.more) for s in STREAMS))
         self.tasks = [asyncio.ensure_future(who.live(self.port)) for who in (*self.publishers, *self.subscribers)]
@@ -183,6 +187,17 @@ class Plant:
             return (await self.get("/health/live"))[0] == 200
 
         await self.until("the gateway is up", ready, seconds)
+
+    async def stop(self, seconds=60):
+        """SIGTERM; gives back the exit code, None where it had to be killed. The others live on meanwhile."""
+        self.process.child.terminate()
+        end = asyncio.get_running_loop().time() + seconds
+        while self.process.alive() and asyncio.get_running_loop().time() < end:
+            await asyncio.sleep(0.01)
+        if self.process.alive():
+            self.process.kill()
+            return None
+        return self.process.child.returncode
 
     async def drain(self, seconds=60):
         """Publishers stop, the upstream takes everything: nothing is left to acknowledge, to forward, or to deliver."""

@@ -3,6 +3,7 @@
 mod basics;
 mod damage;
 mod full;
+mod handover;
 mod limits;
 mod migration;
 mod model;
@@ -53,6 +54,7 @@ impl Bench {
         self.submit(&mut lane.0, entries);
         let seqs = |entry: &Entry| match entry {
             Entry::Publish(publish) => publish.copies.iter().map(|copy| copy.seq).collect(),
+            Entry::Handover(handover) => handover.publish.copies.iter().map(|copy| copy.seq).collect(),
             Entry::Release { .. } | Entry::Step { .. } => Vec::new(),
         };
         let returned = self.wait(lane.1.recv()).unwrap();

@@ -17,6 +17,8 @@ enum Action {
     Publish(u8),
     /// A step of the n-th message of this queue, 0: the oldest.
     Step(usize, usize, u8),
+    /// The n-th message of this queue is handed over to these clients (bits).
+    Handover(usize, usize, u8),
     /// The broker has sent the first so many.
     Sent(usize, usize),
     Left(usize),
@@ -31,6 +33,7 @@ fn any_action() -> impl Strategy<Value = Action> {
         1 => client.clone().prop_map(Action::Delete),
         12 => (1..8u8).prop_map(Action::Publish),
         8 => (client.clone(), 0..4usize, 0..5u8).prop_map(|(client, nth, step)| Action::Step(client, nth, step)),
+        4 => (client.clone(), 0..4usize, 0..8u8).prop_map(|(client, nth, to)| Action::Handover(client, nth, to)),
         3 => (client.clone(), 0..6usize).prop_map(|(client, count)| Action::Sent(client, count)),
         1 => client.prop_map(Action::Left),
         1 => Just(Action::Crash),
@@ -133,6 +136,7 @@ impl Checked {
             }
             Action::Publish(clients) => self.publish(clients),
             Action::Step(client, nth, kind) => self.step(client, nth, kind),
+            Action::Handover(client, nth, to) => self.handover(client, nth, to & !(1 << client)),
             Action::Sent(client, count) => {
                 if let Some(plain) = self.plain.get_mut(&client)
                     && let Some((seq, _)) = plain.queue.get(count)
@@ -183,6 +187,31 @@ impl Checked {
     }
 
     fn publish(&mut self, clients: u8) {
+        let (entry, wanted) = self.message_for(clients);
+        assert_eq!(self.bench().copied(vec![entry]), [wanted]);
+    }
+
+    /// Out of one queue and into others, or neither; a second time it does nothing.
+    fn handover(&mut self, client: usize, nth: usize, clients: u8) {
+        let Some(plain) = self.plain.get(&client) else { return };
+        let Some(&(seq, _)) = plain.queue.get(nth) else { return };
+        let from = plain.id;
+        let (entry, wanted) = self.message_for(clients);
+        let Entry::Publish(publish) = entry else { unreachable!() };
+        let accepted = wanted.0 == Outcome::Accepted;
+        let handover = |publish| Entry::Handover(Box::new(Handover { from, seq, publish }));
+        assert_eq!(self.bench().copied(vec![handover(publish)]), [wanted]);
+        if accepted {
+            let plain = self.plain.get_mut(&client).unwrap();
+            plain.queue.remove(nth);
+            plain.count("delivered");
+            let Entry::Publish(again) = for_sessions(&[from], 0) else { unreachable!() };
+            assert_eq!(self.bench().copied(vec![handover(again)]), [(Outcome::Duplicate, vec![None])]);
+        }
+    }
+
+    /// A message for these clients, and what becomes of it.
+    fn message_for(&mut self, clients: u8) -> (Entry, (Outcome, Vec<Option<Sequence>>)) {
         self.number += 1;
         let number = self.number;
         let takers: Vec<usize> = self.plain.keys().copied().filter(|client| clients & 1 << client != 0).collect();
@@ -194,7 +223,7 @@ impl Checked {
             let take = |client: &usize| self.plain.get_mut(client).unwrap().take(number);
             (Outcome::Accepted, takers.iter().map(take).collect())
         };
-        assert_eq!(self.bench().copied(vec![for_sessions(&ids, number)]), [wanted]);
+        (for_sessions(&ids, number), wanted)
     }
 
     fn step(&mut self, client: usize, nth: usize, kind: u8) {

@@ -15,7 +15,7 @@ fn revisions(bench: &Bench, entries: Vec<Entry>) -> Vec<u64> {
     let verdicts = bench.wait(returns.recv()).unwrap().verdicts;
     let revision = |(entry, _)| match entry {
         Entry::Publish(publish) => publish.retained_revision,
-        Entry::Release { .. } | Entry::Step { .. } => unreachable!(),
+        Entry::Release { .. } | Entry::Step { .. } | Entry::Handover(_) => unreachable!(),
     };
     verdicts.into_iter().map(revision).collect()
 }

@@ -1,0 +1,211 @@
+//! The running gateway, as the commands talk to it: through `[admin]`, one request a connection.
+
+use std::{
+    io::ErrorKind,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    path::PathBuf,
+    process::ExitCode,
+    time::Duration,
+};
+
+use anyhow::{Context as _, anyhow, bail};
+use clap::Args;
+use http_body_util::{BodyExt as _, Empty, Limited};
+use hyper::{
+    Method, Request,
+    body::Bytes,
+    client::conn::http1,
+    header::{AUTHORIZATION, HOST},
+};
+use hyper_util::rt::TokioIo;
+use serde_json::Value;
+use tokio::{net::TcpStream, time::timeout};
+
+use super::{finish, print, refuse};
+use crate::{
+    config::{self, Refused},
+    named_file::{self, Content},
+};
+
+/// Longest wait for the whole of an answer; the gateway itself gives up after 5 s.
+const PATIENCE: Duration = Duration::from_secs(15);
+
+/// Largest answer: a page of dead letters, or one with its payload.
+const MAX_ANSWER_BYTES: usize = 512 << 20;
+
+/// Where the gateway is, and how to show what it says.
+#[derive(Debug, Args)]
+pub(super) struct Door {
+    /// Configuration file of the gateway, which says where `[admin]` is [default: /etc/tidegate/tidegate.toml, if it is there]
+    #[arg(short, long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Address of `[admin]`; the configuration is not read then
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    admin: Option<SocketAddr>,
+    /// File whose first line is the token [default: `token_file` of `[admin]`]
+    #[arg(long, value_name = "FILE")]
+    token_file: Option<PathBuf>,
+    /// Prints the gateway's JSON
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+/// Why a command failed.
+#[derive(Debug)]
+pub(super) enum Trouble {
+    /// The configuration is refused.
+    Config(Refused),
+    /// Anything else.
+    Failed(anyhow::Error),
+}
+
+impl<E: Into<anyhow::Error>> From<E> for Trouble {
+    fn from(error: E) -> Self {
+        Self::Failed(error.into())
+    }
+}
+
+/// Runs a command and gives its exit code.
+pub(super) fn outcome(result: Result<(), Trouble>) -> ExitCode {
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Trouble::Config(refused)) => refuse(&refused),
+        Err(Trouble::Failed(error)) => finish(Err(error)),
+    }
+}
+
+/// A way to the gateway.
+#[derive(Debug)]
+pub(super) struct Gateway {
+    address: SocketAddr,
+    token: Option<String>,
+}
+
+impl Door {
+    /// Finds out where the gateway is.
+    pub(super) fn open(&self) -> Result<Gateway, Trouble> {
+        let (address, token_file) = match self.admin {
+            Some(address) => (address, self.token_file.clone()),
+            None => {
+                let admin = config::load(self.config.as_deref()).map_err(Trouble::Config)?.admin;
+                let bind =
+                    admin.bind.context("the configuration has `[admin] bind = \"off\"`: there is nothing to ask")?;
+                (bind, self.token_file.clone().or(admin.token_file))
+            }
+        };
+        if address.port() == 0 {
+            return Err(anyhow!("`[admin] bind` leaves the port to the system; say which it is with --admin").into());
+        }
+        let token = token_file.map(|file| {
+            let (bytes, _) = named_file::read(&file, Content::Secret)
+                .map_err(|problem| anyhow!("the token file {} {problem}", file.display()))?;
+            let line = bytes.split(|byte| *byte == b'\n').next().unwrap_or_default();
+            Ok::<_, anyhow::Error>(String::from_utf8_lossy(line.trim_ascii()).into_owned())
+        });
+        Ok(Gateway { address: reachable(address), token: token.transpose()? })
+    }
+
+    /// Prints an answer as JSON, or in words.
+    pub(super) fn show(&self, answer: &Value, words: impl FnOnce(&Value) -> String) {
+        print(&if self.json { format!("{answer:#}\n") } else { words(answer) });
+    }
+}
+
+/// What listens on every address is reached on loopback.
+fn reachable(address: SocketAddr) -> SocketAddr {
+    let ip = match address.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        ip => ip,
+    };
+    SocketAddr::new(ip, address.port())
+}
+
+impl Gateway {
+    pub(super) fn get(&self, path: &str) -> anyhow::Result<Value> {
+        self.ask(&Method::GET, path)
+    }
+
+    pub(super) fn post(&self, path: &str) -> anyhow::Result<Value> {
+        self.ask(&Method::POST, path)
+    }
+
+    pub(super) fn delete(&self, path: &str) -> anyhow::Result<Value> {
+        self.ask(&Method::DELETE, path)
+    }
+
+    /// Asks and gives the JSON of the answer; what the gateway refuses is an error in its own words.
+    fn ask(&self, method: &Method, path: &str) -> anyhow::Result<Value> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start")?;
+        let asked = runtime.block_on(async { timeout(PATIENCE, self.converse(method, path)).await });
+        let no_answer = || anyhow!("the gateway at {} did not answer within {} s", self.address, PATIENCE.as_secs());
+        let (status, body) = asked.map_err(|_| no_answer())??;
+        let answer: Value = serde_json::from_slice(&body)
+            .with_context(|| format!("what listens on {} is no gateway's admin interface", self.address))?;
+        if (200..300).contains(&status) {
+            return Ok(answer);
+        }
+        match answer["error"]["message"].as_str() {
+            Some(_) if status == 401 => {
+                bail!("the gateway at {} wants a token: give --token-file", self.address)
+            }
+            Some(message) => bail!("{message}"),
+            None => bail!("the gateway at {} answered {status}", self.address),
+        }
+    }
+
+    async fn converse(&self, method: &Method, path: &str) -> anyhow::Result<(u16, Bytes)> {
+        let address = self.address;
+        let stream = TcpStream::connect(address).await.map_err(|error| match error.kind() {
+            ErrorKind::ConnectionRefused => {
+                anyhow!("no gateway runs here: nothing listens on {address} (`[admin] bind`)")
+            }
+            _ => anyhow!("the gateway cannot be reached at {address}: {error}"),
+        })?;
+        let broken = || format!("the connection to the gateway at {address} broke");
+        let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.with_context(broken)?;
+        let connection = tokio::spawn(connection);
+        let mut request = Request::builder().method(method).uri(path).header(HOST, address.to_string());
+        if let Some(token) = &self.token {
+            request = request.header(AUTHORIZATION, format!("Bearer {token}"));
+        }
+        let request = request.body(Empty::<Bytes>::new()).context("this cannot be asked")?;
+        let response = sender.send_request(request).await.with_context(broken)?;
+        let status = response.status().as_u16();
+        let body = Limited::new(response.into_body(), MAX_ANSWER_BYTES).collect().await;
+        let body = body.map_err(|error| anyhow!("the gateway's answer cannot be read: {error}"))?.to_bytes();
+        connection.abort();
+        Ok((status, body))
+    }
+}
+
+/// A stream's name on the command line.
+pub(super) fn stream_name(text: &str) -> Result<String, &'static str> {
+    let known = |c: char| c.is_ascii_alphanumeric() || "_.-".contains(c);
+    let is_name = (1..=64).contains(&text.len()) && text.chars().all(known);
+    if is_name { Ok(text.to_owned()) } else { Err("the name of a stream is 1 to 64 of A-Z a-z 0-9 _ . -") }
+}
+
+/// A text in a query: everything but letters, digits and `-._~` encoded (RFC 3986, section 2.3).
+pub(super) fn in_query(text: &str) -> String {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
+    text.bytes().map(|byte| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_listens_everywhere_is_asked_on_loopback() {
+        let to = |address: &str| reachable(address.parse().unwrap()).to_string();
+        assert_eq!(to("0.0.0.0:9883"), "127.0.0.1:9883");
+        assert_eq!(to("[::]:9883"), "[::1]:9883");
+        assert_eq!(to("192.168.0.9:1"), "192.168.0.9:1");
+    }
+
+    #[test]
+    fn texts_in_queries_are_encoded() {
+        assert_eq!(in_query("2026-11-21T10:00:00+01:00 é"), "2026-11-21T10%3A00%3A00%2B01%3A00%20%C3%A9");
+    }
+}

@@ -1,0 +1,106 @@
+//! `tidegate pause`, `resume`, `purge`, `replay`: what an operator does to a stream.
+
+use std::process::ExitCode;
+
+use clap::Args;
+
+use super::{
+    gateway::{Door, Trouble, in_query, outcome, stream_name},
+    status::stream_line,
+    words::text,
+};
+
+/// Forwards nothing new of a stream until `resume`, also across restarts; it goes on taking messages.
+#[derive(Debug, Args)]
+pub(super) struct Pause {
+    /// The stream
+    #[arg(value_parser = stream_name)]
+    stream: String,
+    #[command(flatten)]
+    door: Door,
+}
+
+/// Lets a paused stream forward again.
+#[derive(Debug, Args)]
+pub(super) struct Resume {
+    /// The stream
+    #[arg(value_parser = stream_name)]
+    stream: String,
+    #[command(flatten)]
+    door: Door,
+}
+
+/// Removes everything that waits in a stream now, for good, and counts it as purged.
+#[derive(Debug, Args)]
+pub(super) struct Purge {
+    /// The stream
+    #[arg(value_parser = stream_name)]
+    stream: String,
+    #[command(flatten)]
+    door: Door,
+}
+
+/// Sends kept messages of a stream again (`retain_sent`), marked with `tg-replay`, beside what is new.
+///
+/// Times are those at which messages were accepted: RFC 3339 such as 2026-11-21T10:00:00Z, or how long ago, such as 2h. A replay goes on across
+/// restarts; `tidegate streams` shows what is left.
+#[derive(Debug, Args)]
+#[group(id = "what", required = true, multiple = true, args = ["since", "until", "stop"])]
+pub(super) struct Replay {
+    /// The stream
+    #[arg(value_parser = stream_name)]
+    stream: String,
+    /// Messages accepted from this time on
+    #[arg(long, value_name = "TIME")]
+    since: Option<String>,
+    /// Messages accepted before this time
+    #[arg(long, value_name = "TIME")]
+    until: Option<String>,
+    /// Ends the replay that runs
+    #[arg(long, conflicts_with_all = ["since", "until"])]
+    stop: bool,
+    #[command(flatten)]
+    door: Door,
+}
+
+pub(super) fn replay(arguments: &Replay) -> ExitCode {
+    let query = if arguments.stop {
+        "stop=true".to_owned()
+    } else {
+        let part = |name: &str, time: &Option<String>| time.as_ref().map(|time| format!("{name}={}", in_query(time)));
+        let parts = [part("since", &arguments.since), part("until", &arguments.until)];
+        parts.into_iter().flatten().collect::<Vec<_>>().join("&")
+    };
+    let run = || -> Result<(), Trouble> {
+        let answer = arguments.door.open()?.post(&format!("/api/v1/streams/{}/replay?{query}", arguments.stream))?;
+        let what = if arguments.stop { "messages are not sent again" } else { "messages are sent again, at most" };
+        arguments.door.show(&answer, |answer| format!("{} {what}\n{}", text(&answer["messages"]), stream_line(answer)));
+        Ok(())
+    };
+    outcome(run())
+}
+
+pub(super) fn pause(arguments: &Pause) -> ExitCode {
+    outcome(order(&arguments.door, &arguments.stream, "pause"))
+}
+
+pub(super) fn resume(arguments: &Resume) -> ExitCode {
+    outcome(order(&arguments.door, &arguments.stream, "resume"))
+}
+
+pub(super) fn purge(arguments: &Purge) -> ExitCode {
+    let run = || -> Result<(), Trouble> {
+        let answer = arguments.door.open()?.post(&format!("/api/v1/streams/{}/purge", arguments.stream))?;
+        arguments
+            .door
+            .show(&answer, |answer| format!("{} messages purged\n{}", text(&answer["messages"]), stream_line(answer)));
+        Ok(())
+    };
+    outcome(run())
+}
+
+fn order(door: &Door, stream: &str, what: &str) -> Result<(), Trouble> {
+    let answer = door.open()?.post(&format!("/api/v1/streams/{stream}/{what}"))?;
+    door.show(&answer, stream_line);
+    Ok(())
+}
