@@ -321,6 +321,12 @@ impl Handle {
         move || shared.heartbeat.load(Ordering::Relaxed).rotate_left(24).wrapping_add(shared.disk.patience())
     }
 
+    /// Changes whenever the database was salvaged while running: what was read before may be there no more, and the books may
+    /// stand elsewhere.
+    pub fn salvages(&self) -> watch::Receiver<u64> {
+        self.shared.salvages.subscribe()
+    }
+
     /// Waits until the store has failed for good (a defect of the program; a disk that fails is waited for): the process must end.
     ///
     /// Waits for ever when the store is closed in order.

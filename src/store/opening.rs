@@ -373,6 +373,7 @@ fn start(
         room: watch::Sender::new(0),
         heartbeat: Arc::default(),
         disk: DiskWait::new(),
+        salvages: watch::Sender::new(0),
         #[cfg(test)]
         fault: Mutex::default(),
     });

@@ -331,6 +331,8 @@ pub(super) struct Shared {
     pub(super) heartbeat: Arc<AtomicU64>,
     /// What the writer is waiting for the disk with.
     pub(super) disk: DiskWait,
+    /// How often what is stored has been salvaged while running.
+    pub(super) salvages: watch::Sender<u64>,
     #[cfg(test)]
     pub(super) fault: Mutex<Option<Fault>>,
 }

@@ -169,6 +169,7 @@ fn damage(dir: &Path) {
 fn damage_met_while_running_is_salvaged_in_the_same_process() {
     let dir = tempfile::tempdir().unwrap();
     let bench = made(dir.path());
+    let mut salvages = bench.handle.salvages();
     damage(dir.path());
     // The reader meets it; whoever reads gets its answer all the same.
     let numbers = bench.numbers(A);
@@ -182,6 +183,7 @@ fn damage_met_while_running_is_salvaged_in_the_same_process() {
     let stats = bench.handle.stats();
     assert_eq!((stats.salvages, stats.lost_messages, stats.suspended), (1, lost, None));
     assert!(stats.quarantine_bytes > 500_000);
+    assert_eq!(*salvages.borrow_and_update(), 1);
     bench.store(A, [5000]);
     assert!(bench.backlog(A).last().unwrap().seq > 2000, "a number is used again");
     bench.settle(A, 0, u64::MAX, Fate::Forwarded);

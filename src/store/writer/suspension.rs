@@ -250,6 +250,9 @@ impl Suspension<'_> {
         }
         resume::publish(&self.desk.shared, &self.desk.metrics, &mended.loaded);
         resume::settle_doubt(self.desk, &mended.loaded);
+        if self.damage.is_some() {
+            self.desk.shared.salvages.send_modify(|count| *count += 1);
+        }
         self.show(false);
         self.desk.kept.epoch += 1;
         resume::wake_reader(&self.desk.shared, mended.reading, self.desk.kept.epoch);
