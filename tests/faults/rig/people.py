@@ -284,9 +284,12 @@ class Upstream:
                 for kind, flags, body in batch:
                     self.hear(writer, kind, flags, body)
                 await writer.drain()
-        except (OSError, Broken) as problem:
-            if isinstance(problem, Broken):
-                self.problems.append(str(problem))
+        except OSError:
+            pass
+        except Broken as problem:
+            self.problems.append(str(problem))
+        except asyncio.CancelledError:
+            pass  # the loop ends; asyncio would print that
         finally:
             self.writers.discard(writer)
             writer.transport.abort()
