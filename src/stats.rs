@@ -17,6 +17,14 @@ pub struct StreamStats {
     pub configured: bool,
     /// Whether it forwards nothing new, because an operator said so.
     pub paused: bool,
+    /// Forwarded messages that are kept for replay; no part of the backlog.
+    pub kept_messages: u64,
+    /// Their bytes.
+    pub kept_bytes: u64,
+    /// Messages that the upstream acknowledged again, in replays; no part of the books.
+    pub replayed: u64,
+    /// How many messages the replay that runs still has to send, at most; `None` where none runs.
+    pub replay_left: Option<u64>,
     /// Messages entered in the books since the store was made.
     pub accepted: u64,
     /// Acknowledged by the upstream.

@@ -53,6 +53,10 @@ impl Sources for Figures {
             backlog_bytes: 32_000,
             oldest_age: Some(Duration::from_millis(12_345)),
             configured: true,
+            kept_messages: 9,
+            kept_bytes: 900,
+            replayed: 4,
+            replay_left: Some(5),
             paused: self.paused.load(Ordering::Relaxed),
         };
         assert!(telemetry.balances());
@@ -70,6 +74,12 @@ impl Sources for Figures {
                 Ok(0)
             }
             Order::Purge { stream } if stream == "telemetry" => Ok(160),
+            Order::Replay { stream, since_unix_ms: 1_795_257_690_290, until_unix_ms: i64::MAX }
+                if stream == "telemetry" =>
+            {
+                Ok(5)
+            }
+            Order::StopReplay { stream } if stream == "telemetry" => Ok(3),
             Order::RetryDead { id: 7 } | Order::PurgeDead { id: 7 } => Ok(1),
             Order::PurgeAllDead { stream } => Ok(if stream.is_some() { 2 } else { 3 }),
             Order::Purge { stream } if stream == "stuck" => return Box::pin(std::future::pending()),
@@ -250,7 +260,8 @@ async fn streams_show_their_books() {
         "dropped": 10, "dropped_by_reason": { "full-oldest": 5, "offline": 5 },
         "dead": 3, "dead_by_reason": { "too-large": 3 }, "purged": 7,
         "backlog": { "messages": 160, "bytes": 32000, "oldest_age_seconds": 12.345 },
-        "rate_in_per_s": 0.0, "rate_out_per_s": 0.0, "seconds_to_drain": null, "paused": false, "configured": true
+        "rate_in_per_s": 0.0, "rate_out_per_s": 0.0, "seconds_to_drain": null, "paused": false, "configured": true,
+        "kept": { "messages": 9, "bytes": 900 }, "replayed": 4, "replay": { "left": 5 }
     });
     assert_eq!(get(room.address, "/api/v1/streams/telemetry").await.json(), expected);
     let all = get(room.address, "/api/v1/streams").await.json();
@@ -299,6 +310,10 @@ async fn metrics_are_prometheus_text() {
         r#"tidegate_stream_backlog_bytes{stream="telemetry"} 32000"#,
         r#"tidegate_stream_oldest_age_seconds{stream="telemetry"} 12.345"#,
         r#"tidegate_stream_paused{stream="telemetry"} 0"#,
+        r#"tidegate_stream_kept_messages{stream="telemetry"} 9"#,
+        r#"tidegate_stream_kept_bytes{stream="telemetry"} 900"#,
+        r#"tidegate_stream_replayed_total{stream="telemetry"} 4"#,
+        r#"tidegate_stream_replay_left{stream="telemetry"} 5"#,
         r#"tidegate_stream_configured{stream="telemetry"} 1"#,
         r#"tidegate_stream_accepted_total{stream="odd \"name\"\\\n"} 0"#,
         "tidegate_of_another_room_total 3",
@@ -394,6 +409,12 @@ async fn orders_answer_with_the_new_state() {
         );
         assert_eq!(order("telemetry", "resume").json()["paused"], false);
         assert_eq!(order("telemetry", "purge").json()["messages"], 160);
+        assert_eq!(order("telemetry", "replay?since=2026-11-21T11:41:30.290%2B01:00").json()["messages"], 5);
+        assert_eq!(order("telemetry", "replay?stop=true").json()["messages"], 3);
+        for wrong in ["replay?since=yesterday", "replay?stop=perhaps"] {
+            let answer = order("telemetry", wrong);
+            assert_eq!((answer.status, answer.error_code().as_str()), (400, "bad-query"), "{wrong}");
+        }
         let nobody = order("none", "purge");
         assert_eq!((nobody.status, nobody.error_code().as_str()), (404, "not-found"));
         assert_eq!(order("telemetry", "explode").status, 404);

@@ -277,6 +277,12 @@ fn what_goes_wrong_is_said_and_exits_with_the_right_code() {
         1,
         "gateway",
     );
+    said(&gateway.run(&["replay", "a", "--since", "1h"]), 1, "keeps no messages of that time");
+    said(&gateway.run(&["replay", "a", "--since", "soon"]), 1, "`soon` is no time");
+    said(&gateway.run(&["replay", "b", "--since", "1h"]), 1, "goes nowhere");
+    said(&gateway.run(&["replay", "a", "--stop"]), 1, "no replay of the stream `a` runs");
+    said(&gateway.run(&["replay", "a"]), 2, "--since");
+    said(&gateway.run(&["replay", "a", "--stop", "--since", "1h"]), 2, "cannot be used with");
     said(&gateway.run(&["pause", "no/stream"]), 2, "the name of a stream");
     said(&gateway.run(&["dead", "purge"]), 2, "--all");
     said(&gateway.run(&["dead", "purge", "1", "--all"]), 2, "cannot be used with");

@@ -95,6 +95,26 @@ const FAMILIES: &[(&str, &str, Value)] = &[
         Value::Gauge(|stream| stream.oldest_age.unwrap_or_default().as_secs_f64()),
     ),
     (
+        "tidegate_stream_kept_messages",
+        "Forwarded messages that are kept for replay.",
+        Value::Gauge(|stream| stream.kept_messages as f64),
+    ),
+    (
+        "tidegate_stream_kept_bytes",
+        "Bytes of the messages that are kept for replay.",
+        Value::Gauge(|stream| stream.kept_bytes as f64),
+    ),
+    (
+        "tidegate_stream_replayed_total",
+        "Messages that the upstream acknowledged again, in replays.",
+        Value::Counter(|stream| stream.replayed),
+    ),
+    (
+        "tidegate_stream_replay_left",
+        "Messages that the replay which runs still has to send, 0 where none runs.",
+        Value::Gauge(|stream| stream.replay_left.unwrap_or(0) as f64),
+    ),
+    (
         "tidegate_stream_paused",
         "Whether an operator has paused the stream.",
         Value::Gauge(|stream| f64::from(u8::from(stream.paused))),

@@ -1,21 +1,27 @@
 //! What an operator may have done: the POST and DELETE requests.
 
-use std::{future::Future, pin::Pin};
+use std::{future::Future, pin::Pin, time::SystemTime};
 
 use axum::{
     Json, Router,
-    extract::{Path, State as Shared, rejection::PathRejection},
+    extract::{
+        Path, Query, State as Shared,
+        rejection::{PathRejection, QueryRejection},
+    },
     http::StatusCode,
     middleware,
     response::{IntoResponse, Response},
     routing::post,
 };
+use serde::Deserialize;
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 use super::{
     ANSWER_TIMEOUT, dead, gate,
     routes::{Failure, State, bad_path, stream_now},
     views,
 };
+use crate::units::parse_duration;
 
 /// What an operator asks for; streams by name.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,6 +38,20 @@ pub enum Order {
     },
     /// Everything in the backlog leaves as purged.
     Purge {
+        /// The stream.
+        stream: String,
+    },
+    /// Kept messages are sent again.
+    Replay {
+        /// The stream.
+        stream: String,
+        /// Those accepted from this moment on, in milliseconds since 1970 ...
+        since_unix_ms: i64,
+        /// ... and before this one.
+        until_unix_ms: i64,
+    },
+    /// The replay that runs ends.
+    StopReplay {
         /// The stream.
         stream: String,
     },
@@ -96,6 +116,7 @@ pub(super) fn router(state: State) -> Router<State> {
         .route("/api/v1/streams/{name}/pause", post(pause))
         .route("/api/v1/streams/{name}/resume", post(resume))
         .route("/api/v1/streams/{name}/purge", post(purge))
+        .route("/api/v1/streams/{name}/replay", post(replay))
         .merge(dead::router())
         .route_layer(middleware::from_fn_with_state(state, gate::check))
 }
@@ -112,6 +133,41 @@ async fn resume(Shared(state): Shared<State>, name: Name) -> Result<Response, Fa
 
 async fn purge(Shared(state): Shared<State>, name: Name) -> Result<Response, Failure> {
     on_stream(&state, name, |stream| Order::Purge { stream }).await
+}
+
+/// What a replay is to send: messages accepted from `since` on and before `until`, each a time (RFC 3339) or how long ago (`2h`).
+#[derive(Deserialize)]
+struct Span {
+    since: Option<String>,
+    until: Option<String>,
+    #[serde(default)]
+    stop: bool,
+}
+
+async fn replay(
+    Shared(state): Shared<State>,
+    name: Name,
+    span: Result<Query<Span>, QueryRejection>,
+) -> Result<Response, Failure> {
+    let Query(span) = span.map_err(dead::bad_query)?;
+    let moment = |text: Option<String>, unbounded| text.map_or(Ok(unbounded), |text| unix_ms(&text, SystemTime::now()));
+    let (since_unix_ms, until_unix_ms) = (moment(span.since, i64::MIN)?, moment(span.until, i64::MAX)?);
+    let order = |stream| {
+        if span.stop { Order::StopReplay { stream } } else { Order::Replay { stream, since_unix_ms, until_unix_ms } }
+    };
+    on_stream(&state, name, order).await
+}
+
+/// A time in milliseconds since 1970, from RFC 3339 or from how long ago it is.
+fn unix_ms(text: &str, now: SystemTime) -> Result<i64, Failure> {
+    let ms = |time: OffsetDateTime| i64::try_from(time.unix_timestamp_nanos() / 1_000_000).ok();
+    let absolute = || OffsetDateTime::parse(text, &Rfc3339).ok().and_then(ms);
+    let ago = || parse_duration(text).ok().and_then(|ago| ms(OffsetDateTime::from(now.checked_sub(ago)?)));
+    absolute().or_else(ago).ok_or_else(|| {
+        let message =
+            format!("`{text}` is no time; expected one such as 2026-11-21T10:00:00Z, or how long ago, such as 2h");
+        Failure::new(StatusCode::BAD_REQUEST, "bad-query", message)
+    })
 }
 
 /// Has an order carried out, and answers with the stream as it is then.
@@ -134,5 +190,23 @@ pub(super) async fn in_time<T>(answer: Answer<T>) -> Result<T, Failure> {
                 ANSWER_TIMEOUT.as_secs()
             ),
         )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    #[test]
+    fn moments_are_times_or_how_long_ago() {
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000);
+        let read = |text: &str| unix_ms(text, now).ok();
+        assert_eq!(read("2026-11-21T10:41:30.290Z"), Some(1_795_257_690_290));
+        assert_eq!(read("2026-11-21T11:41:30.290+01:00"), Some(1_795_257_690_290));
+        assert_eq!(read("1h30m"), Some((1_000_000 - 5_400) * 1000));
+        for wrong in ["", "yesterday", "2026-11-21", "5", "-2h"] {
+            assert_eq!(read(wrong), None, "{wrong}");
+        }
     }
 }

@@ -45,6 +45,9 @@ pub(super) struct Stream {
     seconds_to_drain: Option<f64>,
     paused: bool,
     configured: bool,
+    kept: Kept,
+    replayed: u64,
+    replay: Option<Replay>,
 }
 
 /// `POST /api/v1/streams/{name}/..`: the stream as it is now.
@@ -54,6 +57,17 @@ pub(super) struct Operated {
     pub(super) stream: Stream,
     /// How many messages it was about.
     pub(super) messages: u64,
+}
+
+#[derive(Serialize)]
+struct Kept {
+    messages: u64,
+    bytes: u64,
+}
+
+#[derive(Serialize)]
+struct Replay {
+    left: u64,
 }
 
 #[derive(Serialize)]
@@ -86,6 +100,9 @@ impl Stream {
             seconds_to_drain: rates.seconds_to_drain.map(thousandths),
             paused: books.paused,
             configured: books.configured,
+            kept: Kept { messages: books.kept_messages, bytes: books.kept_bytes },
+            replayed: books.replayed,
+            replay: books.replay_left.map(|left| Replay { left }),
         }
     }
 }

@@ -118,7 +118,7 @@ impl Sources for Facts {
     }
 
     fn operate(&self, order: Order) -> Answer<u64> {
-        super::orders::operate(&self.store, &self.gateway_id, order)
+        super::orders::operate(&self.store, &self.gateway_id, &self.destinations, order)
     }
 
     fn dead(&self, question: DeadQuestion) -> Answer<Vec<DeadLetter>> {

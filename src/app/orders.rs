@@ -7,13 +7,29 @@ use crate::{
 };
 
 /// Carries out an order.
-pub(super) fn operate(store: &store::Handle, gateway_id: &str, order: Order) -> Answer<u64> {
+pub(super) fn operate(
+    store: &store::Handle,
+    gateway_id: &str,
+    destinations: &[Option<String>],
+    order: Order,
+) -> Answer<u64> {
+    if let Order::Replay { stream, .. } = &order
+        && let Some(id) = store.find(stream)
+        && destinations.get(id.0 as usize).is_some_and(Option::is_none)
+    {
+        let message = format!("the stream `{stream}` has no `to`: it goes nowhere");
+        return Box::pin(std::future::ready(Err(Refused { why: Why::Conflict, message })));
+    }
     let (store, gateway) = (store.clone(), gateway_id.to_owned());
     Box::pin(async move {
         let done = match order {
             Order::Pause { stream } => store.pause(find(&store, &stream)?, true).await.map(|()| 0),
             Order::Resume { stream } => store.pause(find(&store, &stream)?, false).await.map(|()| 0),
             Order::Purge { stream } => store.purge(find(&store, &stream)?).await,
+            Order::Replay { stream, since_unix_ms, until_unix_ms } => {
+                store.replay(find(&store, &stream)?, since_unix_ms, until_unix_ms).await
+            }
+            Order::StopReplay { stream } => store.stop_replay(find(&store, &stream)?).await,
             Order::RetryDead { id } => store.retry_dead(id, &gateway).await.map(|()| 1),
             Order::PurgeDead { id } => store.purge_dead(id).await.map(|()| 1),
             Order::PurgeAllDead { stream } => {
@@ -47,11 +63,16 @@ fn find(store: &store::Handle, stream: &str) -> Result<store::StreamId, Refused>
     })
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "for `map_err`")]
 fn refused(error: OrderError) -> Refused {
     let why = match &error {
         OrderError::Store(_) => Why::Failed,
         OrderError::NoSuchDeadLetter(_) => Why::NotFound,
-        OrderError::Unreadable(_) => Why::Conflict,
+        OrderError::Unreadable(_)
+        | OrderError::NotConfigured(_)
+        | OrderError::ReplayRuns { .. }
+        | OrderError::NothingKept(_)
+        | OrderError::NoReplay(_) => Why::Conflict,
         OrderError::NoRoom { .. } => Why::Full,
     };
     Refused { why, message: error.to_string() }

@@ -57,6 +57,7 @@ enum Command {
     Pause(operate::Pause),
     Resume(operate::Resume),
     Purge(operate::Purge),
+    Replay(operate::Replay),
     Dead(dead::Arguments),
 }
 
@@ -72,6 +73,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Ok(Arguments { command: Command::Pause(arguments) }) => operate::pause(&arguments),
         Ok(Arguments { command: Command::Resume(arguments) }) => operate::resume(&arguments),
         Ok(Arguments { command: Command::Purge(arguments) }) => operate::purge(&arguments),
+        Ok(Arguments { command: Command::Replay(arguments) }) => operate::replay(&arguments),
         Ok(Arguments { command: Command::Dead(arguments) }) => dead::main(&arguments),
         Err(error) if error.kind() == ErrorKind::DisplayVersion => {
             print(&error.to_string());

@@ -1,11 +1,11 @@
-//! `tidegate pause`, `resume`, `purge`: what an operator does to a stream.
+//! `tidegate pause`, `resume`, `purge`, `replay`: what an operator does to a stream.
 
 use std::process::ExitCode;
 
 use clap::Args;
 
 use super::{
-    gateway::{Door, Trouble, outcome, stream_name},
+    gateway::{Door, Trouble, in_query, outcome, stream_name},
     status::stream_line,
     words::text,
 };
@@ -38,6 +38,46 @@ pub(super) struct Purge {
     stream: String,
     #[command(flatten)]
     door: Door,
+}
+
+/// Sends kept messages of a stream again (`retain_sent`), marked with `tg-replay`, beside what is new.
+///
+/// Times are those at which messages were accepted: RFC 3339 such as 2026-11-21T10:00:00Z, or how long ago, such as 2h. A replay goes on across
+/// restarts; `tidegate streams` shows what is left.
+#[derive(Debug, Args)]
+#[group(id = "what", required = true, multiple = true, args = ["since", "until", "stop"])]
+pub(super) struct Replay {
+    /// The stream
+    #[arg(value_parser = stream_name)]
+    stream: String,
+    /// Messages accepted from this time on
+    #[arg(long, value_name = "TIME")]
+    since: Option<String>,
+    /// Messages accepted before this time
+    #[arg(long, value_name = "TIME")]
+    until: Option<String>,
+    /// Ends the replay that runs
+    #[arg(long, conflicts_with_all = ["since", "until"])]
+    stop: bool,
+    #[command(flatten)]
+    door: Door,
+}
+
+pub(super) fn replay(arguments: &Replay) -> ExitCode {
+    let query = if arguments.stop {
+        "stop=true".to_owned()
+    } else {
+        let part = |name: &str, time: &Option<String>| time.as_ref().map(|time| format!("{name}={}", in_query(time)));
+        let parts = [part("since", &arguments.since), part("until", &arguments.until)];
+        parts.into_iter().flatten().collect::<Vec<_>>().join("&")
+    };
+    let run = || -> Result<(), Trouble> {
+        let answer = arguments.door.open()?.post(&format!("/api/v1/streams/{}/replay?{query}", arguments.stream))?;
+        let what = if arguments.stop { "messages are not sent again" } else { "messages are sent again, at most" };
+        arguments.door.show(&answer, |answer| format!("{} {what}\n{}", text(&answer["messages"]), stream_line(answer)));
+        Ok(())
+    };
+    outcome(run())
 }
 
 pub(super) fn pause(arguments: &Pause) -> ExitCode {

@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::{
     gateway::{Door, Trouble, outcome},
     table::layout,
-    words::{duration, rate, size, text},
+    words::{duration, facts_text, rate, size, text},
 };
 
 /// Shows the running gateway at a glance.
@@ -58,7 +58,7 @@ fn status_words(status: &Value) -> String {
         ("clock", format!("{}{synced}", text(&status["clock"]["now"]))),
         ("store", format!("{}, {} free on its disk{refusing}", size(&store["bytes"]), size(&store["free_bytes"]))),
     ];
-    let mut out: String = facts.iter().map(|(name, fact)| format!("{name:12} {fact}\n")).collect();
+    let mut out = facts_text(&facts);
     let row = |uplink: &Value| {
         [
             text(&uplink["name"]),
@@ -87,10 +87,10 @@ fn streams_words(answer: &Value) -> String {
         return "no streams\n".to_owned();
     }
     let rows: Vec<_> = streams.iter().map(row).collect();
-    layout(["STREAM", "TO", "BACKLOG", "BYTES", "OLDEST", "IN", "OUT", "DRAINED IN", "DEAD", "STATE"], &rows)
+    layout(["STREAM", "TO", "BACKLOG", "BYTES", "OLDEST", "IN", "OUT", "DRAINED IN", "DEAD", "KEPT", "STATE"], &rows)
 }
 
-fn row(stream: &Value) -> [String; 10] {
+fn row(stream: &Value) -> [String; 11] {
     let backlog = &stream["backlog"];
     [
         text(&stream["name"]),
@@ -102,6 +102,7 @@ fn row(stream: &Value) -> [String; 10] {
         rate(&stream["rate_out_per_s"]),
         duration(&stream["seconds_to_drain"]),
         text(&stream["dead"]),
+        text(&stream["kept"]["messages"]),
         state(stream),
     ]
 }
@@ -114,6 +115,9 @@ fn state(stream: &Value) -> String {
     }
     if stream["paused"] == true {
         said.push("paused".to_owned());
+    }
+    if let Some(left) = stream["replay"]["left"].as_u64() {
+        said.push(format!("replay, {left} left"));
     }
     if said.is_empty() { "-".to_owned() } else { said.join(", ") }
 }

@@ -145,8 +145,8 @@ pub(super) fn read(section: &Section<'_>, gateway_id: &str, uplinks: &[String]) 
         section.refuse("qos0", "needs a `to`: without an uplink nothing is ever live");
     }
     let retain_sent = section.duration("retain_sent", Duration::ZERO, Duration::ZERO..=MAX_DURATION);
-    if !retain_sent.is_zero() {
-        section.refuse("retain_sent", "not supported by this version; expected \"0s\"");
+    if !retain_sent.is_zero() && !section.has("to") {
+        section.warn("retain_sent", "has no effect without a `to`: nothing is ever sent");
     }
     let limit = |number: u64| (number > 0).then_some(number);
     Stream {

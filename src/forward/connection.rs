@@ -17,6 +17,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use smallvec::SmallVec;
 use tokio::{task::JoinSet, time::sleep_until};
 
 use self::trial::{Others, Trial};
@@ -317,6 +318,9 @@ impl<'task, U: Upstream> Connection<'task, U> {
     /// Queues messages for as long as there is room, allowance, and something to send.
     fn fill(&mut self, now: Instant) {
         self.pace_until = None;
+        for id in self.task.look_at_replays() {
+            self.session.queue_release(id);
+        }
         if !matches!(self.mode, Mode::Sending) || self.step_trial(now) == Others::Wait || self.waits_for_room() {
             return;
         }
@@ -375,7 +379,7 @@ impl<'task, U: Upstream> Connection<'task, U> {
 
     /// Queues a message that a lane has in memory, `again` under its old id. `None`: there is no allowance for it yet.
     fn queue_row(&mut self, lane: usize, index: usize, again: Option<u16>, now: Instant) -> Result<Option<u64>, Fate> {
-        let Task { feeds, ledger, pacing, stamp, status, .. } = &mut *self.task;
+        let Task { feeds, ledger, pacing, stamp, status, sources, .. } = &mut *self.task;
         let feed = &feeds[lane];
         let Some((read_at, stored)) = feed.rows().nth(index) else { return Ok(None) };
         let waited = now.saturating_duration_since(*read_at);
@@ -393,7 +397,10 @@ impl<'task, U: Upstream> Connection<'task, U> {
             self.said_retain = true;
             status.retain_not_available();
         }
-        let marks = [("tg-id", tg_id), ("tg-time", tg_time), ("tg-clock", "unsynced")];
+        let unsynced = (!stored.clock_synced).then_some(("tg-clock", "unsynced"));
+        let again_asked = sources[lane].is_replay().then_some(("tg-replay", "1"));
+        let marks: SmallVec<[_; 4]> =
+            [("tg-id", tg_id), ("tg-time", tg_time)].into_iter().chain(unsynced).chain(again_asked).collect();
         let qos = self.greeting.qos;
         let id = again.unwrap_or_else(|| if qos == QoS::AtMostOnce { 0 } else { ledger.next_id() });
         let delivery = Delivery {
@@ -405,7 +412,7 @@ impl<'task, U: Upstream> Connection<'task, U> {
             payload: wrapped.as_ref().map_or(&message.payload, |(payload, _)| payload),
             expiry_s: letter.expiry_s,
             properties: wrapped.as_ref().map(|(_, properties)| properties).or(message.properties.as_deref()),
-            marks: if stored.clock_synced { &marks[..2] } else { &marks },
+            marks: &marks,
         };
         let too_large = |error: TooLarge| Fate::Dead { reason: TOO_LARGE, detail: error.to_string() };
         let end = self.session.queue(&delivery).map_err(too_large)?;

@@ -236,6 +236,33 @@ impl Ledger {
         }
     }
 
+    /// Whether no id is in use by a lane.
+    pub(super) fn is_idle(&self, lane: usize) -> bool {
+        self.slots.values().all(|slot| slot.lane != lane)
+    }
+
+    /// Gives up the deliveries of a lane that are in doubt; returns the ids to release.
+    pub(super) fn release_doubts(&mut self, lane: usize) -> Vec<u16> {
+        let mut release = Vec::new();
+        for (id, slot) in &mut self.slots {
+            if slot.lane == lane && slot.phase == Phase::InDoubt {
+                slot.phase = Phase::Released;
+                self.doubts -= 1;
+                release.push(*id);
+                if let Ok(index) = self.lanes[lane].find(slot.seq) {
+                    self.lanes[lane].pending[index].sent = true;
+                }
+            }
+        }
+        release
+    }
+
+    /// Forgets everything of a lane, which must be idle: it is about other messages from now on.
+    pub(super) fn forget_lane(&mut self, lane: usize) {
+        debug_assert!(self.is_idle(lane), "what is in flight would be settled as something else");
+        self.lanes[lane] = Lane::default();
+    }
+
     /// How many more the window takes.
     pub(super) fn room(&self) -> usize {
         self.window.saturating_sub(self.slots.len())

@@ -36,6 +36,7 @@
 //! | the store has failed | the task ends with an error, which ends the program |
 //! | the process dies | what was not settled is sent again: up to a second (4096 messages) of acknowledged messages, and what was in flight; recognisable by `tg-id` |
 //!
+//! A stream can be paused: then nothing new of it is sent, and what is in flight is settled. Kept messages are sent again beside all this; see `replays`.
 //! Why messages become dead letters is a closed set of words: [`reasons`].
 //!
 //! The task turns its loop at least once a second, whatever it waits for; [`Forwarder::heartbeat`] counts that.
@@ -50,6 +51,7 @@ mod letter;
 mod pacing;
 mod progress;
 pub mod reasons;
+mod replays;
 mod settings;
 mod status;
 mod suspects;

@@ -268,6 +268,14 @@ impl Status {
         }
     }
 
+    /// A message of a replay was not taken: it stays where it is, for the upstream has it already.
+    pub(super) fn not_replayed(&self, stream: &str, seq: u64, reason: &'static str, detail: &str) {
+        let said = self.state().unexpected.may_say(reason, Instant::now());
+        if let Some(held_back) = said {
+            warn!(uplink = self.name(), stream, seq, reason, detail, held_back, "a kept message was not taken again");
+        }
+    }
+
     /// A message goes to the dead letters.
     pub(super) fn dead(&self, stream: &str, seq: u64, reason: &'static str, detail: &str) {
         let said = self.state().unexpected.may_say(reason, Instant::now());

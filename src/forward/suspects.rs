@@ -198,6 +198,12 @@ impl Suspects {
         Self { lanes, backoff, known: VecDeque::new() }
     }
 
+    /// Forgets everything of a lane: it is about other messages from now on.
+    pub(super) fn forget_lane(&mut self, lane: usize) {
+        self.lanes[lane] = Lane::default();
+        self.known.retain(|known| known.lane != lane);
+    }
+
     /// Whether nothing of a lane may be sent but what its trial asks for.
     pub(super) fn is_held(&self, lane: usize) -> bool {
         self.lanes[lane].case.is_some()

@@ -21,12 +21,13 @@ use super::{
     ledger::Ledger,
     letter::Stamp,
     pacing::Pacing,
+    replays::{self, Replay, Source},
     status::Status,
     suspects::{Dead, Suspects},
     turns::Turns,
 };
 use crate::{
-    store::{self, Fate, Sequence, StoreError, Stored, StreamId},
+    store::{self, Fate, Sequence, StoreError, Stored},
     uplink::{self, Inbound, Upstream},
 };
 
@@ -63,7 +64,9 @@ pub(super) struct Task {
     /// What comes the other way.
     pub(super) inbound: Inbound,
     store: store::Handle,
-    streams: Vec<StreamId>,
+    /// For each lane; first those of the streams, then one for the replays of each.
+    pub(super) sources: Vec<Source>,
+    replays: Vec<Replay>,
     /// Messages done since the last settlement began.
     done: u64,
     done_since: Option<Instant>,
@@ -109,6 +112,47 @@ enum Away<T> {
     Stop,
 }
 
+/// The lanes of an uplink: one for each stream, then one for the replays of each.
+struct Lanes {
+    feeds: Vec<Feed>,
+    sources: Vec<Source>,
+    replays: Vec<Replay>,
+    priorities: Vec<i8>,
+}
+
+impl Lanes {
+    fn new(routes: Vec<Route>, store: &store::Handle) -> Self {
+        let count = routes.len();
+        let again = routes.iter().map(|route| Route { ttl: None, ..route.clone() }).collect::<Vec<_>>();
+        let mut lanes = Self { feeds: Vec::new(), sources: Vec::new(), replays: Vec::new(), priorities: Vec::new() };
+        for route in routes {
+            let (stream, paused) = (route.stream, store.paused(route.stream));
+            lanes.priorities.push(route.priority);
+            lanes.sources.push(Source::Backlog(stream));
+            lanes.feeds.push(Feed::new(route, store.position(stream), paused, count));
+        }
+        for route in again {
+            let (stream, paused) = (route.stream, store.paused(route.stream));
+            let (replay, position) = Replay::new(lanes.feeds.len(), store.replay_position(stream));
+            lanes.replays.push(replay);
+            lanes.priorities.push(replays::PRIORITY);
+            lanes.sources.push(Source::Replay(stream, 0));
+            lanes.feeds.push(Feed::new(route, position, paused, replays::READ_AHEAD_SHARE));
+        }
+        lanes
+    }
+}
+
+/// Rings the bell whenever something changes, until the store is gone.
+fn ring<T: Send + Sync + 'static>(watchers: &mut JoinSet<()>, mut watched: watch::Receiver<T>, bell: &Arc<Notify>) {
+    let bell = Arc::clone(bell);
+    watchers.spawn(async move {
+        while watched.changed().await.is_ok() {
+            bell.notify_one();
+        }
+    });
+}
+
 impl Task {
     pub(super) fn new(
         settings: uplink::Settings,
@@ -122,27 +166,18 @@ impl Task {
         let backlog = Arc::new(Notify::new());
         let mut watchers = JoinSet::new();
         for route in &routes {
-            let (mut position, bell) = (store.position(route.stream), backlog.clone());
-            watchers.spawn(async move {
-                while position.changed().await.is_ok() {
-                    bell.notify_one();
-                }
-            });
+            ring(&mut watchers, store.position(route.stream), &backlog);
+            ring(&mut watchers, store.replay_position(route.stream), &backlog);
         }
-        let priorities: Vec<i8> = routes.iter().map(|route| route.priority).collect();
-        let streams = routes.iter().map(|route| route.stream).collect();
-        let count = routes.len();
-        let feed = |route: Route| {
-            let (position, paused) = (store.position(route.stream), store.paused(route.stream));
-            Feed::new(route, position, paused, count)
-        };
+        let Lanes { feeds, sources, replays, priorities } = Lanes::new(routes, &store);
+        let count = feeds.len();
         Self {
             pacing: Pacing::new(settings.messages_per_s, settings.bytes_per_s),
             suspects: Suspects::new(count, settings.backoff),
             fail_back: FailBack::new(settings.backoff.max),
             settings,
             status,
-            feeds: routes.into_iter().map(feed).collect(),
+            feeds,
             turns: Turns::new(&priorities),
             ledger: Ledger::new(count),
             stamp: Stamp::new(gateway_id),
@@ -152,7 +187,8 @@ impl Task {
             stop: Stop::new(stop),
             inbound,
             store,
-            streams,
+            sources,
+            replays,
             done: 0,
             done_since: None,
             _watchers: watchers,
@@ -186,6 +222,8 @@ impl Task {
             };
             match next {
                 Next::Stop => break,
+                // It was asked for on a connection that ended for another reason first; nobody asks twice.
+                Next::Reconnect | Next::BackOff if self.stop.is_requested() => break,
                 Next::Reconnect => {}
                 Next::BackOff => {
                     self.status.waiting();
@@ -222,10 +260,10 @@ impl Task {
             while let Some(settled) = self.settling.join_next().await {
                 settled??;
             }
-            for lane in 0..self.streams.len() {
+            for lane in 0..self.sources.len() {
                 let runs = self.ledger.take_ready(lane);
                 if !runs.is_empty() {
-                    self.store.settle(self.streams[lane], runs).await?;
+                    self.sources[lane].settle(&self.store, runs).await?;
                 }
             }
             // Committed, not only queued: whoever forwards these streams next begins behind what was settled.
@@ -261,11 +299,8 @@ impl Task {
     pub(super) fn start_reads(&mut self, now: Instant) {
         for (lane, feed) in self.feeds.iter_mut().enumerate() {
             if let Some(read) = feed.wanted(now) {
-                let (store, stream) = (self.store.clone(), self.streams[lane]);
-                self.reads.spawn(async move {
-                    let rows = store.read(stream, read.from, read.max_messages, read.max_bytes).await;
-                    (lane, read.generation, rows)
-                });
+                let (store, source) = (self.store.clone(), self.sources[lane]);
+                self.reads.spawn(async move { (lane, read.generation, source.read(&store, read).await) });
             }
         }
     }
@@ -278,7 +313,8 @@ impl Task {
     /// A message is done without the upstream's acknowledgement.
     pub(super) fn settle(&mut self, lane: usize, seq: Sequence, fate: Fate) {
         if let Fate::Dead { reason, detail } = &fate {
-            self.status.dead(&self.feeds[lane].route.name, seq, reason, detail);
+            let tell = if self.sources[lane].is_replay() { Status::not_replayed } else { Status::dead };
+            tell(&self.status, &self.feeds[lane].route.name, seq, reason, detail);
         }
         self.ledger.settle(lane, seq, fate);
         self.note_done(Instant::now());
@@ -302,9 +338,9 @@ impl Task {
         }
         (self.done, self.done_since) = (0, None);
         let mut batch = Vec::new();
-        for (lane, stream) in self.streams.iter().enumerate() {
+        for (lane, source) in self.sources.iter().enumerate() {
             if self.ledger.has_ready(lane) {
-                batch.push((*stream, self.ledger.take_ready(lane)));
+                batch.push((*source, self.ledger.take_ready(lane)));
             }
         }
         if batch.is_empty() {
@@ -312,11 +348,27 @@ impl Task {
         }
         let store = self.store.clone();
         self.settling.spawn(async move {
-            for (stream, runs) in batch {
-                store.settle(stream, runs).await?;
+            for (source, runs) in batch {
+                source.settle(&store, runs).await?;
             }
             Ok(())
         });
+    }
+
+    /// Sees which replays are asked for; returns ids to release.
+    pub(super) fn look_at_replays(&mut self) -> Vec<u16> {
+        let mut release = Vec::new();
+        for replay in &mut self.replays {
+            let looked = replay.look(&mut self.ledger, &mut self.suspects);
+            release.extend(looked.release);
+            if let (Some((lane, run)), Some(Source::Replay(stream, _))) =
+                (looked.begins, looked.begins.map(|(lane, _)| self.sources[lane]))
+            {
+                self.sources[lane] = Source::Replay(stream, run);
+                self.feeds[lane].restart(self.ledger.next_to_read(lane));
+            }
+        }
+        release
     }
 
     /// A message goes to the dead letters.

@@ -223,6 +223,17 @@ pub struct Position {
     pub next: Sequence,
 }
 
+/// Where the replay of a stream stands; `next == end` where none runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct ReplayPosition {
+    /// The number of the replay: tells one from the next.
+    pub run: u64,
+    /// All before this is done.
+    pub next: Sequence,
+    /// Behind the last message of it.
+    pub end: Sequence,
+}
+
 /// How a message left its stream on the way upstream.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Fate {

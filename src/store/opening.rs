@@ -48,8 +48,11 @@ pub(super) const DATABASE: &str = "tidegate.db";
 
 const LOCK: &str = "tidegate.lock";
 
-/// Waits between the tries to read what cannot be read, before it is taken for damage.
-const UNREADABLE_WAITS: [Duration; 3] = [Duration::from_secs(1), Duration::from_secs(2), Duration::from_secs(4)];
+/// Waits between the tries to open what cannot be opened, before it is given up, and what cannot be read is taken for damage.
+const OPENING_WAITS: [Duration; 3] = {
+    let second = Duration::from_millis(if cfg!(test) { 10 } else { 1000 });
+    [second, second.saturating_mul(2), second.saturating_mul(4)]
+};
 
 /// What was found in, or made of, a sound database.
 #[derive(Debug)]
@@ -103,12 +106,12 @@ pub fn open(
     start(settings, streams, lock, loaded, Metrics::register(registry)?)
 }
 
-/// Tries again what could not be read, before it is taken for damage.
+/// Tries again what may pass, before what cannot be read is taken for damage, and what cannot be written ends the start.
 fn patiently<T>(open: impl Fn(Option<String>) -> Result<T, LoadError>) -> Result<T, LoadError> {
-    for wait in UNREADABLE_WAITS {
+    for wait in OPENING_WAITS {
         match open(None) {
-            Err(LoadError::Unreadable(cause)) => {
-                tracing::warn!(cause, "the database cannot be read at this moment, it is tried again");
+            Err(LoadError::Unreadable(cause) | LoadError::Sqlite { cause, .. }) => {
+                tracing::warn!(cause, "the database cannot be opened at this moment, it is tried again");
                 thread::sleep(wait);
             }
             other => return other,
@@ -405,6 +408,7 @@ fn door(books: &Books, settings: &StreamSettings, configured: bool) -> Door {
         when_full: settings.when_full,
         position: watch::Sender::new(books.position()),
         paused: Arc::new(AtomicBool::new(books.operated.paused)),
+        replay: watch::Sender::new(books.operated.replay_position()),
         published: Mutex::new(Published { books: books.clone(), head_at: (0, 0) }),
         offline: AtomicU64::new(0),
         qos0_full: AtomicU64::new(0),

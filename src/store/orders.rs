@@ -2,10 +2,11 @@
 
 use std::sync::{Arc, atomic::AtomicBool};
 
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 
 use super::{
-    api::{DEAD_LIST_MAX, DeadFilter, Refusal, StreamId},
+    api::{DEAD_LIST_MAX, DeadFilter, Refusal, ReplayPosition, Run, Sequence, Stored, StreamId},
+    books::Holes,
     dead::{DEAD_MESSAGES_MAX, PURGE_SLICE},
     handle::{Handle, StoreError},
     shared::{Control, Query, locked},
@@ -17,6 +18,9 @@ use crate::stats::{DeadLetter, DeadStats};
 pub(super) enum Order {
     Pause { stream: usize, paused: bool },
     Purge { stream: usize },
+    Replay { stream: usize, ranges: Holes },
+    StopReplay { stream: usize },
+    Replayed { stream: usize, run: u64, runs: Vec<Run> },
     RetryDead { id: u64, gateway: String },
     PurgeDead { id: u64 },
     PurgeDeadSlice { stream: Option<usize> },
@@ -31,6 +35,23 @@ pub enum OrderError {
     /// The store no longer takes anything.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The configuration does not have the stream any more, so it goes nowhere.
+    #[error("the stream `{0}` is not configured any more: it goes nowhere")]
+    NotConfigured(String),
+    /// One replay of a stream at a time.
+    #[error("a replay of the stream `{stream}` runs and has {left} messages left; stop it first, or wait")]
+    ReplayRuns {
+        /// The stream.
+        stream: String,
+        /// What is left, at most.
+        left: u64,
+    },
+    /// Nothing of the time that was asked for is kept.
+    #[error("the stream `{0}` keeps no messages of that time (`retain_sent`)")]
+    NothingKept(String),
+    /// There is nothing to stop.
+    #[error("no replay of the stream `{0}` runs")]
+    NoReplay(String),
     /// It was retried, purged or dropped, or never was.
     #[error("there is no dead letter {0}")]
     NoSuchDeadLetter(u64),
@@ -74,6 +95,54 @@ impl Handle {
     /// Costs the same for one message and for a million: the rows are deleted later, in slices.
     pub async fn purge(&self, stream: StreamId) -> Result<u64, OrderError> {
         self.order(Order::Purge { stream: self.index(stream)? }).await
+    }
+
+    /// Sends kept messages again: those that were accepted from `since` on and before `until`, in milliseconds since 1970. Returns how many
+    /// that are, at most, when it is committed; it goes on by itself, across restarts too.
+    pub async fn replay(&self, stream: StreamId, since: i64, until: i64) -> Result<u64, OrderError> {
+        let index = self.index(stream)?;
+        let door = &self.shared.doors[index];
+        if !door.configured {
+            return Err(OrderError::NotConfigured(door.name.clone()));
+        }
+        let ranges = self.ask(|reply| Query::FindKept { stream: index, since, until, reply }).await?;
+        self.order(Order::Replay { stream: index, ranges }).await
+    }
+
+    /// Ends the replay of a stream; returns how many messages it had left.
+    pub async fn stop_replay(&self, stream: StreamId) -> Result<u64, OrderError> {
+        self.order(Order::StopReplay { stream: self.index(stream)? }).await
+    }
+
+    /// Where the replay of a stream stands, and a way to wait for it to change.
+    ///
+    /// # Panics
+    /// When there is no such stream.
+    pub fn replay_position(&self, stream: StreamId) -> watch::Receiver<ReplayPosition> {
+        let door = self.shared.door(stream).expect("stream ids come from the configuration that opened the store");
+        door.replay.subscribe()
+    }
+
+    /// Messages of a replay, as [`Handle::read`] gives those of the backlog. None where another replay runs meanwhile, or none.
+    pub async fn read_kept(
+        &self,
+        stream: StreamId,
+        run: u64,
+        from: Sequence,
+        max_messages: usize,
+        max_bytes: usize,
+    ) -> Result<Vec<Stored>, StoreError> {
+        let stream = self.index(stream)?;
+        self.ask(|reply| Query::ReadKept { stream, run, from, max_messages, max_bytes, reply }).await
+    }
+
+    /// Says what became of messages of a replay, in order. What the upstream did not take is passed over: it has it already.
+    /// Returns when queued, not when committed.
+    pub async fn replayed(&self, stream: StreamId, run: u64, runs: Vec<Run>) -> Result<(), StoreError> {
+        let order = Order::Replayed { stream: self.index(stream)?, run, runs };
+        // Nobody waits for the answer, as nobody waits for that of `settle`.
+        let (done, _) = oneshot::channel();
+        self.control(Control::Order { order, outcome: None, done }).await
     }
 
     /// The figures of all dead letters.

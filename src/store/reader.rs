@@ -2,6 +2,7 @@
 
 mod check;
 mod dead;
+mod kept;
 mod sessions;
 
 use std::sync::{
@@ -188,11 +189,12 @@ impl Query {
     /// Nobody waits for the answer any more.
     fn is_given_up(&self) -> bool {
         match self {
-            Self::Read { reply, .. } => reply.is_closed(),
+            Self::Read { reply, .. } | Self::ReadKept { reply, .. } => reply.is_closed(),
             Self::Sessions { reply } => reply.is_closed(),
             Self::ReadSession { reply, .. } => reply.is_closed(),
             Self::Retained { reply } => reply.is_closed(),
             Self::Dead { reply, .. } => reply.is_closed(),
+            Self::FindKept { reply, .. } => reply.is_closed(),
             Self::Suspend { .. } | Self::Resume { .. } | Self::End => false,
         }
     }
@@ -229,6 +231,18 @@ impl Reader {
             Query::ReadSession { session, from, max_messages, max_bytes, reply } => {
                 let found = self.read_session(session, from, max_messages, max_bytes);
                 give(found, reply, |reply| Query::ReadSession { session, from, max_messages, max_bytes, reply })
+            }
+            Query::FindKept { stream, since, until, reply } => {
+                give(self.find_kept(stream, since, until), reply, |reply| Query::FindKept {
+                    stream,
+                    since,
+                    until,
+                    reply,
+                })
+            }
+            Query::ReadKept { stream, run, from, max_messages, max_bytes, reply } => {
+                let found = self.read_kept(run, &Span { stream, from, max_messages, max_bytes });
+                give(found, reply, |reply| Query::ReadKept { stream, run, from, max_messages, max_bytes, reply })
             }
             Query::Dead { filter, reply } => give(self.dead(&filter), reply, |reply| Query::Dead { filter, reply }),
             Query::Retained { reply } => give(self.retained(), reply, |reply| Query::Retained { reply }),

@@ -272,6 +272,8 @@ pub(super) struct StreamSql {
     pub(super) delete: String,
     /// The last row: seq, end.
     pub(super) last: String,
+    /// How many rows there are from ?1 up to, not including, ?2, and what they weigh. Reads no payload.
+    pub(super) weigh: String,
     /// Copies the row ?1 to the dead letters of stream ?2: ?3 reason, ?4 detail, ?5 boot, ?6 time. Gives the bytes of the letter.
     pub(super) bury: String,
 }
@@ -287,6 +289,10 @@ impl StreamSql {
             walk: format!("SELECT seq, end, boot, at FROM s_{id} WHERE seq >= ?1 ORDER BY seq LIMIT ?2"),
             delete: format!("DELETE FROM s_{id} WHERE seq >= ?1 AND seq < ?2"),
             last: format!("SELECT seq, end FROM s_{id} ORDER BY seq DESC LIMIT 1"),
+            weigh: format!(
+                "SELECT count(*), coalesce(sum(octet_length(client) + octet_length(topic) + coalesce(octet_length(properties), 0)
+                 + octet_length(payload)), 0) FROM s_{id} WHERE seq >= ?1 AND seq < ?2"
+            ),
             bury: format!(
                 "INSERT INTO dead(stream, seq, reason, detail, dead_boot, dead_at, boot, at, flags, client, topic, properties, payload)
                  SELECT ?2, seq, ?3, ?4, ?5, ?6, boot, at, flags, client, topic, properties, payload FROM s_{id} WHERE seq = ?1

@@ -17,8 +17,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
 
 use super::{
     alarms::Alarms,
-    api::{DeadFilter, Entry, Position, Refusal, Run, Sequence, Stored, StreamId, WhenFull},
-    books::{Books, Fit, Limits},
+    api::{DeadFilter, Entry, Position, Refusal, ReplayPosition, Run, Sequence, Stored, StreamId, WhenFull},
+    books::{Books, Fit, Holes, Limits},
     clock::{Boots, Now},
     disk::DiskWait,
     failure::Failure,
@@ -181,6 +181,20 @@ pub(super) enum Query {
     Retained {
         reply: oneshot::Sender<Vec<RetainedMessage>>,
     },
+    FindKept {
+        stream: usize,
+        since: i64,
+        until: i64,
+        reply: oneshot::Sender<Holes>,
+    },
+    ReadKept {
+        stream: usize,
+        run: u64,
+        from: Sequence,
+        max_messages: usize,
+        max_bytes: usize,
+        reply: oneshot::Sender<Vec<Stored>>,
+    },
     Dead {
         filter: DeadFilter,
         reply: oneshot::Sender<Vec<DeadLetter>>,
@@ -238,6 +252,7 @@ pub(super) struct Door {
     pub(super) when_full: WhenFull,
     pub(super) position: watch::Sender<Position>,
     pub(super) paused: Arc<AtomicBool>,
+    pub(super) replay: watch::Sender<ReplayPosition>,
     pub(super) published: Mutex<Published>,
     /// QoS 0 messages of a live-only stream not yet entered in the books.
     pub(super) offline: AtomicU64,
@@ -421,6 +436,10 @@ impl Door {
             to: None,
             configured: self.configured,
             paused: books.operated.paused,
+            kept_messages: books.operated.kept.messages,
+            kept_bytes: books.operated.kept.bytes,
+            replayed: books.operated.replayed,
+            replay_left: books.operated.replay.as_ref().map(|replay| replay.left(books.tail)),
             accepted: books.accepted + offline + qos0_full,
             forwarded: books.forwarded,
             expired: books.expired,

@@ -138,7 +138,7 @@ class Life:
         self.audit.fresh()
         for subscriber in plant.subscribers:
             await plant.until(f"{subscriber.name} has everything", lambda s=subscriber: self.audit.due[s.name] <= s.got, 30)
-        code = plant.process.terminate()
+        code = await plant.stop()
         if code != 0:
             raise Broken(f"SIGTERM ended it with code {code}")
         self.look()
@@ -194,6 +194,8 @@ async def campaign(options):
     good = not failed and sums.acknowledged > 10 * sums.cuts
     print(f"{'PASS' if good else 'FAIL'} power-cuts: {sums.cuts} cuts, {sums.acknowledged} messages acknowledged, "
           f"{'none lost, none twice at QoS 2' if good else 'see above'}", flush=True)
+    if options.expected:
+        shutil.rmtree(folder, ignore_errors=True)
     return 0 if good else 1
 
 
@@ -204,6 +206,7 @@ def main():
     parser.add_argument("--disk", type=int, help="the seed of one disk: plays it alone")
     parser.add_argument("--durability", default="full", choices=["full", "process"])
     parser.add_argument("--lie", action="store_true", help="a disk that lies about syncs")
+    parser.add_argument("--expected", action="store_true", help="a failure is what is wanted: keeps no files")
     sys.exit(asyncio.run(campaign(parser.parse_args())))
 
 

@@ -49,7 +49,9 @@ class Soak:
     async def start(self):
         """As systemd: again and again, until it is up."""
         self.plant.start()
-        for _ in range(20):
+        for tries in range(20):
+            if tries == 5:
+                self.disk.rules()  # a disk that stays broken is not to be started on
             try:
                 await self.plant.up(20)
                 return
@@ -67,13 +69,13 @@ class Soak:
         if code < 0 or code == 101:
             raise Broken(f"it ended with code {code}: {self.plant.log_path.read_text()[-500:]}")
 
-    def look(self):
+    def look(self, durable=True):
         problems = self.plant.problems()
         if problems:
             raise Broken(problems[0])
         image = Image(self.plant.data, self.disk.folder / "copy")
         try:
-            self.audit.check(image)
+            self.audit.check(image, durable)
         finally:
             image.close()
         self.audits += 1
@@ -105,7 +107,7 @@ class Soak:
     async def kill(self):
         self.plant.process.kill()
         await asyncio.sleep(0.02)
-        self.look()
+        self.look(durable=False)
         await self.start()
 
     async def restart(self):
@@ -115,7 +117,7 @@ class Soak:
             await asyncio.sleep(0.02)
         if self.plant.process.child.poll() != 0:
             raise Broken(f"SIGTERM ended it with {self.plant.process.child.returncode}")
-        self.look()
+        self.look(durable=False)
         await self.start()
 
     async def disk_fault(self):
@@ -200,7 +202,7 @@ class Soak:
         self.audit.fresh()
         for subscriber in self.plant.subscribers:
             await self.plant.until(f"{subscriber.name} has everything", lambda s=subscriber: self.audit.due[s.name] <= s.got, 60)
-        if (code := self.plant.process.terminate()) != 0:
+        if (code := await self.plant.stop()) != 0:
             raise Broken(f"SIGTERM ended it with code {code}")
         self.look()
         for name, owed in self.audit.owed.items():

@@ -72,6 +72,11 @@ pub(crate) fn message(topic: &str, payload: impl Into<Bytes>) -> Message {
 impl Gateway {
     /// A gateway with these streams, each taking everything below its own name.
     pub(crate) fn new(streams: &[&str]) -> Self {
+        Self::keeping(streams, Duration::ZERO)
+    }
+
+    /// The same, with streams that keep what was forwarded.
+    pub(crate) fn keeping(streams: &[&str], retain_sent: Duration) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let store_settings = store::Settings {
             data_dir: dir.path().join("data"),
@@ -86,7 +91,7 @@ impl Gateway {
             max_messages: None,
             max_bytes: None,
             when_full: WhenFull::Reject,
-            retain_sent: Duration::ZERO,
+            retain_sent,
         };
         let route = |(index, name): (usize, &&str)| Route {
             stream: StreamId(u32::try_from(index).unwrap()),

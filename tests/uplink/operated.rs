@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use rumqttc::v5::mqttbytes::v5::Publish;
 use tidegate::store::StreamId;
 
 use crate::{
@@ -121,5 +122,111 @@ async fn a_stream_that_goes_to_another_uplink_goes_on_where_it_stood() {
     gateway.start(settings(new.port));
     assert_eq!(gateway.drained(0).await.forwarded, 100);
     assert_eq!((old.numbers(), new.numbers()), ((1..=50).collect(), (51..=100).collect()));
+    gateway.stop(Duration::ZERO).await;
+}
+
+const HOUR: Duration = Duration::from_secs(3600);
+
+/// The number, `tg-id` and whether it is marked as a replay.
+fn told(publish: &Publish) -> (u64, String, bool) {
+    let user = &publish.properties.as_ref().unwrap().user_properties;
+    let of = |name: &str| user.iter().find(|(known, _)| known == name).map(|(_, value)| value.clone());
+    (number(publish), of("tg-id").unwrap(), of("tg-replay").as_deref() == Some("1"))
+}
+
+impl Fake {
+    fn told(&mut self) -> Vec<(u64, String, bool)> {
+        std::iter::from_fn(|| self.seen.try_recv().ok()).map(|publish| told(&publish)).collect()
+    }
+}
+
+async fn replay_done(gateway: &Gateway) {
+    let mut position = gateway.handle.replay_position(S);
+    let done = position.wait_for(|position| position.next == position.end);
+    tokio::time::timeout(PATIENCE, done).await.expect("the replay ends").unwrap();
+}
+
+#[tokio::test]
+async fn a_replay_sends_the_same_messages_again_marked_and_beside_the_live_ones() {
+    let mut fake = obliging().await;
+    let mut gateway = Gateway::keeping(&["s"], HOUR);
+    gateway.publish_numbers(0, 1..=1000).await;
+    gateway.start(settings(fake.port));
+    gateway.drained(0).await;
+    gateway.handle.flush(PATIENCE).await.unwrap();
+    let first = fake.told();
+    assert!(first.len() == 1000 && first.iter().all(|(_, _, replay)| !replay));
+    assert_eq!(gateway.handle.replay(S, i64::MIN, i64::MAX).await.unwrap(), 1000);
+    gateway.publish_numbers(0, 1001..=2000).await;
+    let books = gateway.drained(0).await;
+    replay_done(&gateway).await;
+    let (again, live): (Vec<_>, Vec<_>) = fake.told().into_iter().partition(|(_, _, replay)| *replay);
+    assert_eq!(live.iter().map(|(number, ..)| *number).collect::<Vec<_>>(), (1001..=2000).collect::<Vec<_>>());
+    let unmarked: Vec<_> = again.into_iter().map(|(number, id, _)| (number, id, false)).collect();
+    assert_eq!(unmarked, first, "the same ids, in the same order");
+    let now = gateway.books(0);
+    assert_eq!((now.replayed, now.accepted, now.forwarded), (1000, books.accepted, books.forwarded));
+    assert!(now.balances());
+    gateway.stop(PATIENCE).await;
+}
+
+#[tokio::test]
+async fn a_replay_goes_on_after_lost_connections_and_restarts() {
+    // Hangs up after 30 messages, each time.
+    let mut fake = Fake::start(|_, mut peer| async move {
+        peer.greet(ACCEPTED).await?;
+        for _ in 0..30 {
+            let id = peer.publish().await?.pkid;
+            peer.acknowledge(id).await?;
+        }
+        None
+    })
+    .await;
+    let mut gateway = Gateway::keeping(&["s"], HOUR);
+    gateway.publish_numbers(0, 1..=100).await;
+    gateway.start(settings(fake.port));
+    gateway.drained(0).await;
+    gateway.stop(PATIENCE).await;
+    gateway.handle.flush(PATIENCE).await.unwrap();
+    fake.told();
+    gateway.handle.replay(S, i64::MIN, i64::MAX).await.unwrap();
+    gateway.handle.pause(S, true).await.unwrap();
+    gateway.start(settings(fake.port));
+    gateway.until("connected", |stats| stats.connects > 0).await;
+    assert_eq!(fake.told(), [], "a paused stream replays nothing");
+    gateway.handle.pause(S, false).await.unwrap();
+    let mut position = gateway.handle.replay_position(S);
+    tokio::time::timeout(PATIENCE, position.wait_for(|position| position.next > 10)).await.unwrap().unwrap();
+    gateway.stop(Duration::ZERO).await;
+    gateway.start(settings(fake.port));
+    replay_done(&gateway).await;
+    assert_eq!(gateway.books(0).replayed, 100);
+    let mut numbers: Vec<_> = fake.told().into_iter().map(|(number, _, replay)| (number, replay)).collect();
+    assert!(numbers.iter().all(|(_, replay)| *replay));
+    numbers.sort_unstable();
+    numbers.dedup();
+    assert_eq!(numbers.len(), 100);
+    gateway.stop(Duration::ZERO).await;
+}
+
+#[tokio::test]
+async fn a_replay_that_was_stopped_sends_nothing_more_and_another_begins_at_its_beginning() {
+    let mut fake = obliging().await;
+    let mut gateway = Gateway::keeping(&["s"], HOUR);
+    gateway.publish_numbers(0, 1..=200).await;
+    gateway.start(settings(fake.port));
+    gateway.drained(0).await;
+    gateway.handle.flush(PATIENCE).await.unwrap();
+    gateway.stop(PATIENCE).await;
+    fake.told();
+    gateway.handle.replay(S, i64::MIN, i64::MAX).await.unwrap();
+    assert_eq!(gateway.handle.stop_replay(S).await.unwrap(), 200);
+    gateway.start(settings(fake.port));
+    for round in 1..=3 {
+        assert_eq!(gateway.handle.replay(S, i64::MIN, i64::MAX).await.unwrap(), 200);
+        replay_done(&gateway).await;
+        let numbers: Vec<_> = fake.told().into_iter().map(|(number, ..)| number).collect();
+        assert_eq!((numbers, gateway.books(0).replayed), ((1..=200).collect(), 200 * round));
+    }
     gateway.stop(Duration::ZERO).await;
 }

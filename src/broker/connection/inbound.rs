@@ -312,7 +312,7 @@ impl Connection {
     fn release_refused(&mut self, packet_id: u16, refusal: Refusal) -> Ending {
         self.hub.metrics.refused(refusal.reason());
         self.claim.kept.received.insert(packet_id, Receipt { decided: true, counted: false });
-        Ending::Offence(reason_of(refusal), "the store cannot release a packet identifier: it cannot write")
+        Ending::Offence(Reason::QUOTA_EXCEEDED, "the store cannot release a packet identifier: it cannot write")
     }
 
     fn decided(
@@ -335,7 +335,7 @@ impl Connection {
                 return Err(Ending::StoreGone);
             }
         }
-        let refused = refusal.map(|refusal| (reason_of(refusal), refusal.sentence()));
+        let refused = refusal.map(|refusal| (Reason::QUOTA_EXCEEDED, refusal.sentence()));
         let (due, onward) = self.inbound.arrivals.decide(tag, refused).unzip();
         if let Some(Due { kind: Some(AckKind::PubRec), packet_id, .. }) = due {
             if refusal.is_some() {
@@ -391,14 +391,6 @@ fn entry_bytes(entry: &Entry) -> usize {
     match entry {
         Entry::Publish(publish) => message_bytes(&publish.message),
         Entry::Release { .. } | Entry::Step { .. } | Entry::Handover(_) => ENTRY_BYTES,
-    }
-}
-
-/// What an MQTT 5 client is told (section 3.4.2.1): that there is no room, or that we are not willing to take it.
-fn reason_of(refusal: Refusal) -> Reason {
-    match refusal {
-        Refusal::StreamFull(_) | Refusal::QueueFull | Refusal::StoreFull | Refusal::DiskFull => Reason::QUOTA_EXCEEDED,
-        Refusal::Suspended => Reason::IMPLEMENTATION,
     }
 }
 

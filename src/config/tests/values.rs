@@ -57,8 +57,8 @@ fn wrong_values_are_told_with_what_would_be_right() {
         (in_stream("priority = 101"), "stream[0].priority (all): 101: expected a whole number from -100 to 100"),
         (in_stream("ttl = \"0s\""), "stream[0].ttl (all): \"0s\": expected a duration from \"1s\" to \"36500d\""),
         (
-            in_stream("retain_sent = \"7d\""),
-            "stream[0].retain_sent (all): \"7d\": not supported by this version; expected \"0s\"",
+            in_stream("retain_sent = \"7\""),
+            "stream[0].retain_sent (all): \"7\": has no unit (right: `7s`, `7ms`, `7m`, `7h` or `7d`)",
         ),
         (in_stream("envelope = \"xml\""), "stream[0].envelope (all): \"xml\": expected \"none\" or \"json\""),
         (

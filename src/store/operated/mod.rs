@@ -26,13 +26,13 @@ mod kept;
 mod replay;
 mod sql;
 
-#[cfg(test)]
-pub(super) use self::kept::MARKS_MAX;
 pub(super) use self::{
     kept::{Kept, Leaving},
-    replay::{Replay, ReplayPosition},
+    replay::Replay,
     sql::{MIGRATION_3, load, load_what_is_left, save},
 };
+
+use super::api::ReplayPosition;
 
 /// One row of the table `operated`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -62,8 +62,7 @@ impl Operated {
 
     /// Where a replay stands.
     pub(super) fn replay_position(&self) -> ReplayPosition {
-        self.replay.as_ref().map_or(ReplayPosition { run: self.replay_run, ..ReplayPosition::default() }, |replay| {
-            ReplayPosition { run: self.replay_run, next: replay.next, end: replay.ranges.end() }
-        })
+        let none = ReplayPosition { run: self.replay_run, ..ReplayPosition::default() };
+        self.replay.as_ref().map_or(none, |replay| replay.position(self.replay_run))
     }
 }

@@ -13,12 +13,7 @@ use std::time::{Duration, Instant};
 
 use super::{Reader, Span};
 use crate::store::{
-    alarms::Alarms,
-    api::{Position, Sequence},
-    failure::Failure,
-    metrics::AlarmMetrics,
-    schema::PAGE_BYTES,
-    sessions::SessionId,
+    alarms::Alarms, api::Sequence, failure::Failure, metrics::AlarmMetrics, schema::PAGE_BYTES, sessions::SessionId,
     shared::locked,
 };
 
@@ -52,8 +47,8 @@ pub(super) struct Check {
 #[derive(Debug)]
 enum Step {
     Begin,
-    /// From this number on of this stream.
-    Stream(usize, Sequence),
+    /// From this number on of this stream; with the ends of the streams when it began, for what comes later is new.
+    Stream(usize, Sequence, Vec<Sequence>),
     /// From this number on of the first of these queues.
     Queues(Vec<SessionId>, Sequence),
 }
@@ -90,15 +85,17 @@ impl Check {
                 self.all = count(reader);
                 tracing::info!(messages = self.all, "the last stop was not clean: all that is stored is checked");
                 quick_check(reader)?;
-                self.step = Step::Stream(0, 0);
+                let ends = reader.shared.doors.iter().map(|door| door.position.borrow().next).collect();
+                self.step = Step::Stream(0, 0, ends);
             }
-            Step::Stream(stream, from) => {
+            Step::Stream(stream, from, ends) => {
                 let Some(door) = reader.shared.doors.get(*stream) else {
                     let queues = reader.shared.queues.read().unwrap_or_else(std::sync::PoisonError::into_inner);
                     self.step = Step::Queues(queues.keys().copied().collect(), 0);
                     return Ok(true);
                 };
-                let Position { head, next } = *door.position.borrow();
+                let head = door.position.borrow().head;
+                let next = ends.get(*stream).copied().unwrap_or(0);
                 let span = Span { stream: *stream, from: *from, max_messages: SLICE_MESSAGES, max_bytes: SLICE_BYTES };
                 let found = if *from < next { reader.read(&span)? } else { Vec::new() };
                 self.done += found.len() as u64;
@@ -106,7 +103,7 @@ impl Check {
                     Some(last) => *from = last.seq + 1,
                     // Nothing but damage, which is buried now.
                     None if *from < next => *from = span.from.max(head) + SLICE_MESSAGES as u64,
-                    None => self.step = Step::Stream(*stream + 1, 0),
+                    None => (*stream, *from) = (*stream + 1, 0),
                 }
             }
             Step::Queues(queues, from) => {

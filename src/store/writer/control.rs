@@ -44,7 +44,7 @@ impl Writer<'_> {
         }
         match &run.fate {
             Fate::Forwarded => {
-                let count = self.pass(index, last)?;
+                let count = self.pass_forwarded(index, last)?;
                 self.transaction.changing(index).books.forwarded += count;
             }
             Fate::Expired => {

@@ -3,6 +3,7 @@
 use super::Writer;
 use crate::store::{
     failure::Failure,
+    operated::Kept,
     orders::{Done, Order},
 };
 
@@ -17,6 +18,9 @@ impl Writer<'_> {
                 Ok(Ok(0))
             }
             Order::Purge { stream } => self.purge(*stream).map(Ok),
+            Order::Replay { stream, ranges } => Ok(self.begin_replay(*stream, ranges)),
+            Order::StopReplay { stream } => Ok(self.stop_replay(*stream)),
+            Order::Replayed { stream, run, runs } => Ok(Ok(self.note_replayed(*stream, *run, runs))),
             Order::RetryDead { id, gateway } => self.retry_dead(*id, gateway),
             Order::PurgeDead { id } => self.purge_dead(*id),
             Order::PurgeDeadSlice { stream } => self.purge_dead_slice(*stream),
@@ -25,6 +29,11 @@ impl Writer<'_> {
 
     /// Moves the head over the whole backlog. The rows become garbage, which is deleted in slices.
     fn purge(&mut self, index: usize) -> Result<u64, Failure> {
+        let stream = &self.transaction.streams[index];
+        if stream.retain_ms.is_none() && stream.books.operated.kept.is_some() {
+            // Not configured any more: nobody else could ever let these go.
+            self.transaction.changing(index).books.operated.kept = Kept::default();
+        }
         let books = &self.transaction.streams[index].books;
         if books.backlog_messages() == 0 {
             return Ok(0);

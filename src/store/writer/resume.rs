@@ -71,6 +71,8 @@ pub(super) fn publish(shared: &Shared, metrics: &Metrics, loaded: &Loaded) {
     *shared.boots.write().unwrap_or_else(PoisonError::into_inner) = loaded.boots.clone();
     for (door, (_, books)) in shared.doors.iter().zip(&loaded.streams) {
         locked(&door.published).books.clone_from(books);
+        door.paused.store(books.operated.paused, Ordering::Relaxed);
+        door.replay.send_replace(books.operated.replay_position());
         door.position.send_replace(books.position());
     }
     let mut totals = loaded.sessions.ledger.ended;

@@ -10,6 +10,9 @@ const MEASURE_BYTES: u64 = 16 << 20;
 /// Free pages in the file that may be filled though the file system is below `min_free`: they cost it nothing.
 const FREE_IN_FILE_MIN_BYTES: u64 = 4 << 20;
 
+/// What is kept for replay is let go before the room that is left is less than this; an eighth of a small store.
+const TIGHT_BYTES: u64 = 16 << 20;
+
 /// How long nothing is accepted after the disk was found full, before it is tried again.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
@@ -37,6 +40,8 @@ pub(super) struct Space {
     full_at: Option<Instant>,
     /// The disk was full, and no message was stored since: that it is tried again does not mean that there is space.
     unproven: bool,
+    /// Rows were deleted since the last measurement because room was needed: whether that was enough has to be seen.
+    freed: bool,
 }
 
 impl Space {
@@ -50,12 +55,14 @@ impl Space {
             wanted: 0,
             full_at: None,
             unproven: false,
+            freed: false,
         }
     }
 
     pub(super) fn measured(&mut self, measured: Measured) {
         self.measured = measured;
         self.appended = 0;
+        self.freed = false;
     }
 
     /// As in the settings; zero is no limit.
@@ -72,7 +79,24 @@ impl Space {
     }
 
     pub(super) fn wants_measuring(&self) -> bool {
-        self.appended >= MEASURE_BYTES
+        self.appended >= MEASURE_BYTES || self.freed
+    }
+
+    /// Rows were deleted because room was needed.
+    pub(super) fn note_freed(&mut self) {
+        self.freed = true;
+    }
+
+    /// Whether it is time to let go of what is only kept for replay, so that nothing has to be refused.
+    pub(super) fn is_tight(&self) -> bool {
+        if self.freed {
+            return false;
+        }
+        let store_margin = TIGHT_BYTES.min(self.max_bytes / 8);
+        let Measured { free_bytes, free_in_file_bytes, .. } = self.measured;
+        let near_reserve = free_bytes.saturating_sub(self.appended) < self.min_free.saturating_add(TIGHT_BYTES);
+        let file_has_room = free_in_file_bytes >= FREE_IN_FILE_MIN_BYTES + TIGHT_BYTES + self.appended;
+        self.unproven || self.is_full_with(store_margin) || (near_reserve && self.min_free > 0 && !file_has_room)
     }
 
     /// A write found no space at this time.

@@ -40,6 +40,8 @@ pub(super) struct Stream<'c> {
     pub(super) limits: Limits,
     pub(super) when_full: WhenFull,
     pub(super) ttl_ms: Option<u64>,
+    /// How long forwarded messages are kept; `None` = for ever.
+    pub(super) retain_ms: Option<u64>,
     pub(super) insert: Statement<'c>,
     /// Boot and monotonic time of the oldest message, once committed.
     pub(super) head_at: (i64, u64),
@@ -109,6 +111,7 @@ impl<'c> Stream<'c> {
             limits: limits(settings),
             when_full: settings.when_full,
             ttl_ms: settings.ttl.map(|ttl| u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX)),
+            retain_ms: u64::try_from(settings.retain_sent.as_millis()).ok(),
             head_at: (0, 0),
             before: None,
             dirty: false,
@@ -355,6 +358,8 @@ impl<'c> Transaction<'c> {
             let position = stream.books.position();
             let paused = stream.books.operated.paused;
             let turned = door.paused.swap(paused, Ordering::Relaxed) != paused;
+            let replay = stream.books.operated.replay_position();
+            door.replay.send_if_modified(|current| std::mem::replace(current, replay) != replay);
             door.position.send_if_modified(|current| std::mem::replace(current, position) != position || turned);
         }
         if self.dead_before.take().is_some() {

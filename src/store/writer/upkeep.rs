@@ -21,7 +21,7 @@ const GARBAGE_MIN_ROWS: u64 = 1024;
 const GARBAGE_MIN_BYTES: u64 = 1 << 20;
 
 /// Most bytes deleted by one transaction, if it is more than one row: freeing the pages of a large row reads them.
-const DELETE_SLICE_BYTES: u64 = 4 << 20;
+pub(super) const DELETE_SLICE_BYTES: u64 = 4 << 20;
 
 /// Most rows deleted by one transaction.
 const DELETE_SLICE_ROWS: u64 = 4096;
@@ -83,6 +83,7 @@ impl Writer<'_> {
             writer.catch_up_lazy()?;
             writer.transaction.enter_owed();
             let more = writer.sweep()?;
+            writer.end_empty_replays()?;
             writer.delete_garbage()?;
             Ok(more)
         })?;
@@ -101,6 +102,9 @@ impl Writer<'_> {
         if self.has_garbage() {
             let done = self.in_transaction(Self::delete_garbage)?;
             self.chores = done.is_some();
+            if self.space.wants_measuring() {
+                self.measure()?;
+            }
         } else if self.space.last().free_in_file_bytes >= VACUUM_MIN_PAGES * PAGE_BYTES {
             let before = self.space.last().free_in_file_bytes;
             self.in_transaction(Self::give_back_pages)?;
@@ -189,6 +193,9 @@ impl Writer<'_> {
             if slice > 0 && is_worth_deleting(&self.transaction.streams[index].books) {
                 slice -= self.delete_slice(index, slice)?;
             }
+            if slice > 0 && self.transaction.streams[index].books.operated.kept.is_some() {
+                slice = slice.saturating_sub(self.delete_kept(index, slice)?);
+            }
         }
         if slice > 0 && self.queues_have_garbage() {
             self.delete_queued_garbage(slice)?;
@@ -197,7 +204,10 @@ impl Writer<'_> {
     }
 
     fn has_garbage(&self) -> bool {
-        self.queues_have_garbage() || self.transaction.streams.iter().any(|stream| is_worth_deleting(&stream.books))
+        let streams = &self.transaction.streams;
+        self.queues_have_garbage()
+            || streams.iter().any(|stream| is_worth_deleting(&stream.books))
+            || (0..streams.len()).any(|index| self.kept_has_garbage(index))
     }
 
     /// Of all queues together: a thousand queues must not keep a thousand times as much.

@@ -84,8 +84,18 @@ class Audit:
                         self.due[subscriber.name].add(message)
             publisher.fresh.clear()
 
-    def check(self, image):
-        """The whole audit; raises `Broken`."""
+    def check(self, image, durable=True):
+        """The whole audit; raises `Broken`. Not `durable`: what only the page cache has is not learnt, for it may be gone the next time."""
+        kept = None if durable else tuple({name: kind(found) for name, found in part.items()} for kind, part in
+                                          ((dict, self.known), (dict, self.first), (dict, self.highest), (set, self.gone)))
+        owed = None if durable else {name: set(found) for name, found in self.owed.items()}
+        self.check_all(image)
+        if not durable:
+            self.known, self.first, self.highest, self.gone = kept
+            for name, before in owed.items():
+                self.owed[name] |= before
+
+    def check_all(self, image):
         self.fresh()
         image.check_integrity()
         if not image.has("stream"):

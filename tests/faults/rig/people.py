@@ -126,7 +126,7 @@ class Publisher:
         if kind == mqtt.PUBCOMP:
             del self.outstanding[packet_id]
         elif reason >= 0x80:
-            if reason != 0x97:
+            if reason not in (0x97, 0x83):  # no room; or (a disk that fails) not willing
                 raise Broken(f"{self.name}: refused with {reason:#x}")
             if phase == "publish":
                 self.refused.add(number)

@@ -188,6 +188,17 @@ class Plant:
 
         await self.until("the gateway is up", ready, seconds)
 
+    async def stop(self, seconds=60):
+        """SIGTERM; gives back the exit code, None where it had to be killed. The others live on meanwhile."""
+        self.process.child.terminate()
+        end = asyncio.get_running_loop().time() + seconds
+        while self.process.alive() and asyncio.get_running_loop().time() < end:
+            await asyncio.sleep(0.01)
+        if self.process.alive():
+            self.process.kill()
+            return None
+        return self.process.child.returncode
+
     async def drain(self, seconds=60):
         """Publishers stop, the upstream takes everything: nothing is left to acknowledge, to forward, or to deliver."""
         self.upstream.turn("all")

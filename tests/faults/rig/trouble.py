@@ -3,6 +3,7 @@
 import asyncio
 import json
 import random
+import shutil
 
 from .audit import Audit, Image
 from .disk import FaultyDisk, memory_folder
@@ -23,6 +24,7 @@ class Trouble:
         self.pinger = Pinger()
         self.dice = random.Random(seed)
         self.logged = 0
+        self.failed = False
 
     async def __aenter__(self):
         await self.plant.open()
@@ -32,15 +34,21 @@ class Trouble:
         await self.plant.up()
         self.plant.tasks.append(asyncio.ensure_future(self.pinger.live(self.plant.port)))
         await self.flows("messages flow")
+        await self.plant.until("the pinger is connected", lambda: self.pinger.answers > 0)
         return self
 
     async def __aexit__(self, kind, error, trace):
         if error is not None:
-            self.check("runs to its end", False, f"{kind.__name__}: {error}; files kept in {self.folder}")
+            self.check("runs to its end", False, f"{kind.__name__}: {error}")
         await self.plant.close()
+        if self.failed:
+            self.theme.say(f"files kept in {self.folder}")
+        else:
+            shutil.rmtree(self.folder)
         return kind is not None and issubclass(kind, Exception)
 
     def check(self, what, good, detail=""):
+        self.failed |= not good
         return self.theme.check(f"{self.label}: {what}", good, detail)
 
     def acknowledged(self):
@@ -85,7 +93,7 @@ class Trouble:
             self.check("nothing is acknowledged", late == 0, late)
         self.statuses = statuses
         self.check("keep alive is answered, no client is thrown out",
-                   self.pinger.connects == connects == 1 and self.pinger.worst_s < 1.5, f"worst {self.pinger.worst_s:.2f} s")
+                   self.pinger.connects == connects == 1 and self.pinger.worst_s < 1.5, f"worst {self.pinger.worst_s:.2f} s, {self.pinger.connects} connections")
         lines = self.log_lines()
         self.check("the log says it, and is not flooded", (not withheld or lines) and len(lines) < 10 + 5 * seconds, f"{len(lines)} lines")
 
@@ -113,6 +121,7 @@ class Trouble:
         """At once; then the audit of what is left, and a start from it."""
         self.plant.process.kill()
         await asyncio.sleep(0.05)
+        self.disk.rules()
         self.disk.power_cut(compare=False)
         self.look("after a power cut")
         self.plant.start()
@@ -137,7 +146,7 @@ class Trouble:
         self.disk.rules()
         await self.plant.drain(seconds)
         self.audit.fresh()
-        code = self.plant.process.terminate()
+        code = await self.plant.stop()
         self.check("SIGTERM ends it with code 0", code == 0, code)
         self.look("in the end")
 

@@ -382,11 +382,15 @@ static int make_at(int folder, const char *path, mode_t mode) {
     const char *name = below(folder, path, buffer);
     if (name == NULL)
         return (int)syscall(SYS_mkdirat, folder, path, mode);
+    struct stat stat;
+    if (fstatat(folder, path, &stat, 0) == 0) { /* Linux says so even where it could not write */
+        errno = EEXIST;
+        return -1;
+    }
     struct verdict verdict = judge(OP_CREATE, name, true, 0, INT64_MAX, 0);
     if (verdict.error != 0)
         return (int)fail(verdict.error);
     int result = (int)syscall(SYS_mkdirat, folder, path, mode);
-    struct stat stat;
     if (result == 0 && fstatat(folder, path, &stat, 0) == 0)
         record(true, verdict.cut, 'M', stat.st_ino, 0, 0, name, NULL, NULL);
     return (int)done(result);
