@@ -33,7 +33,7 @@ const CRATES: &[(&str, &[&str])] = &[
 const SHORES: [&str; 4] = ["broker", "store", "uplink", "admin"];
 
 /// Files that decide without a clock, a socket or a log: time and chance are arguments there.
-const PURE: [&str; 22] = [
+const PURE: [&str; 23] = [
     "src/broker/access/guesses.rs",
     "src/broker/access/policy.rs",
     "src/broker/access/rules.rs",
@@ -55,6 +55,7 @@ const PURE: [&str; 22] = [
     "src/forward/ledger.rs",
     "src/forward/pacing.rs",
     "src/forward/suspects.rs",
+    "src/forward/suspects/case.rs",
     "src/forward/turns.rs",
 ];
 

@@ -59,11 +59,14 @@
 //!
 //! What a crash does: all this is memory; the trial begins anew.
 
+mod case;
+
 use std::{
-    collections::{BTreeSet, VecDeque},
+    collections::VecDeque,
     time::{Duration, Instant},
 };
 
+use self::case::{Case, some_more};
 use super::reasons::{HUNG_UP, REFUSED, UNANSWERED};
 use crate::{store::Sequence, topic::TopicName, uplink::Backoff};
 
@@ -179,29 +182,6 @@ struct Lane {
     /// Newest message taken on this connection.
     newest_taken: Sequence,
     case: Option<Case>,
-}
-
-#[derive(Debug)]
-struct Case {
-    seq: Sequence,
-    /// Known from the first try on.
-    topic: Option<TopicName>,
-    /// Failures of the suspect, in all.
-    failures: u32,
-    /// Failures of the suspect since a follower was tried.
-    run: u32,
-    /// How many of them bring the next follower's turn.
-    run_wanted: u32,
-    /// Failures of anybody since somebody was taken.
-    in_vain: u32,
-    /// Followers taken.
-    passes: u32,
-    /// Later messages that the upstream failed on too, and how many of them in place of a follower since one was taken.
-    failed: BTreeSet<Sequence>,
-    followers_in_vain: u32,
-    turn: Turn,
-    due: Instant,
-    last: Failure,
 }
 
 #[derive(Debug)]
@@ -465,97 +445,6 @@ impl Suspects {
             case.in_vain = 0;
             case.due = case.due.min(now + self.backoff.min);
         }
-    }
-}
-
-impl Case {
-    fn open(seq: Sequence, failure: Failure, now: Instant) -> Self {
-        Self {
-            seq,
-            topic: None,
-            failures: 1,
-            run: 1,
-            run_wanted: PATIENCE,
-            in_vain: 1,
-            passes: 0,
-            failed: BTreeSet::new(),
-            followers_in_vain: 0,
-            turn: Turn::Suspect,
-            due: now,
-            last: failure,
-        }
-    }
-
-    fn suspect_failed(&mut self, failure: Failure, now: Instant, backoff: Backoff, random: f64) {
-        self.failures += 1;
-        self.run += 1;
-        self.in_vain += 1;
-        self.last = failure;
-        if self.run >= self.run_wanted {
-            self.turn = Turn::Follower(self.followers_in_vain);
-            self.due = now;
-        } else {
-            self.turn = Turn::Suspect;
-            self.wait(now, backoff, random);
-        }
-    }
-
-    fn follower_failed(&mut self, seq: Sequence, now: Instant, backoff: Backoff, random: f64) {
-        self.failed.insert(seq);
-        while self.failed.len() > FAILED_MAX {
-            self.failed.pop_first();
-        }
-        if self.turn == Turn::Suspect {
-            // One of the same window; the suspect's turn comes first anyway.
-            return;
-        }
-        self.in_vain += 1;
-        self.followers_in_vain += 1;
-        self.try_suspect(now, backoff, random);
-        let doublings = self.followers_in_vain.saturating_sub(FOLLOWERS_IN_VAIN);
-        if doublings > 0 {
-            self.run_wanted = 4_u32.checked_shl(doublings).unwrap_or(MOST_PATIENCE).min(MOST_PATIENCE);
-        }
-    }
-
-    /// A follower was taken.
-    fn pass(&mut self, now: Instant, backoff: Backoff, random: f64) {
-        self.passes += 1;
-        self.in_vain = 0;
-        self.followers_in_vain = 0;
-        self.try_suspect(now, backoff, random);
-    }
-
-    fn try_suspect(&mut self, now: Instant, backoff: Backoff, random: f64) {
-        self.run = 0;
-        self.run_wanted = some_more(random);
-        self.turn = Turn::Suspect;
-        self.wait(now, backoff, random);
-    }
-
-    fn wait(&mut self, now: Instant, backoff: Backoff, random: f64) {
-        let doubled = 1_u32.checked_shl(self.in_vain.saturating_sub(1)).unwrap_or(u32::MAX);
-        let bound = backoff.min.saturating_mul(doubled).min(backoff.max);
-        self.due = now + bound.mul_f64(random.clamp(0.0, 1.0));
-    }
-
-    fn dead(&self, how: &str) -> Dead {
-        let (reason, story) = match &self.last {
-            Failure::Refused { story, .. } => (REFUSED, story),
-            Failure::HungUp { story } => (HUNG_UP, story),
-            Failure::Unanswered { story } => (UNANSWERED, story),
-        };
-        let (tries, passes) = (self.failures, self.passes);
-        Dead { seq: self.seq, reason, detail: format!("{story} ({how}: {tries} tries, {passes} others)") }
-    }
-}
-
-/// 2 to 4.
-fn some_more(random: f64) -> u32 {
-    match random {
-        low if low < 1.0 / 3.0 => 2,
-        middle if middle < 2.0 / 3.0 => 3,
-        _ => 4,
     }
 }
 

@@ -200,7 +200,7 @@ async fn two_mosquittos_share_the_work_without_loss() {
         let mut gateway = Gateway::new(&["s"]);
         gateway.publish_numbers(0, 1..=LAST / 2).await;
         // The first is cut in the middle of whatever goes on, again and again, and then does not answer at all.
-        proxy.cut_after(30_001);
+        proxy.cut_after(8_001);
         let mut settings = both(proxy.port, second.port);
         (settings.version, settings.qos) = (version, qos);
         settings.connect_timeout = Duration::from_millis(300);
