@@ -344,16 +344,7 @@ fn start(
     let is_configured = (0..).map(|at| at < configured.len());
     let doors =
         found.iter().zip(&streams).zip(is_configured).map(|(((_, books), settings), is)| door(books, settings, is));
-    let mut totals = sessions.ledger.ended;
-    let mut queues = HashMap::with_capacity(sessions.queues.len());
-    for (id, books, session) in &sessions.queues {
-        if !session.as_ref().is_some_and(|session| is_reserved(&session.client_id)) {
-            totals.add(books.counts);
-        }
-        if let Some(session) = session {
-            queues.insert(*id, Arc::new(QueueDoor::new(*books, session.limits)));
-        }
-    }
+    let (totals, queues) = queue_doors(&sessions);
     metrics.queues.show(&totals);
     metrics.alarms.show(alarms);
     metrics.dead.show(dead);
@@ -398,6 +389,21 @@ fn start(
     let writer = spawn("store-writer").spawn(move || writer::run(writer)).map_err(OpenError::Threads)?;
     let handle = Handle { shared: Arc::clone(&shared) };
     Ok((Store { shared, writer: Some(writer), reader: Some(reader), _lock: lock }, handle))
+}
+
+/// The sum of all queues of clients, and what is published of each queue.
+fn queue_doors(sessions: &LoadedSessions) -> (Counts, HashMap<SessionId, Arc<QueueDoor>>) {
+    let mut totals = sessions.ledger.ended;
+    let mut queues = HashMap::with_capacity(sessions.queues.len());
+    for (id, books, session) in &sessions.queues {
+        if !session.as_ref().is_some_and(|session| is_reserved(&session.client_id)) {
+            totals.add(books.counts);
+        }
+        if let Some(session) = session {
+            queues.insert(*id, Arc::new(QueueDoor::new(*books, session.limits)));
+        }
+    }
+    (totals, queues)
 }
 
 fn door(books: &Books, settings: &StreamSettings, configured: bool) -> Door {
