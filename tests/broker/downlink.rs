@@ -76,8 +76,15 @@ impl Way {
         let (mut inbound, arrivals) = downlink::connect(&settings, 1);
         let filter = || vec![TopicFilter::new("s/#").unwrap()];
         let topic = TopicTemplate::identity();
-        let route =
-            Route { stream: StreamId(0), name: "all".to_owned(), from: filter(), topic, priority: 0, ttl: None };
+        let route = Route {
+            stream: StreamId(0),
+            name: "all".to_owned(),
+            from: filter(),
+            topic,
+            priority: 0,
+            ttl: None,
+            envelope: forward::Envelope::None,
+        };
         let (handle, registry) = (rig.handle.clone(), &rig.registry);
         let uplink = uplink_settings(port, qos);
         let forwarder =

@@ -58,7 +58,7 @@ fn wrong_values_are_told_with_what_would_be_right() {
             in_stream("retain_sent = \"7\""),
             "stream[0].retain_sent (all): \"7\": has no unit (right: `7s`, `7ms`, `7m`, `7h` or `7d`)",
         ),
-        (in_stream("envelope = \"none\""), "stream[0].envelope (all): not supported by this version"),
+        (in_stream("envelope = \"xml\""), "stream[0].envelope (all): \"xml\": expected \"none\" or \"json\""),
         (
             in_stream("topic = \"{rset}\""),
             "stream[0].topic (all): \"{rset}\": has the unknown placeholder `{rset}`; known are {topic} {gateway} {client} {rest} {1}..{9}",
