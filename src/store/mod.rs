@@ -42,6 +42,10 @@
 //! whole. `drop-oldest` drops what was not sent yet (see [`Handle::sent`]) and was not received (QoS 2); 1024 at most for each
 //! message that comes. Where there are no copies nothing of all this runs.
 //!
+//! *Queues of the gateway's own* have names that begin with [`RESERVED`]: they are queues as all others, but neither listed nor counted
+//! with those of clients (downlinks wait in them). [`Entry::Handover`] takes a message out of one queue as delivered and publishes it anew
+//! in one transaction; where that is refused, it stays.
+//!
 //! *Steps.* [`Step::Received`] is committed before it is answered, for PUBREL must not go out before. The other steps, and
 //! [`Handle::session_left`], are *lazy*: answered at once, kept in memory as runs, and written by the next transaction, by one of
 //! their own with the next tick (1 s), or when 4096 wait, so that acknowledgements of subscribers cost no commits. A delivered message at the head moves the head;

@@ -391,7 +391,7 @@ fn start(
     Ok((Store { shared, writer: Some(writer), reader: Some(reader), _lock: lock }, handle))
 }
 
-/// All queues together, and the door of each.
+/// The sum of all queues of clients, and what is published of each queue.
 fn queue_doors(sessions: &LoadedSessions) -> (Counts, HashMap<SessionId, Arc<QueueDoor>>) {
     let mut totals = sessions.ledger.ended;
     let mut queues = HashMap::with_capacity(sessions.queues.len());
