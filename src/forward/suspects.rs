@@ -70,6 +70,8 @@ use crate::{store::Sequence, topic::TopicName, uplink::Backoff};
 pub(super) const STRIKES: u32 = 3;
 /// Failures in a row of a suspect before another message is sent past it.
 pub(super) const PATIENCE: u32 = 10;
+/// How often in a row a follower may be under way when the upstream hangs up after a refusal before it counts as failed.
+const CUT_OFF_MAX: u32 = 5;
 /// Followers that may fail before the patience between them is doubled each time.
 const FOLLOWERS_IN_VAIN: u32 = 4;
 /// It is doubled up to here.
@@ -198,6 +200,8 @@ struct Case {
     /// Later messages that the upstream failed on too, and how many of them in place of a follower since one was taken.
     failed: BTreeSet<Sequence>,
     followers_in_vain: u32,
+    /// The follower that was cut off last, and how often in a row.
+    cut_off: Option<(Sequence, u32)>,
     turn: Turn,
     due: Instant,
     last: Failure,
@@ -378,6 +382,12 @@ impl Suspects {
                 case.wait(now, self.backoff, random);
                 return Outcome::Held;
             }
+            if case.cuts_off(seq, &failure) {
+                if case.turn != Turn::Suspect {
+                    case.try_suspect(now, self.backoff, random);
+                }
+                return Outcome::Held;
+            }
             return self.failed(index, seq, failure, now, random);
         }
         if matches!(failure, Failure::Unanswered { .. }) && lane.newest_taken > seq {
@@ -479,10 +489,22 @@ impl Case {
             passes: 0,
             failed: BTreeSet::new(),
             followers_in_vain: 0,
+            cut_off: None,
             turn: Turn::Suspect,
             due: now,
             last: failure,
         }
+    }
+
+    /// Whether it is the refusal of the suspect that ended the connection (Mosquitto 2.0.11 refuses, and then hangs up) and not this follower,
+    /// which was under way: it is the next to follow again, or first deliveries would not be in order.
+    fn cuts_off(&mut self, seq: Sequence, failure: &Failure) -> bool {
+        if seq <= self.seq || !matches!((&self.last, failure), (Failure::Refused { .. }, Failure::HungUp { .. })) {
+            return false;
+        }
+        let times = self.cut_off.filter(|(follower, _)| *follower == seq).map_or(1, |(_, times)| times + 1);
+        self.cut_off = Some((seq, times));
+        times <= CUT_OFF_MAX
     }
 
     fn suspect_failed(&mut self, failure: Failure, now: Instant, backoff: Backoff, random: f64) {
