@@ -20,6 +20,10 @@
 //! number, the end of the revisions of retained messages given so far, and the sums of the sessions that have ended. Session numbers begin
 //! anew after 8 million, passing over those in use.
 //!
+//! *What operators do*: `operated` has a row for each stream that is paused, keeps forwarded messages for replay, or is being replayed (see
+//! `operated`). Kept rows lie between `tail` and `head`. `dead` is bounded, and `dead_left` counts what left it (see `dead`). Streams that are not configured
+//! any more are opened like the others, behind them: they take nothing and go nowhere.
+//!
 //! # Writing
 //!
 //! One writer thread. Lanes put batches into one bounded queue (4 MiB of messages and 1024 batches in all, 256 batches a lane);
@@ -55,6 +59,8 @@
 //! used again; from 16 MiB free on they are given back to the file system, 1 MiB or 10 ms at a time, when it is quiet for 20 ms, and otherwise in 5 % of the
 //! writer's time (`auto_vacuum = INCREMENTAL`: its cost was not measurable beside the scatter of the machine, 2 runs with and 1 without). Given back
 //! after the first outage a page costs 4 µs and 35 bytes of log, where 1 GiB is free; out of a list of free pages that earlier outages have shuffled, 900 µs.
+//!
+//! Rows that are kept for replay are let go when their time is over, or from 16 MiB (an eighth of a small store) before the store or its disk is full (see `writer::kept`).
 //!
 //! *Settlements* wait up to a second for others where nothing hangs on their room (`writer::settling`), for each changes a page besides.
 //!
