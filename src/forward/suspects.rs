@@ -74,6 +74,8 @@ use crate::{store::Sequence, topic::TopicName, uplink::Backoff};
 pub(super) const STRIKES: u32 = 3;
 /// Failures in a row of a suspect before another message is sent past it.
 pub(super) const PATIENCE: u32 = 10;
+/// How often in a row a follower may be under way when the upstream hangs up after a refusal before it counts as failed.
+const CUT_OFF_MAX: u32 = 5;
 /// Followers that may fail before the patience between them is doubled each time.
 const FOLLOWERS_IN_VAIN: u32 = 4;
 /// It is doubled up to here.
@@ -357,6 +359,12 @@ impl Suspects {
             if !alone && seq == case.seq && matches!(failure, Failure::HungUp { .. }) {
                 case.last = failure;
                 case.wait(now, self.backoff, random);
+                return Outcome::Held;
+            }
+            if case.cuts_off(seq, &failure) {
+                if case.turn != Turn::Suspect {
+                    case.try_suspect(now, self.backoff, random);
+                }
                 return Outcome::Held;
             }
             return self.failed(index, seq, failure, now, random);

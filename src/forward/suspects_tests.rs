@@ -71,6 +71,22 @@ fn trial(failure: &Failure, steps: u32, rng: &mut fastrand::Rng, mut fails: impl
     Story { end, tries, followers_taken, took: now - begin }
 }
 
+#[test]
+fn a_follower_under_way_when_the_upstream_hangs_up_after_a_refusal_follows_again() {
+    let now = Instant::now();
+    let mut suspects = Suspects::new(1, BACKOFF);
+    suspects.connected(true);
+    for _ in 0..PATIENCE {
+        suspects.refused(0, 1, 0x87, "no".to_owned(), now, 0.0);
+    }
+    for _ in 0..CUT_OFF_MAX {
+        suspects.lost(0, 2, hung_up(), true, now, 0.0);
+        assert!(suspects.is_held(0) && suspects.may_follow(0, 2), "the nearest one, or it is overtaken");
+    }
+    suspects.lost(0, 2, hung_up(), true, now, 0.0);
+    assert!(!suspects.may_follow(0, 2), "but not for ever");
+}
+
 proptest! {
     #[test]
     fn a_poison_dies_after_bounded_tries_and_time(seed in any::<u64>(), code in prop::option::of(prop::sample::select(vec![0x80_u8, 0x87, 0x97])), also in 0_u64..5) {

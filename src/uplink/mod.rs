@@ -99,7 +99,6 @@ pub trait Session: Send {
 
 /// What an upstream agreed to.
 #[derive(Debug, Clone, PartialEq, Eq)]
-#[expect(clippy::struct_excessive_bools, reason = "a packet's flags, each with its own meaning")]
 pub struct Greeting {
     /// Address in words, for logs.
     pub url: String,

@@ -3,7 +3,8 @@
 use std::{collections::BTreeSet, time::Instant};
 
 use super::{
-    Dead, FAILED_MAX, FOLLOWERS_IN_VAIN, Failure, HUNG_UP, MOST_PATIENCE, PATIENCE, REFUSED, Turn, UNANSWERED,
+    CUT_OFF_MAX, Dead, FAILED_MAX, FOLLOWERS_IN_VAIN, Failure, HUNG_UP, MOST_PATIENCE, PATIENCE, REFUSED, Turn,
+    UNANSWERED,
 };
 use crate::{store::Sequence, topic::TopicName, uplink::Backoff};
 
@@ -25,6 +26,8 @@ pub(super) struct Case {
     /// Later messages that the upstream failed on too, and how many of them in place of a follower since one was taken.
     pub(super) failed: BTreeSet<Sequence>,
     pub(super) followers_in_vain: u32,
+    /// The follower that was cut off last, and how often in a row.
+    pub(super) cut_off: Option<(Sequence, u32)>,
     pub(super) turn: Turn,
     pub(super) due: Instant,
     pub(super) last: Failure,
@@ -42,10 +45,22 @@ impl Case {
             passes: 0,
             failed: BTreeSet::new(),
             followers_in_vain: 0,
+            cut_off: None,
             turn: Turn::Suspect,
             due: now,
             last: failure,
         }
+    }
+
+    /// Whether it is the refusal of the suspect that ended the connection (Mosquitto 2.0.11 refuses, and then hangs up) and not this follower,
+    /// which was under way: it is the next to follow again, or first deliveries would not be in order.
+    pub(super) fn cuts_off(&mut self, seq: Sequence, failure: &Failure) -> bool {
+        if seq <= self.seq || !matches!((&self.last, failure), (Failure::Refused { .. }, Failure::HungUp { .. })) {
+            return false;
+        }
+        let times = self.cut_off.filter(|(follower, _)| *follower == seq).map_or(1, |(_, times)| times + 1);
+        self.cut_off = Some((seq, times));
+        times <= CUT_OFF_MAX
     }
 
     pub(super) fn suspect_failed(&mut self, failure: Failure, now: Instant, backoff: Backoff, random: f64) {
