@@ -67,6 +67,7 @@ struct View {
 
 /// What is in a message: `payload` where it is UTF-8, otherwise `payload_base64`.
 #[derive(Serialize)]
+#[expect(clippy::struct_field_names, reason = "the names are those of MQTT, and a promise to scripts")]
 struct Content {
     qos: u8,
     retain: bool,
@@ -163,6 +164,7 @@ async fn order(state: &State, order: Order) -> Result<Response, Failure> {
     Ok(Json(json!({ "messages": messages, "dead": state.sources().dead_stats() })).into_response())
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "for `map_err`")]
 pub(super) fn bad_query(rejection: QueryRejection) -> Failure {
     Failure::new(StatusCode::BAD_REQUEST, "bad-query", rejection.body_text())
 }

@@ -152,11 +152,10 @@ async fn replay(
     let Query(span) = span.map_err(dead::bad_query)?;
     let moment = |text: Option<String>, unbounded| text.map_or(Ok(unbounded), |text| unix_ms(&text, SystemTime::now()));
     let (since_unix_ms, until_unix_ms) = (moment(span.since, i64::MIN)?, moment(span.until, i64::MAX)?);
-    on_stream(&state, name, |stream| match span.stop {
-        true => Order::StopReplay { stream },
-        false => Order::Replay { stream, since_unix_ms, until_unix_ms },
-    })
-    .await
+    let order = |stream| {
+        if span.stop { Order::StopReplay { stream } } else { Order::Replay { stream, since_unix_ms, until_unix_ms } }
+    };
+    on_stream(&state, name, order).await
 }
 
 /// A time in milliseconds since 1970, from RFC 3339 or from how long ago it is.

@@ -199,6 +199,7 @@ async fn stream(Shared(state): Shared<State>, name: Result<Path<String>, PathRej
     Ok(Json(stream_now(&state, &name).await?).into_response())
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "for `map_err`")]
 pub(super) fn bad_path(rejection: PathRejection) -> Failure {
     Failure::new(StatusCode::BAD_REQUEST, "bad-path", rejection.body_text())
 }

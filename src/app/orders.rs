@@ -63,6 +63,7 @@ fn find(store: &store::Handle, stream: &str) -> Result<store::StreamId, Refused>
     })
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "for `map_err`")]
 fn refused(error: OrderError) -> Refused {
     let why = match &error {
         OrderError::Store(_) => Why::Failed,

@@ -10,7 +10,7 @@ use super::{
     complain,
     gateway::{Door, Gateway, Trouble, outcome, stream_name},
     table::layout,
-    words::{size, text},
+    words::{facts_text, size, text},
 };
 
 /// Dead letters asked for at a time.
@@ -161,7 +161,7 @@ fn letter_words(letter: &Value) -> String {
         ("properties", if user.is_empty() { "-".to_owned() } else { user }),
         ("payload", payload),
     ];
-    facts.iter().map(|(name, fact)| format!("{name:12} {fact}\n")).collect()
+    facts_text(&facts)
 }
 
 fn retry(door: &Door, which: &Which) -> Result<(), Trouble> {

@@ -84,14 +84,12 @@ pub(super) struct Gateway {
 impl Door {
     /// Finds out where the gateway is.
     pub(super) fn open(&self) -> Result<Gateway, Trouble> {
-        let (address, token_file) = match self.admin {
-            Some(address) => (address, self.token_file.clone()),
-            None => {
-                let admin = config::load(self.config.as_deref()).map_err(Trouble::Config)?.admin;
-                let bind =
-                    admin.bind.context("the configuration has `[admin] bind = \"off\"`: there is nothing to ask")?;
-                (bind, self.token_file.clone().or(admin.token_file))
-            }
+        let (address, token_file) = if let Some(address) = self.admin {
+            (address, self.token_file.clone())
+        } else {
+            let admin = config::load(self.config.as_deref()).map_err(Trouble::Config)?.admin;
+            let bind = admin.bind.context("the configuration has `[admin] bind = \"off\"`: there is nothing to ask")?;
+            (bind, self.token_file.clone().or(admin.token_file))
         };
         if address.port() == 0 {
             return Err(anyhow!("`[admin] bind` leaves the port to the system; say which it is with --admin").into());
@@ -116,7 +114,7 @@ fn reachable(address: SocketAddr) -> SocketAddr {
     let ip = match address.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
         IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
-        ip => ip,
+        ip @ (IpAddr::V4(_) | IpAddr::V6(_)) => ip,
     };
     SocketAddr::new(ip, address.port())
 }
@@ -156,11 +154,12 @@ impl Gateway {
 
     async fn converse(&self, method: &Method, path: &str) -> anyhow::Result<(u16, Bytes)> {
         let address = self.address;
-        let stream = TcpStream::connect(address).await.map_err(|error| match error.kind() {
-            ErrorKind::ConnectionRefused => {
+        let stream = TcpStream::connect(address).await.map_err(|error| {
+            if error.kind() == ErrorKind::ConnectionRefused {
                 anyhow!("no gateway runs here: nothing listens on {address} (`[admin] bind`)")
+            } else {
+                anyhow!("the gateway cannot be reached at {address}: {error}")
             }
-            _ => anyhow!("the gateway cannot be reached at {address}: {error}"),
         })?;
         let broken = || format!("the connection to the gateway at {address} broke");
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.with_context(broken)?;

@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::{
     gateway::{Door, Trouble, outcome},
     table::layout,
-    words::{duration, rate, size, text},
+    words::{duration, facts_text, rate, size, text},
 };
 
 /// Shows the running gateway at a glance.
@@ -58,7 +58,7 @@ fn status_words(status: &Value) -> String {
         ("clock", format!("{}{synced}", text(&status["clock"]["now"]))),
         ("store", format!("{}, {} free on its disk{refusing}", size(&store["bytes"]), size(&store["free_bytes"]))),
     ];
-    let mut out: String = facts.iter().map(|(name, fact)| format!("{name:12} {fact}\n")).collect();
+    let mut out = facts_text(&facts);
     let row = |uplink: &Value| {
         [
             text(&uplink["name"]),

@@ -1,5 +1,7 @@
 //! Figures of the gateway's JSON in words for people.
 
+use std::fmt::Write as _;
+
 use serde_json::Value;
 
 /// A text, `-` where there is none.
@@ -40,12 +42,21 @@ pub(super) fn duration(value: &Value) -> String {
         if (count > 0 || units == 1) && units < 2 {
             units += 1;
             if count > 0 {
-                out.push_str(&format!("{count}{unit}"));
+                // Writing to a String cannot fail.
+                let _ = write!(out, "{count}{unit}");
             }
         }
         rest %= factor;
     }
     out
+}
+
+/// Facts, one a line, under each other.
+pub(super) fn facts_text(facts: &[(&str, String)]) -> String {
+    facts.iter().fold(String::new(), |mut out, (name, fact)| {
+        let _ = writeln!(out, "{name:12} {fact}");
+        out
+    })
 }
 
 /// A rate: `12.5/s`.

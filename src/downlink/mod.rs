@@ -164,16 +164,19 @@ pub fn start(
     let refused = Refused::register(registry)?;
     registry.register(Box::new(Arc::clone(&books).collector()))?;
     let (stop, mut tasks) = (CancellationToken::new(), JoinSet::new());
-    let downlinks = downlinks.to_vec();
-    let arrivals = uplinks.iter().cloned().zip(arrivals).collect();
-    let (store, locals, ours, stopped) = (store.clone(), broker.locals(), Arc::clone(&books), stop.clone());
-    tasks.spawn(async move {
-        let places = tokio::select! {
-            places = places(downlinks, &store, &ours) => places?,
-            () = stopped.cancelled() => return Ok(()),
-        };
-        run(places, arrivals, store, locals, refused, stopped).await
-    });
+    // Without any nothing runs that could end, for an end is taken for a failure.
+    if !downlinks.is_empty() {
+        let downlinks = downlinks.to_vec();
+        let arrivals = uplinks.iter().cloned().zip(arrivals).collect();
+        let (store, locals, ours, stopped) = (store.clone(), broker.locals(), Arc::clone(&books), stop.clone());
+        tasks.spawn(async move {
+            let places = tokio::select! {
+                places = places(downlinks, &store, &ours) => places?,
+                () = stopped.cancelled() => return Ok(()),
+            };
+            run(places, arrivals, store, locals, refused, stopped).await
+        });
+    }
     Ok(Downlinks { stop, tasks, books })
 }
 
@@ -213,6 +216,8 @@ async fn run(
             return Err(StoreError::Closed.into());
         }
     }
+    // Where there is no downlink at all there is nothing that could end.
+    stop.cancelled().await;
     Ok(())
 }
 

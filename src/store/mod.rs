@@ -20,6 +20,10 @@
 //! number, the end of the revisions of retained messages given so far, and the sums of the sessions that have ended. Session numbers begin
 //! anew after 8 million, passing over those in use.
 //!
+//! *What operators do*: `operated` has a row for each stream that is paused, keeps forwarded messages for replay, or is being replayed (see
+//! `operated`). Kept rows lie between `tail` and `head`. `dead` is bounded, and `dead_left` counts what left it (see `dead`). Streams that are not configured
+//! any more are opened like the others, behind them: they take nothing and go nowhere.
+//!
 //! # Writing
 //!
 //! One writer thread. Lanes put batches into one bounded queue (4 MiB of messages and 1024 batches in all, 256 batches a lane);
@@ -31,7 +35,8 @@
 //! *Books.* Every change of a counter is in the transaction of the rows it counts. A pure append does not write the row of its
 //! stream: the rows themselves are the count, and opening adds them up from the last one (`accepted += last + 1 - next`). That
 //! halves what a lone message writes. Anything else (a settlement, a drop, a deletion) writes the row with the counters as they are then,
-//! so that the rows a count still hangs on are never deleted before it is written. Queues do the same, each by itself.
+//! so that the rows a count still hangs on are never deleted before it is written. Every checkpoint and the orderly end write it, too, so that
+//! where the last rows can no longer be read it is known that there were some. Queues do the same, each by itself (but for that).
 //!
 //! *Copies.* [`Publish::copies`] are rows of queues in the transaction of the message itself. Where one queue refuses, the message is refused
 //! whole. `drop-oldest` drops what was not sent yet (see [`Handle::sent`]) and was not received (QoS 2); 1024 at most for each
@@ -61,6 +66,8 @@
 //! used again; from 16 MiB free on they are given back to the file system, 1 MiB or 10 ms at a time, when it is quiet for 20 ms, and otherwise in 5 % of the
 //! writer's time (`auto_vacuum = INCREMENTAL`: its cost was not measurable beside the scatter of the machine, 2 runs with and 1 without). Given back
 //! after the first outage a page costs 4 µs and 35 bytes of log, where 1 GiB is free; out of a list of free pages that earlier outages have shuffled, 900 µs.
+//!
+//! Rows that are kept for replay are let go when their time is over, or from 16 MiB (an eighth of a small store) before the store or its disk is full (see `writer::kept`).
 //!
 //! *Settlements* wait up to a second for others where nothing hangs on their room (`writer::settling`), for each changes a page besides.
 //!

@@ -190,13 +190,12 @@ impl Query {
     #[expect(clippy::match_same_arms, reason = "the replies are of different types")]
     fn is_given_up(&self) -> bool {
         match self {
-            Self::Read { reply, .. } => reply.is_closed(),
+            Self::Read { reply, .. } | Self::ReadKept { reply, .. } => reply.is_closed(),
             Self::Sessions { reply } => reply.is_closed(),
             Self::ReadSession { reply, .. } => reply.is_closed(),
             Self::Retained { reply } => reply.is_closed(),
             Self::Dead { reply, .. } => reply.is_closed(),
             Self::FindKept { reply, .. } => reply.is_closed(),
-            Self::ReadKept { reply, .. } => reply.is_closed(),
             Self::Suspend { .. } | Self::Resume { .. } | Self::End => false,
         }
     }

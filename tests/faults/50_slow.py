@@ -6,11 +6,13 @@ from lab.report import Theme
 from rig.trouble import Trouble, run
 
 
-def story(seconds):
+def story(seconds, watched, ready):
     async def tell(theme):
         async with Trouble(theme, f"each sync takes {seconds} s") as trouble:
             before = trouble.acknowledged()
-            await trouble.suffers(f"sync delay {seconds}s", seconds=3 * seconds, withheld=False)
+            await trouble.suffers(f"sync delay {seconds}s", seconds=watched, withheld=False)
+            if not ready:
+                trouble.check("it says that it is not ready, and why", 503 in trouble.statuses, f"{trouble.statuses} {trouble.reasons}")
             late = trouble.acknowledged() - before
             trouble.check("acknowledgements come all the same", late > 0, late)
             trouble.disk.rules()
@@ -23,4 +25,4 @@ def story(seconds):
 
 
 with Theme("slow") as t:
-    run(t, story(3), story(15))
+    run(t, story(3, 9, ready=True), story(15, 25, ready=False))

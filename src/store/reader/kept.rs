@@ -30,7 +30,7 @@ impl Reader {
     /// Rows are in the order of their boots, and within a boot in that of its monotonic clock; so each boot has one range, found by
     /// bisection, whatever its wall clock did: a look-up or 20 for each end, and not a walk through millions of rows.
     pub(super) fn find_kept(&self, stream: usize, since: i64, until: i64) -> Result<Holes, Failure> {
-        let boots = self.shared.boots.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let known_boots = self.shared.boots.read().unwrap_or_else(PoisonError::into_inner).clone();
         let (mut from, head) = {
             let books = &locked(&self.shared.doors[stream].published).books;
             (books.tail, books.head)
@@ -40,8 +40,8 @@ impl Reader {
             let Some(first) = self.moment(stream, from, head)? else { return Ok(ranges) };
             let accepted = |row: Moment, boots: &Boots| boots.accepted(row.boot, row.at).0;
             let end = self.first_where(stream, first.seq, head, |row| row.boot != first.boot)?;
-            let low = self.first_where(stream, first.seq, end, |row| accepted(row, &boots) >= since)?;
-            let high = self.first_where(stream, low, end, |row| accepted(row, &boots) >= until)?;
+            let low = self.first_where(stream, first.seq, end, |row| accepted(row, &known_boots) >= since)?;
+            let high = self.first_where(stream, low, end, |row| accepted(row, &known_boots) >= until)?;
             ranges.add(low, high);
             from = end;
         }
@@ -61,7 +61,7 @@ impl Reader {
         let limit = span.max_messages.clamp(1, READ_MESSAGES_MAX);
         let max_bytes = span.max_bytes.min(READ_BYTES_MAX) as u64;
         let now = Now::read();
-        let boots = self.shared.boots.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let known_boots = self.shared.boots.read().unwrap_or_else(PoisonError::into_inner).clone();
         let mut select = self.connection.prepare_cached(&self.sql[span.stream].read)?;
         let (mut messages, mut bytes) = (Vec::new(), 0);
         for (first, end) in ranges {
@@ -71,7 +71,7 @@ impl Reader {
                 if seq >= end {
                     break;
                 }
-                if let Ok(message) = stored(row, seq, &mut self.decoder, &boots, now) {
+                if let Ok(message) = stored(row, seq, &mut self.decoder, &known_boots, now) {
                     bytes += u64::from(message.bytes);
                     messages.push(message);
                 }

@@ -53,7 +53,9 @@ fn readable_streams(old: &Connection) -> Vec<StreamRow> {
     if let Ok(mut streams) = schema::load_books(old) {
         let mut names = HashSet::new();
         streams.retain(|stream| names.insert(stream.name.clone()));
-        streams.iter_mut().for_each(|stream| stream.books.operated = operated::load_what_is_left(old, stream.id));
+        for stream in &mut streams {
+            stream.books.operated = operated::load_what_is_left(old, stream.id);
+        }
         return streams;
     }
     tracing::error!("the table of streams is damaged: counters start anew, acknowledged messages may be sent again");

@@ -138,7 +138,7 @@ fn time_is_found_boot_by_boot_whatever_the_clocks_did() {
                 bench.wait(bench.handle.stop_replay(A)).unwrap();
             }
             Err(error) => {
-                assert!(expected.is_empty() && matches!(error, OrderError::NothingKept(_)), "{span:?}: {error}")
+                assert!(expected.is_empty() && matches!(error, OrderError::NothingKept(_)), "{span:?}: {error}");
             }
         }
     }

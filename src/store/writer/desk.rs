@@ -166,6 +166,11 @@ impl<'c> Writer<'c> {
             told: None,
         };
         let end = writer.take_over(&before).and_then(|()| writer.work());
+        if matches!(end, Ok(Last::Close))
+            && let Err(error) = writer.note_ends()
+        {
+            tracing::warn!(%error, "the books could not be written at the end; the rows are their own count");
+        }
         writer.transaction.shared.disk.end();
         let Self { transaction, put_off, mut deferred, failed, decided, attempt, epoch, closing, .. } = writer;
         let doubt = transaction.evidence.map(|evidence| Doubt { outcomes: decided, evidence });

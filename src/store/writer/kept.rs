@@ -39,8 +39,8 @@ impl Writer<'_> {
         if self.space.is_tight() {
             return books.head;
         }
-        let boots = self.transaction.shared.boots.read().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let due = kept.due(books.head, stream.retain_ms, &boots, self.transaction.now).min(books.head);
+        let known_boots = self.transaction.shared.boots.read().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let due = kept.due(books.head, stream.retain_ms, &known_boots, self.transaction.now).min(books.head);
         books.operated.replay.as_ref().map_or(due, |replay| due.min(replay.next))
     }
 

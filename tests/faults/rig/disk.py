@@ -10,6 +10,7 @@ from .powercut import Disk
 
 HERE = pathlib.Path(__file__).resolve().parent.parent
 SOURCES = [HERE / "shim" / name for name in ("calls.c", "control.c", "journal.c")]
+MEMORY_MIN_BYTES = 2 << 30
 _built = None
 
 
@@ -31,8 +32,12 @@ def shim():
 
 
 def memory_folder(prefix="tidegate-faults-"):
-    """A new folder in memory: what SIGKILL leaves, and a power cut of this machine does not matter to."""
-    return pathlib.Path(tempfile.mkdtemp(prefix=prefix, dir=os.environ.get("FAULTS_DIR", "/dev/shm")))
+    """A new folder, in memory where there is enough of it: everything is written twice, and a sync of the machine's own disk is nobody's business here."""
+    folder = os.environ.get("FAULTS_DIR")
+    if folder is None:
+        memory = os.statvfs("/dev/shm") if os.path.isdir("/dev/shm") else None
+        folder = "/dev/shm" if memory and memory.f_bavail * memory.f_frsize > MEMORY_MIN_BYTES else None
+    return pathlib.Path(tempfile.mkdtemp(prefix=prefix, dir=folder))
 
 
 class FaultyDisk:

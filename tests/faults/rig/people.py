@@ -249,6 +249,20 @@ class Pinger:
             await asyncio.sleep(RETRY_S)
 
 
+class Attached:
+    """The upstream's end of a connection, for who publishes over it."""
+
+    def __init__(self, writer):
+        self.writer = writer
+
+    def closed(self):
+        return self.writer.transport.is_closing()
+
+    def send(self, data):
+        if not self.closed():
+            self.writer.write(data)
+
+
 class Upstream:
     """An MQTT 5 server that keeps what it was sent, by stream and sequence number, and acknowledges as its mood is."""
 
@@ -262,6 +276,8 @@ class Upstream:
         self.server = self.port = None
         self.writers = set()
         self.problems = []
+        self.commands = None  # a publisher of what comes down
+        self.session = self.subscribed = False
 
     async def start(self):
         self.server = await asyncio.start_server(self.serve, "127.0.0.1", 0)
@@ -275,6 +291,7 @@ class Upstream:
 
     async def serve(self, reader, writer):
         self.writers.add(writer)
+        line, talk = Attached(writer), None
         try:
             async for batch in mqtt.packets(reader):
                 if self.mood == "away":
@@ -282,12 +299,23 @@ class Upstream:
                 if self.mood == "slow":
                     await asyncio.sleep(0.02)
                 for kind, flags, body in batch:
-                    self.hear(writer, kind, flags, body)
+                    if kind in (mqtt.PUBACK, mqtt.PUBREC, mqtt.PUBCOMP):
+                        self.commands.hear(line, kind, *mqtt.acknowledgement(body))
+                    else:
+                        self.hear(writer, kind, flags, body)
+                if self.commands is not None and self.subscribed and talk is None:
+                    self.commands.resume(line, True)
+                    talk = asyncio.ensure_future(self.commands.talk(line))
                 await writer.drain()
-        except (OSError, Broken) as problem:
-            if isinstance(problem, Broken):
-                self.problems.append(str(problem))
+        except OSError:
+            pass
+        except Broken as problem:
+            self.problems.append(str(problem))
+        except asyncio.CancelledError:
+            pass  # the loop ends; asyncio would print that
         finally:
+            if talk is not None:
+                talk.cancel()
             self.writers.discard(writer)
             writer.transport.abort()
 
@@ -295,7 +323,14 @@ class Upstream:
         if writer.transport.is_closing():
             return
         if kind == mqtt.CONNECT:
-            writer.write(mqtt.packet(mqtt.CONNACK, 0, b"\x00\x00\x00"))
+            lasting = not body[7] & 2
+            self.session &= lasting
+            writer.write(mqtt.packet(mqtt.CONNACK, 0, bytes([self.session, 0, 0])))
+            self.subscribed &= self.session
+            self.session = lasting
+        elif kind == mqtt.SUBSCRIBE:
+            self.subscribed = True
+            writer.write(mqtt.packet(mqtt.SUBACK, 0, body[:2] + bytes([0, self.commands.qos])))
         elif kind == mqtt.PINGREQ:
             writer.write(mqtt.packet(mqtt.PINGRESP, 0))
         elif kind == mqtt.PUBREL:

@@ -32,6 +32,12 @@ max_inflight = {inflight}
 connect_timeout = "2s"
 progress_timeout = "1s"
 backoff = {{ min = "10ms", max = "100ms" }}
+[[downlink]]
+name = "commands"
+from = "cloud"
+filter = ["down/#"]
+topic = "cmd/{{rest}}"
+qos = {down_qos}
 [admin]
 bind = "127.0.0.1:{admin}"
 [log]
@@ -80,7 +86,10 @@ class Plant:
         self.gate = gate  # makes what stands between the gateway and the upstream
         self.publishers = self._publishers()
         self.by_name = {publisher.name: publisher for publisher in self.publishers}
-        self.subscribers = [Subscriber("two", "plant/#", 2), Subscriber("one", "plant/#", 1, version=4)]
+        qos = self.dice.choice([1, 2])
+        self.commands = Publisher("k", ["down/k"], qos, dice=random.Random(seed + 2), window=5, pause_s=max(self.pace_s, 0.01))
+        self.upstream.commands = self.by_name["k"] = self.commands
+        self.subscribers = [Subscriber("two", "plant/#", 2), Subscriber("one", "plant/#", 1, version=4), Subscriber("three", "cmd/#", qos)]
         for subscriber in self.subscribers:
             subscriber.publishers = self.by_name
         self.process = None
@@ -116,7 +125,7 @@ class Plant:
         text = CONFIG.format(
             data=self.data, durability=self.durability, commit_delay=self.dice.choice(["0s", "2ms"]), port=self.port, admin=self.admin,
             upstream=upstream_port, uplink_qos=self.dice.choice([1, 1, 2]), inflight=self.dice.choice([4, 64, 256]),
-            store=self.store, listener=self.listener)
+            down_qos=self.commands.qos, store=self.store, listener=self.listener)
         self.config.write_text(text + "".join(STREAM.format(name=s.name, prefix=s.prefix, more=s.more) for s in STREAMS))
         self.tasks = [asyncio.ensure_future(who.live(self.port)) for who in (*self.publishers, *self.subscribers)]
 
@@ -164,7 +173,7 @@ class Plant:
         return found
 
     def problems(self):
-        return [problem for who in (*self.publishers, *self.subscribers, self.upstream) for problem in who.problems]
+        return [problem for who in (*self.publishers, *self.subscribers, self.upstream, self.commands) for problem in who.problems]
 
     async def until(self, what, condition, seconds=60, every=0.02):
         """Waits for a condition; raises `Broken` where it does not come true."""
@@ -202,11 +211,11 @@ class Plant:
     async def drain(self, seconds=60):
         """Publishers stop, the upstream takes everything: nothing is left to acknowledge, to forward, or to deliver."""
         self.upstream.turn("all")
-        for publisher in self.publishers:
+        for publisher in (*self.publishers, self.commands):
             publisher.running.clear()
         for subscriber in self.subscribers:
             subscriber.may_connect.set()
-        await self.until("everything is acknowledged", lambda: all(p.idle() for p in self.publishers), seconds)
+        await self.until("everything is acknowledged", lambda: all(p.idle() for p in (*self.publishers, self.commands)), seconds)
 
         async def empty():
             books = await self.books()

@@ -91,7 +91,7 @@ class Trouble:
         if withheld:
             self.check("it says that it is not ready, and why", statuses == {503} and reasons, f"{statuses} {reasons}")
             self.check("nothing is acknowledged", late == 0, late)
-        self.statuses = statuses
+        self.statuses, self.reasons = statuses, reasons
         self.check("keep alive is answered, no client is thrown out",
                    self.pinger.connects == connects == 1 and self.pinger.worst_s < 1.5, f"worst {self.pinger.worst_s:.2f} s, {self.pinger.connects} connections")
         lines = self.log_lines()
