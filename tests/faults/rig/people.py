@@ -172,9 +172,10 @@ class Subscriber:
             await self.may_connect.wait()
             self.line = line = mqtt.Line(self.version, f"s-{self.name}", False)
             try:
-                if not await line.open(port):
-                    if self.had_session and self.subscribed:
-                        self.problems.append(f"{self.name}: its session is gone")
+                present = await line.open(port)
+                if not present and self.had_session and self.subscribed:
+                    self.problems.append(f"{self.name}: its session is gone")
+                if not present or not self.subscribed:
                     line.send(mqtt.subscribe(self.version, 1, self.filter, self.qos))
                 self.had_session = True
                 async for batch in line.batches():
