@@ -153,6 +153,8 @@ pub struct UplinkStats {
     pub in_flight: u64,
     /// Times a connection was made.
     pub connects: u64,
+    /// The address in use, while connected.
+    pub url: Option<String>,
 }
 
 /// One listener at a glance.

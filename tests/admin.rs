@@ -143,6 +143,7 @@ impl Sources for Figures {
             last_error: Some("connection refused".to_owned()),
             in_flight: 0,
             connects: 4,
+            url: None,
         }]
     }
     fn listeners(&self) -> Vec<ListenerStats> {

@@ -33,7 +33,7 @@ const CRATES: &[(&str, &[&str])] = &[
 const SHORES: [&str; 4] = ["broker", "store", "uplink", "admin"];
 
 /// Files that decide without a clock, a socket or a log: time and chance are arguments there.
-const PURE: [&str; 20] = [
+const PURE: [&str; 22] = [
     "src/broker/access/guesses.rs",
     "src/broker/access/policy.rs",
     "src/broker/access/rules.rs",
@@ -50,6 +50,8 @@ const PURE: [&str; 20] = [
     "src/config/url.rs",
     "src/downlink/desk.rs",
     "src/forward/backoff.rs",
+    "src/forward/envelope.rs",
+    "src/forward/failback.rs",
     "src/forward/ledger.rs",
     "src/forward/pacing.rs",
     "src/forward/suspects.rs",

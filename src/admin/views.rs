@@ -129,6 +129,7 @@ struct Uplink {
     last_error: Option<String>,
     in_flight: u64,
     connects: u64,
+    url: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -198,6 +199,7 @@ impl From<UplinkStats> for Uplink {
             last_error: stats.last_error,
             in_flight: stats.in_flight,
             connects: stats.connects,
+            url: stats.url,
         }
     }
 }

@@ -136,7 +136,7 @@ impl Assembly {
             Ok(Ok(())) => {}
             Ok(Err(error)) => tracing::error!(%error, "the downlinks did not stop cleanly"),
             Err(_) => {
-                tracing::warn!("the store did not take in time what was delivered last; it may be delivered again")
+                tracing::warn!("the store did not take in time what was delivered last; it may be delivered again");
             }
         }
         let committed = handle.flush(COMMIT_GRACE).await.context("the last commit failed");

@@ -127,6 +127,7 @@ mod tests {
             last_error: None,
             in_flight: 4,
             connects: 1,
+            url: None,
         };
         let told = of_uplink(&uplink);
         assert_eq!(told[0], ("broker/connection/cloud/state".to_owned(), "1".to_owned()));

@@ -84,7 +84,7 @@ const SECTIONS: &[(&str, &[&str])] = &[
 ];
 
 /// Keys of the contract that this version does not have yet.
-const LATER_KEYS: &[(&str, &str)] = &[("stream", "envelope")];
+const LATER_KEYS: &[(&str, &str)] = &[];
 
 /// A configuration that the program may use.
 #[derive(Debug, Clone)]

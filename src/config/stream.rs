@@ -8,7 +8,7 @@ use super::{
     section::{Section, Text},
 };
 use crate::{
-    forward::Route,
+    forward::{Envelope, Route},
     store::{StreamId, StreamSettings, WhenFull},
     topic::{TopicFilter, TopicTemplate},
     units::MAX_DURATION,
@@ -27,6 +27,7 @@ pub(super) const KEYS: &[&str] = &[
     "when_full",
     "qos0",
     "retain_sent",
+    "envelope",
 ];
 
 /// Default of `topic`.
@@ -44,6 +45,11 @@ pub(super) const WHEN_FULL: &[(&str, WhenFull)] =
     &[("reject", WhenFull::Reject), ("drop-oldest", WhenFull::DropOldest), ("drop-newest", WhenFull::DropNewest)];
 /// Default of `qos0`.
 pub const DEFAULT_QOS0: Qos0 = Qos0::Store;
+
+/// Default of `envelope`.
+pub const DEFAULT_ENVELOPE: Envelope = Envelope::None;
+/// How payloads may be wrapped.
+pub(super) const ENVELOPES: &[(&str, Envelope)] = &[("none", Envelope::None), ("json", Envelope::Json)];
 
 /// Shortest `ttl`: below it a message could be gone before its commit.
 pub(super) const MIN_TTL: Duration = Duration::from_secs(1);
@@ -73,6 +79,8 @@ pub struct Stream {
     pub when_full: WhenFull,
     /// What happens to QoS 0 input.
     pub qos0: Qos0,
+    /// How payloads are wrapped on their way upstream.
+    pub envelope: Envelope,
     /// How long forwarded messages are kept for replay; zero = not at all.
     pub retain_sent: Duration,
 }
@@ -107,6 +115,7 @@ impl Stream {
             from: self.from.clone(),
             topic: self.topic.clone(),
             priority: self.priority,
+            envelope: self.envelope,
             ttl: self.ttl,
         }
     }
@@ -152,8 +161,17 @@ pub(super) fn read(section: &Section<'_>, gateway_id: &str, uplinks: &[String]) 
         max_bytes: limit(section.size("max_bytes", DEFAULT_STREAM_MAX_BYTES, 0..=i64::MAX.unsigned_abs())),
         when_full: section.choice("when_full", DEFAULT_WHEN_FULL, WHEN_FULL),
         qos0,
+        envelope: read_envelope(section),
         retain_sent,
     }
+}
+
+fn read_envelope(section: &Section<'_>) -> Envelope {
+    let envelope = section.choice("envelope", DEFAULT_ENVELOPE, ENVELOPES);
+    if envelope == Envelope::Json && !section.has("to") {
+        section.warn("envelope", "has no effect without a `to`");
+    }
+    envelope
 }
 
 /// One filter for each text, `None` for a wrong one.

@@ -247,7 +247,9 @@ impl Delivery {
                     let downlink = &self.place.settings.name;
                     tracing::warn!(downlink, "deliveries are not committed: the store takes very long");
                 }
-                error => return Err(error),
+                error @ (StoreError::Closed | StoreError::Failed(_) | StoreError::NoSuchStream(_)) => {
+                    return Err(error);
+                }
             }
         }
         self.gone.clear();
@@ -265,14 +267,12 @@ impl Delivery {
                 continue;
             }
             let at = now.checked_sub(Duration::from_millis(age_ms)).unwrap_or(now);
-            match self.time_left(&message, age_ms) {
-                Some(left) => self.wake_at(now + left),
-                None => {
-                    self.leaves(seq, Step::Expired);
-                    continue;
-                }
+            if let Some(left) = self.time_left(&message, age_ms) {
+                self.wake_at(now + left);
+                self.look(seq, message, at).await?;
+            } else {
+                self.leaves(seq, Step::Expired);
             }
-            self.look(seq, message, at).await?;
         }
         self.move_batch().await
     }

@@ -141,7 +141,7 @@ impl Desk {
     pub(super) fn came_back(&mut self, seq: Sequence, changes: u64) -> Again {
         let Some((topic, then)) = self.take(seq) else { return Again::Never };
         self.leave(&topic);
-        if then != changes { Again::Now } else { Again::Later }
+        if then == changes { Again::Later } else { Again::Now }
     }
 
     fn take(&mut self, seq: Sequence) -> Option<(TopicName, u64)> {

@@ -216,6 +216,8 @@ async fn run(
             return Err(StoreError::Closed.into());
         }
     }
+    // Where there is no downlink at all there is nothing that could end.
+    stop.cancelled().await;
     Ok(())
 }
 

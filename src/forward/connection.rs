@@ -22,11 +22,12 @@ use tokio::{task::JoinSet, time::sleep_until};
 
 use self::trial::{Others, Trial};
 use super::{
-    ForwardError,
+    Envelope, ForwardError, envelope,
     feed::Feed,
     ledger::{Ledger, Plan},
     letter,
     progress::{Progress, Standing},
+    reasons::TOO_LARGE,
     task::{Rows, Task},
 };
 use crate::{
@@ -43,9 +44,6 @@ pub(super) const BEAT: Duration = Duration::from_secs(1);
 
 /// How long to wait for what is in flight before a connection is closed for another reason than stopping.
 const DRAIN_TIME: Duration = Duration::from_secs(5);
-
-/// How often to look whether the first address is back, while on a later one.
-const FAIL_BACK_EVERY: Duration = Duration::from_secs(5 * 60);
 
 /// A connection that lasted this long was a good one, even if there was nothing to acknowledge.
 const STEADY_AFTER: Duration = Duration::from_secs(30);
@@ -77,7 +75,6 @@ pub(super) struct Connection<'task, U: Upstream> {
     said_retain: bool,
     /// At most one look whether the first address is back.
     lookout: JoinSet<bool>,
-    look_at: Instant,
 }
 
 struct Unwritten {
@@ -177,7 +174,6 @@ impl<'task, U: Upstream> Connection<'task, U> {
             wants_new_session: false,
             said_retain: false,
             lookout: JoinSet::new(),
-            look_at: now + FAIL_BACK_EVERY,
         }
     }
 
@@ -187,8 +183,9 @@ impl<'task, U: Upstream> Connection<'task, U> {
             self.session.queue_release(id);
         }
         self.task.restart_feeds();
-        self.task.inbound.connected(&self.greeting);
         self.task.suspects.connected(self.greeting.qos != QoS::AtMostOnce);
+        self.task.fail_back.connected(self.greeting.is_first_url(), self.since, fastrand::f64());
+        self.task.inbound.connected(&self.greeting);
         self.task.status.connected(&self.greeting, self.window);
         let cause = loop {
             let now = Instant::now();
@@ -235,7 +232,8 @@ impl<'task, U: Upstream> Connection<'task, U> {
             Wake::Stop => self.drain(Why::Stop, self.task.stop.deadline()),
             Wake::Answer(answer) => self.session.queue_answer(answer),
             Wake::FirstIsBack(true) => self.drain(Why::FailBack, Instant::now() + DRAIN_TIME),
-            Wake::FirstIsBack(false) | Wake::Backlog | Wake::Time => {}
+            Wake::FirstIsBack(false) => self.task.fail_back.not_now(Instant::now(), fastrand::f64()),
+            Wake::Backlog | Wake::Time => {}
         }
         Ok(None)
     }
@@ -251,10 +249,17 @@ impl<'task, U: Upstream> Connection<'task, U> {
         }
         let mut deadline = now + BEAT;
         if let Mode::Draining { why, until } = &self.mode {
-            if now >= *until || (in_flight == 0 && !has_queued && self.unwritten.is_empty()) {
+            let is_empty = in_flight == 0 && !has_queued && self.unwritten.is_empty();
+            if is_empty || (now >= *until && *why != Why::FailBack) {
                 return Err(Cause::Drained(why.clone()));
             }
             deadline = deadline.min(*until);
+            if now >= *until {
+                // What is in flight here would come twice from there.
+                self.task.fail_back.not_now(now, fastrand::f64());
+                self.mode = Mode::Sending;
+                deadline = now;
+            }
         }
         let standing = Standing {
             acknowledged: self.answered,
@@ -269,7 +274,8 @@ impl<'task, U: Upstream> Connection<'task, U> {
         self.look_for_overtaken(now)?;
         let ping_at = self.session.keep_alive(now).map_err(Cause::Failed)?;
         let trial_at = self.check_trial(now)?;
-        let others = [stuck_at, ping_at, self.pace_until, self.task.settle_at(), trial_at];
+        let look_at = self.task.fail_back.look_at();
+        let others = [stuck_at, ping_at, self.pace_until, self.task.settle_at(), trial_at, look_at];
         Ok(others.into_iter().flatten().fold(deadline, Instant::min))
     }
 
@@ -295,8 +301,8 @@ impl<'task, U: Upstream> Connection<'task, U> {
     }
 
     fn look_out(&mut self, now: Instant) {
-        if !self.greeting.is_first_url && now >= self.look_at {
-            self.look_at = now + FAIL_BACK_EVERY;
+        if self.task.fail_back.look_at().is_some_and(|at| now >= at) {
+            self.task.fail_back.looking();
             self.lookout.spawn(self.upstream.first_is_back());
         }
     }
@@ -378,16 +384,19 @@ impl<'task, U: Upstream> Connection<'task, U> {
         let Some((read_at, stored)) = feed.rows().nth(index) else { return Ok(None) };
         let waited = now.saturating_duration_since(*read_at);
         let letter = letter::prepare(&feed.route, stored, waited, again.is_some())?;
-        if let Err(at) = pacing.take(now, u64::from(stored.bytes)) {
+        let message = &stored.message;
+        let (tg_id, tg_time) = stamp.write(&feed.route.name, stored);
+        let wrapped = (feed.route.envelope == Envelope::Json)
+            .then(|| (envelope::wrap(tg_id, tg_time, message), envelope::properties(message.properties.as_deref())));
+        let grown = wrapped.as_ref().map_or(0, |(payload, _)| payload.len().saturating_sub(message.payload.len()));
+        if let Err(at) = pacing.take(now, u64::from(stored.bytes) + grown as u64) {
             self.pace_until = Some(at);
             return Ok(None);
         }
-        let message = &stored.message;
         if message.retain && !self.greeting.retain_available && !self.said_retain {
             self.said_retain = true;
             status.retain_not_available();
         }
-        let (tg_id, tg_time) = stamp.write(&feed.route.name, stored);
         let unsynced = (!stored.clock_synced).then_some(("tg-clock", "unsynced"));
         let again_asked = sources[lane].is_replay().then_some(("tg-replay", "1"));
         let marks: SmallVec<[_; 4]> =
@@ -400,12 +409,12 @@ impl<'task, U: Upstream> Connection<'task, U> {
             dup: again.is_some(),
             retain: message.retain && self.greeting.retain_available,
             topic: &letter.topic,
-            payload: &message.payload,
+            payload: wrapped.as_ref().map_or(&message.payload, |(payload, _)| payload),
             expiry_s: letter.expiry_s,
-            properties: message.properties.as_deref(),
+            properties: wrapped.as_ref().map(|(_, properties)| properties).or(message.properties.as_deref()),
             marks: &marks,
         };
-        let too_large = |error: TooLarge| Fate::Dead { reason: "too-large", detail: error.to_string() };
+        let too_large = |error: TooLarge| Fate::Dead { reason: TOO_LARGE, detail: error.to_string() };
         let end = self.session.queue(&delivery).map_err(too_large)?;
         ledger.sent(lane, stored.seq, id, qos, now);
         Ok(Some(end))

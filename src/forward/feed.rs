@@ -196,6 +196,7 @@ mod tests {
             from: Vec::new(),
             topic: TopicTemplate::identity(),
             priority: 0,
+            envelope: crate::forward::Envelope::None,
             ttl: None,
         };
         (sender, Feed::new(route, position, Arc::default(), 1))

@@ -4,7 +4,7 @@ use std::{fmt::Write, time::Duration};
 
 use time::OffsetDateTime;
 
-use super::Route;
+use super::{Route, reasons::TOPIC};
 use crate::{
     store::{Fate, Stored},
     topic::TopicName,
@@ -35,7 +35,7 @@ pub(super) fn prepare(route: &Route, stored: &Stored, waited: Duration, sent_bef
     let topic = route
         .topic
         .render(&message.topic, &route.from, &message.client)
-        .map_err(|error| Fate::Dead { reason: "topic", detail: format!("the topic to send it under {error}") })?;
+        .map_err(|error| Fate::Dead { reason: TOPIC, detail: format!("the topic to send it under {error}") })?;
     let expiry_s = expiry_left.map(|seconds| u32::try_from(seconds).unwrap_or(u32::MAX).max(1));
     Ok(Letter { topic, expiry_s })
 }
@@ -100,6 +100,7 @@ mod tests {
             from: vec![TopicFilter::new(from).unwrap()],
             topic: TopicTemplate::parse(template, "gw").unwrap(),
             priority: 0,
+            envelope: crate::forward::Envelope::None,
             ttl,
         }
     }

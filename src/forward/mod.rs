@@ -18,7 +18,7 @@
 //!
 //! 1. `feed` reads ahead in chunks while the last chunk is being sent; nothing is read twice on one connection.
 //! 2. `turns` says whose turn it is, `pacing` whether it is time.
-//! 3. `letter` decides whether the message is too old, and under which topic and marks it goes.
+//! 3. `letter` decides whether the message is too old, and under which topic and marks it goes; `envelope` wraps it where that is asked for.
 //! 4. The `ledger` notes id, stream and sequence number.
 //! 5. An acknowledgement makes the message done. What is done without a gap is settled in runs, at most 100 ms or 4096 messages later.
 //!
@@ -29,6 +29,7 @@
 //! | the connection is lost | everything in flight is sent again on the next one, oldest first; backoff with full jitter, short again only once something was acknowledged |
 //! | in flight, and no acknowledgement for `progress_timeout` | reconnect, reason `no-progress` (guarantee G6) |
 //! | the upstream refuses a message, or hangs up on it, or never answers it | see `suspects`: its stream is held, the others flow; dead letters once it is proven that the upstream takes others and not this one |
+//! | the upstream in use is a later one of `urls`, and the first is back | see `failback`: an orderly switch; what was in flight at one server is sent again at the other, without DUP |
 //! | too large for the upstream, no valid topic (also: the stream's filters have changed and the template needs them) | the dead letters, at once |
 //! | an acknowledgement of nothing | ignored, and said now and then |
 //! | the store is slow | reading and settling wait in tasks of their own; the loop goes on turning |
@@ -36,16 +37,20 @@
 //! | the process dies | what was not settled is sent again: up to a second (4096 messages) of acknowledged messages, and what was in flight; recognisable by `tg-id` |
 //!
 //! A stream can be paused: then nothing new of it is sent, and what is in flight is settled. Kept messages are sent again beside all this; see `replays`.
+//! Why messages become dead letters is a closed set of words: [`reasons`].
 //!
 //! The task turns its loop at least once a second, whatever it waits for; [`Forwarder::heartbeat`] counts that.
 
 mod backoff;
 mod connection;
+mod envelope;
+mod failback;
 mod feed;
 mod ledger;
 mod letter;
 mod pacing;
 mod progress;
+pub mod reasons;
 mod replays;
 mod settings;
 mod status;

@@ -20,6 +20,17 @@ pub struct Route {
     pub topic: TopicTemplate,
     /// Higher goes first on the same uplink; equals share alike; lower ones get a small share.
     pub priority: i8,
+    /// How the payload is wrapped.
+    pub envelope: Envelope,
     /// Time to live: what is older is settled as expired instead of being sent.
     pub ttl: Option<Duration>,
+}
+
+/// How the payloads of a stream go upstream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Envelope {
+    /// As they are.
+    None,
+    /// In a JSON object with id, time, topic and client.
+    Json,
 }

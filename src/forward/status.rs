@@ -45,6 +45,7 @@ struct State {
     phase: UplinkState,
     since: Instant,
     last_error: Option<String>,
+    url: Option<String>,
     complaints: Complaints,
     unexpected: Complaints,
     held: Complaints,
@@ -56,6 +57,7 @@ struct Metrics {
     connects: IntCounter,
     failures: IntCounterVec,
     in_flight: IntGauge,
+    address: IntGauge,
     ack_seconds: Histogram,
 }
 
@@ -91,6 +93,10 @@ impl Metrics {
                 &["reason"],
             )?,
             in_flight: IntGauge::with_opts(opts("tidegate_uplink_inflight", "Messages sent and not acknowledged."))?,
+            address: IntGauge::with_opts(opts(
+                "tidegate_uplink_address",
+                "The place in `urls` of the address in use, from 1; 0 while not connected.",
+            ))?,
             ack_seconds: Histogram::with_opts(HistogramOpts { common_opts: ack_opts, buckets })?,
         };
         for reason in uplink::Error::REASONS.iter().chain([&NO_PROGRESS, &PUBLISH_REFUSED]) {
@@ -100,6 +106,7 @@ impl Metrics {
         registry.register(Box::new(metrics.connects.clone()))?;
         registry.register(Box::new(metrics.failures.clone()))?;
         registry.register(Box::new(metrics.in_flight.clone()))?;
+        registry.register(Box::new(metrics.address.clone()))?;
         registry.register(Box::new(metrics.ack_seconds.clone()))?;
         Ok(metrics)
     }
@@ -112,6 +119,7 @@ impl Status {
             phase: UplinkState::Stopped,
             since: Instant::now(),
             last_error: None,
+            url: None,
             complaints: Complaints::default(),
             unexpected: Complaints::default(),
             held: Complaints::default(),
@@ -147,6 +155,7 @@ impl Status {
             last_error: state.last_error.clone(),
             in_flight: u64::try_from(self.shared.metrics.in_flight.get()).unwrap_or(0),
             connects: self.shared.metrics.connects.get(),
+            url: state.url.clone(),
         }
     }
 
@@ -171,7 +180,9 @@ impl Status {
     pub(super) fn connected(&self, greeting: &uplink::Greeting, window: u16) {
         self.shared.metrics.connects.inc();
         self.enter(UplinkState::Connected);
-        let uplink::Greeting { url, resumed, qos, .. } = greeting;
+        let uplink::Greeting { url, resumed, qos, address, .. } = greeting;
+        self.state().url = Some(url.clone());
+        self.shared.metrics.address.set(i64::try_from(*address).unwrap_or(i64::MAX));
         info!(uplink = self.name(), url, qos = qos.number(), window, resumed, "uplink connected");
     }
 
@@ -289,6 +300,10 @@ impl Status {
         self.shared.metrics.connected.set(i64::from(is_connected));
         let mut state = self.state();
         (state.phase, state.since) = (to, Instant::now());
+        if !is_connected {
+            state.url = None;
+            self.shared.metrics.address.set(0);
+        }
     }
 
     fn state(&self) -> std::sync::MutexGuard<'_, State> {

@@ -64,6 +64,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use super::reasons::{HUNG_UP, REFUSED, UNANSWERED};
 use crate::{store::Sequence, topic::TopicName, uplink::Backoff};
 
 /// Failed connections in a row, with the same message the oldest in flight of its stream, that make it a suspect.
@@ -557,13 +558,6 @@ fn some_more(random: f64) -> u32 {
         _ => 4,
     }
 }
-
-/// Reason of a dead letter: the upstream refuses the message.
-pub(super) const REFUSED: &str = "refused";
-/// Reason of a dead letter: the upstream ends the connection whenever it is sent the message.
-pub(super) const HUNG_UP: &str = "hung-up";
-/// Reason of a dead letter: the upstream never acknowledges the message.
-pub(super) const UNANSWERED: &str = "unanswered";
 
 #[cfg(test)]
 #[path = "suspects_tests.rs"]

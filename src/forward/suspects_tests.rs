@@ -50,7 +50,8 @@ fn trial(failure: &Failure, steps: u32, rng: &mut fastrand::Rng, mut fails: impl
     while tries < steps {
         now = now.max(suspects.next_due(|_| true).unwrap());
         let Try { turn, .. } = suspects.due(now, |_| true).unwrap();
-        let seq = if turn == Turn::Suspect { 1 } else { (next..).find(|seq| suspects.may_follow(0, *seq)).unwrap() };
+        let seq =
+            if turn == Turn::Suspect { 1 } else { (next..10_000).find(|seq| suspects.may_follow(0, *seq)).unwrap() };
         let outcome = if fails(seq, tries) {
             failed(&mut suspects, seq, now, rng.f64())
         } else {

@@ -16,6 +16,7 @@ use super::{
     ForwardError, Route,
     backoff::Waits,
     connection::{BEAT, Connection, End, Next},
+    failback::FailBack,
     feed::Feed,
     ledger::Ledger,
     letter::Stamp,
@@ -51,6 +52,7 @@ pub(super) struct Task {
     pub(super) ledger: Ledger,
     pub(super) pacing: Pacing,
     pub(super) suspects: Suspects,
+    pub(super) fail_back: FailBack,
     pub(super) stamp: Stamp,
     /// At most one read for each lane.
     pub(super) reads: JoinSet<Rows>,
@@ -172,6 +174,7 @@ impl Task {
         Self {
             pacing: Pacing::new(settings.messages_per_s, settings.bytes_per_s),
             suspects: Suspects::new(count, settings.backoff),
+            fail_back: FailBack::new(settings.backoff.max),
             settings,
             status,
             feeds,

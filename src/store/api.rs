@@ -243,7 +243,7 @@ pub enum Fate {
     Expired,
     /// It goes to the dead letters: the upstream will never take it.
     Dead {
-        /// One of a closed set of words, for the metric's label: `"too-large"`, `"refused"`, `"topic"`, `"damaged"`.
+        /// One of a closed set of words, for the metric's label: `"damaged"`, and those of the forwarder (`forward::reasons`).
         reason: &'static str,
         /// The whole story, for the operator.
         detail: String,

@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use super::{
     api::{Position, Sequence},
     operated::{Leaving, Operated},
+    shared::DAMAGED,
 };
 
 /// Where a stream stands and what became of its messages; one row of the table `stream`.
@@ -119,6 +120,31 @@ impl Books {
         !balanced
     }
 
+    /// Takes over what is known from before a salvage and is not in what was found: counters only grow, no number is used again,
+    /// and what is missing was lost to damage. Returns how many messages that are; `None` where there is nothing to take over.
+    pub(super) fn take_over(&mut self, before: &Self) -> Option<u64> {
+        let mut found = self.clone();
+        found.forwarded = found.forwarded.max(before.forwarded);
+        found.expired = found.expired.max(before.expired);
+        found.purged = found.purged.max(before.purged);
+        found.dropped.take_over(&before.dropped);
+        found.dead.take_over(&before.dead);
+        found.accepted = found.accepted.max(before.accepted);
+        if found.next < before.next {
+            found.holes.add(found.next, before.next);
+            found.next = before.next;
+            found.skip_holes();
+        }
+        let missing = found.accepted.saturating_sub(found.gone().saturating_add(found.backlog_messages()));
+        if missing > 0 {
+            found.dropped.add(DAMAGED, missing);
+        }
+        found.force_balance();
+        let changed = found != *self;
+        *self = found;
+        changed.then_some(missing)
+    }
+
     pub(super) fn position(&self) -> Position {
         Position { head: self.head, next: self.next }
     }
@@ -224,6 +250,16 @@ impl Tally {
         match self.0.iter_mut().find(|(known, _)| known == reason) {
             Some((_, sum)) => *sum += count,
             None => self.0.push((reason.to_owned(), count)),
+        }
+    }
+
+    /// No count is less than before.
+    fn take_over(&mut self, before: &Self) {
+        for (reason, count) in &before.0 {
+            let known = self.0.iter().find(|(known, _)| known == reason).map_or(0, |(_, known)| *known);
+            if *count > known {
+                self.add(reason, count - known);
+            }
         }
     }
 

@@ -35,7 +35,8 @@
 //! *Books.* Every change of a counter is in the transaction of the rows it counts. A pure append does not write the row of its
 //! stream: the rows themselves are the count, and opening adds them up from the last one (`accepted += last + 1 - next`). That
 //! halves what a lone message writes. Anything else (a settlement, a drop, a deletion) writes the row with the counters as they are then,
-//! so that the rows a count still hangs on are never deleted before it is written. Queues do the same, each by itself.
+//! so that the rows a count still hangs on are never deleted before it is written. Every checkpoint and the orderly end write it, too, so that
+//! where the last rows can no longer be read it is known that there were some. Queues do the same, each by itself (but for that).
 //!
 //! *Copies.* [`Publish::copies`] are rows of queues in the transaction of the message itself. Where one queue refuses, the message is refused
 //! whole. `drop-oldest` drops what was not sent yet (see [`Handle::sent`]) and was not received (QoS 2); 1024 at most for each
@@ -50,8 +51,15 @@
 //! stream that drops makes room in its own backlog. `SQLITE_FULL` rolls the transaction back and decides the same round again
 //! with less: without messages, then without any write; what must be written (settlements, sessions) is deferred in bounded
 //! number, what must be counted is counted at the doors and entered later; lazy steps wait in memory (65 536 runs of neighbours at most; what
-//! comes then is forgotten as by a crash). It is tried again every second. Any other write
-//! error poisons the store: [`Handle::failed`] resolves, everything returns errors, the process ends. There is no memory to fall back to.
+//! comes then is forgotten as by a crash). It is tried again every second.
+//!
+//! *Trouble.* Any other error of the disk (it cannot be written, synced or read, became read-only, another process holds a lock for long)
+//! suspends the store: the connections are dropped, everything is refused, held or kept in bounded number, nothing is acknowledged. It is
+//! tried again after 1 s to 30 s with fresh connections, and goes on where the disk does; `writer::suspension` has the rules, `mend` why nothing
+//! acknowledged is lost by it though a failed fsync means that Linux no longer knows what is on the disk. There is no memory to fall back to. Only a
+//! defect of the program ends it ([`Handle::failed`]). A start waits 7 s for such a disk, then it fails, and systemd starts it again.
+//!
+//! *Slow.* A sync of seconds delays acknowledgements and nothing else; from [`DISK_PATIENCE`] on the disk counts as stuck (`disk`).
 //!
 //! *Deleting.* Rows below the head are deleted in slices (4096 rows, 4 MiB) when 1024 rows or 1 MiB have gathered, of a stream, or of all
 //! queues together. A session that ends has all its rows below the head: what was queued counts as purged at once, its row of `queue` goes when its rows are gone. Free pages are
@@ -102,8 +110,9 @@
 //!
 //! Found when opening, or met while running. While running, a row that makes no sense by itself goes to the dead letters as it is and
 //! leaves a *hole*; damage of the file (a number that is missing without being a hole, too: a page can lose rows without an error)
-//! poisons the store and is noted, and the next start salvages: to skip over it in silence
-//! would leave messages behind, to go on writing would spread it. Salvage reads each stream around the damage (by key, found
+//! suspends the store, which is salvaged in the same process and goes on: to skip over it in silence
+//! would leave messages behind, to go on writing would spread it. What was known before and is not found any more is taken over: what had left stays away,
+//! no counter falls, and what is missing counts as lost. What cannot be read is tried four times before it is damage. Salvage reads each stream around the damage (by key, found
 //! by growing steps and bisection), counts what is missing as dropped (`damaged`), skips a million numbers, and sets the damaged files aside
 //! unchanged; the steps are in `recovery`. Where a stream's row is lost too, its numbers go on from the milliseconds since 1970 (`floor`).
 //! Queues are salvaged alike: numbers go on a million further, or where the books are lost too from the seconds since 1970. A queued row that makes no
@@ -111,6 +120,9 @@
 //! The messages of a session whose own row is lost are dropped and counted: nobody can ever ask for them.
 //! A garbage header is replaced on a copy. If the schema in page 1 is lost, nothing can be read: it is set aside, an alarm is
 //! logged, the store starts empty.
+//!
+//! A stop that was not clean (`alarms`: the mark in the table `stop`) makes the next run read all that is stored, in the background (`reader::check`).
+//! Salvages are counted for ever (`alarms`: the table `salvage`). What lies in the quarantine is never deleted by us; its bytes are shown.
 
 mod alarms;
 mod api;

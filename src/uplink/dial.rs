@@ -1,10 +1,18 @@
 //! Dialling: host name to TCP connection to TLS, each step with the time that is left, each failure with its name.
 
-use std::{future::Future, io, time::Duration};
+use std::{
+    future::Future,
+    io,
+    net::{SocketAddr, ToSocketAddrs as _},
+    sync::Arc,
+    time::Duration,
+};
 
 use tokio::{
     io::{AsyncRead, AsyncWrite},
-    net::{TcpStream, lookup_host},
+    net::TcpStream,
+    sync::Semaphore,
+    task::spawn_blocking,
     time::{Instant, timeout_at},
 };
 use tokio_rustls::client::TlsStream;
@@ -69,22 +77,55 @@ impl Patience {
     }
 }
 
+/// Looks up host names, one at a time for each uplink.
+///
+/// The system's resolver blocks its thread and cannot be told to stop. A look-up whose time is up goes on in the background; where the next ones did not wait
+/// for it, a dead resolver would take one of the runtime's blocking threads after the other, and in the end those of the store's and the admin room's work.
+#[derive(Debug, Clone)]
+pub(super) struct Resolver {
+    free: Arc<Semaphore>,
+}
+
+impl Resolver {
+    pub(super) fn new() -> Self {
+        Self { free: Arc::new(Semaphore::new(1)) }
+    }
+
+    /// Asks `resolver`, off the runtime's threads, once the last look-up has ended. Cancel safe; what was begun goes on.
+    async fn ask<T: Send + 'static>(&self, resolver: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {
+        let turn = Arc::clone(&self.free).acquire_owned().await.map_err(io::Error::other)?;
+        let work = move || {
+            let found = resolver();
+            drop(turn);
+            found
+        };
+        spawn_blocking(work).await.map_err(io::Error::other)?
+    }
+
+    async fn look_up(&self, url: &Url) -> io::Result<Vec<SocketAddr>> {
+        let (host, port) = (url.host.clone(), url.port);
+        self.ask(move || Ok((host.as_str(), port).to_socket_addrs()?.take(MAX_ADDRESSES).collect())).await
+    }
+}
+
 /// Connects as far as TLS. The name is looked up on the runtime's blocking threads, so a dead resolver holds up nobody.
-pub(super) async fn dial(settings: &Settings, url: &Url, patience: Patience) -> Result<Box<dyn Wire>, Error> {
+pub(super) async fn dial(
+    settings: &Settings,
+    url: &Url,
+    resolver: &Resolver,
+    patience: Patience,
+) -> Result<Box<dyn Wire>, Error> {
     let tls = if url.tls { Some(patience.wait(url, Step::Tls, tls::prepare(settings, url)).await?) } else { None };
-    let tcp = dial_tcp(url, patience).await?;
+    let tcp = dial_tcp(url, resolver, patience).await?;
     match tls {
         None => Ok(Box::new(tcp)),
         Some(tls) => Ok(Box::new(patience.wait(url, Step::Tls, tls.handshake(tcp, url)).await?)),
     }
 }
 
-async fn dial_tcp(url: &Url, patience: Patience) -> Result<TcpStream, Error> {
+async fn dial_tcp(url: &Url, resolver: &Resolver, patience: Patience) -> Result<TcpStream, Error> {
     let dns = |cause: String| Error::Dns { url: url.to_string(), cause };
-    let look_up = async {
-        let found = lookup_host((url.host.as_str(), url.port)).await.map_err(|error| dns(error.to_string()))?;
-        Ok(found.take(MAX_ADDRESSES).collect::<Vec<_>>())
-    };
+    let look_up = async { resolver.look_up(url).await.map_err(|error| dns(error.to_string())) };
     let addresses = patience.wait(url, Step::Dns, look_up).await?;
     let tcp = |cause: io::Error| Error::Tcp { url: url.to_string(), cause };
     let mut last = dns("the host name has no address".to_owned());
@@ -104,4 +145,35 @@ async fn dial_tcp(url: &Url, patience: Patience) -> Result<TcpStream, Error> {
         }
     }
     Err(last)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::{
+        atomic::{AtomicUsize, Ordering},
+        mpsc,
+    };
+
+    #[tokio::test]
+    async fn a_resolver_that_hangs_takes_one_thread_and_no_more() {
+        let (resolver, begun) = (Resolver::new(), Arc::new(AtomicUsize::new(0)));
+        let (release, released) = mpsc::sync_channel::<()>(1);
+        let released = Arc::new(std::sync::Mutex::new(released));
+        let ask = || {
+            let (begun, released) = (Arc::clone(&begun), Arc::clone(&released));
+            let hangs = move || {
+                begun.fetch_add(1, Ordering::SeqCst);
+                released.lock().unwrap().recv().map_err(io::Error::other)
+            };
+            tokio::time::timeout(Duration::from_millis(20), resolver.ask(hangs))
+        };
+        for _ in 0..20 {
+            assert!(ask().await.is_err(), "it hangs");
+        }
+        assert!(begun.load(Ordering::SeqCst) <= 1);
+        release.send(()).unwrap();
+        // The one that hung is over; the next one is answered.
+        assert_eq!(resolver.ask(|| Ok(7)).await.unwrap(), 7);
+    }
 }

@@ -200,7 +200,7 @@ mod tests {
     fn greeting(session_present: bool) -> Greeting {
         Greeting {
             url: "mqtt://up".to_owned(),
-            is_first_url: true,
+            address: 1,
             resumed: false,
             session_present,
             window: 1,

@@ -99,11 +99,12 @@ pub trait Session: Send {
 
 /// What an upstream agreed to.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "a packet's flags, each with its own meaning")]
 pub struct Greeting {
     /// Address in words, for logs.
     pub url: String,
-    /// Whether this is the first of the configured addresses.
-    pub is_first_url: bool,
+    /// Its place among the configured addresses, from 1.
+    pub address: usize,
     /// The upstream still holds the session that was asked for: deliveries go on under their old ids.
     pub resumed: bool,
     /// The upstream still holds a session of ours, with its subscriptions and the messages for it.
@@ -114,6 +115,13 @@ pub struct Greeting {
     pub qos: QoS,
     /// Whether the upstream keeps retained messages.
     pub retain_available: bool,
+}
+
+impl Greeting {
+    /// Whether this is the first of the configured addresses.
+    pub const fn is_first_url(&self) -> bool {
+        self.address == 1
+    }
 }
 
 /// A message on its way to a session.

@@ -67,17 +67,24 @@ impl Way {
 
     /// With the stream of the rig going up.
     async fn with(rig: &Rig, qos: QoS, ttl: Duration) -> Self {
-        Self::on(rig, TcpListener::bind("127.0.0.1:0").await.unwrap(), qos, ttl).await
+        Self::on(rig, TcpListener::bind("127.0.0.1:0").await.unwrap(), qos, ttl)
     }
 
-    async fn on(rig: &Rig, listener: TcpListener, qos: QoS, ttl: Duration) -> Self {
+    fn on(rig: &Rig, listener: TcpListener, qos: QoS, ttl: Duration) -> Self {
         let port = listener.local_addr().unwrap().port();
         let settings = [commands(ttl)];
         let (mut inbound, arrivals) = downlink::connect(&settings, 1);
         let filter = || vec![TopicFilter::new("s/#").unwrap()];
         let topic = TopicTemplate::identity();
-        let route =
-            Route { stream: StreamId(0), name: "all".to_owned(), from: filter(), topic, priority: 0, ttl: None };
+        let route = Route {
+            stream: StreamId(0),
+            name: "all".to_owned(),
+            from: filter(),
+            topic,
+            priority: 0,
+            ttl: None,
+            envelope: forward::Envelope::None,
+        };
         let (handle, registry) = (rig.handle.clone(), &rig.registry);
         let uplink = uplink_settings(port, qos);
         let forwarder =
@@ -185,7 +192,7 @@ async fn at_qos_2_a_command_is_taken_once_wherever_a_crash_comes() {
     forwarder.stop(Duration::ZERO).await.unwrap();
     downlinks.stop().await.unwrap();
     drop(upstream);
-    let way = Way::on(&rig, listener, QoS::AtLeastOnce, Duration::from_secs(600)).await;
+    let way = Way::on(&rig, listener, QoS::AtLeastOnce, Duration::from_secs(600));
     let mut upstream = way.upstream(PRESENT).await.0;
     upstream.send_bytes(&publish(5, 0x0c, "cmd/a", 9, b"one")).await;
     upstream.expect("50 02 0009").await;

@@ -56,11 +56,12 @@ def write_errors(t, folder):
     resource.prlimit(gateway.process.pid, resource.RLIMIT_FSIZE, (4096, resource.RLIM_INFINITY))
     named = wait_for("the log names the trouble", lambda: gateway.logged("(?i)error.*(write|disk|i/o|store)", mark), 20)
     t.check("write errors: the log says so", named, named)
-    if gateway.up():  # it waits for the disk to recover
-        resource.prlimit(gateway.process.pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-    else:  # it has ended in order, for systemd to start it again
-        t.check("write errors: ended with code 1, for systemd to start it again", gateway.process.child.returncode == 1, gateway.process.child.returncode)
-        gateway.start()
+    status, reasons = gateway.http("/health/ready")
+    t.check("write errors: it is not ready, and says why", status == 503 and "disk" in reasons, reasons)
+    before = gateway.books()["accepted"]
+    resource.prlimit(gateway.process.pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    wait_for("it accepts again", lambda: gateway.up() and gateway.books()["accepted"] > before, 30)
+    t.check("write errors: it works again by itself, in the same process", gateway.up() and gateway.http("/health/ready")[0] == 200)
     upstream.up()
     sent = sensors.stop()
     t.check("write errors: everything is acknowledged in the end", sent["unacknowledged"] == 0, sent["acked"])

@@ -1,7 +1,7 @@
 """The trap: an outage, and nobody can see how much is waiting, since when, and how long it will take.
 
 Seen in Mosquitto (eclipse/mosquitto#3217), thingsboard-gateway (#959), VerneMQ (#769). Tidegate shows depth, bytes, age, rates and time to drain over
-HTTP and as metrics. Everything shown is compared with what was done. The control: what Mosquitto says of its bridge's queue.
+HTTP, as metrics and on the command line. Everything shown is compared with what was done. The control: what Mosquitto says of its bridge's queue.
 """
 
 import json
@@ -44,6 +44,13 @@ def main(t):
         metric = gateway.metric(f"tidegate_stream_backlog_{name}", stream="telemetry")
         t.check(f"the metric says the same: {name}", metric == value, metric)
     t.check("the metric of the age grows", gateway.metric("tidegate_stream_oldest_age_seconds") >= backlog["oldest_age_seconds"])
+    code, said = gateway.cli("streams", "--json")
+    shown = json.loads(said)["streams"][0]["backlog"] if code == 0 else said
+    t.check("the command `streams` says the same", code == 0 and (shown["messages"], shown["bytes"]) == (COUNT, backlog["bytes"]), shown)
+    code, said = gateway.cli("streams")
+    t.check("also in words", code == 0 and re.search(rf"telemetry +cloud +{COUNT} ", said), said.splitlines()[1:2])
+    code, said = gateway.cli("status")
+    t.check("the command `status` says that the uplink is away, and why", code == 0 and re.search("cloud +(waiting|connecting).*://", said), said.splitlines()[-4:-3])
     uplink = json.loads(gateway.http("/api/v1/status")[1])["uplinks"][0]
     t.check("the status says that the uplink is away, and why", uplink["state"] != "connected" and uplink["last_error"], uplink)
 

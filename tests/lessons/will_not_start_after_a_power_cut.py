@@ -90,6 +90,10 @@ def one(t, folder, damage, least, most):
     books = gateway.books()
     got = upstream.verifier.expect(more.journal)
     t.check(f"{name}: what can be read is kept, and the books balance", least <= got["distinct"] - 100 <= most and books["balanced"], books)
+    if damage in (cut_short, garbage_in_the_middle, garbage_header):
+        t.check(f"{name}: what is lost is stated in numbers", books["accepted"] == COUNT + 100 and books["dropped"] == COUNT + 100 - got["distinct"], books)
+        lost, salvages = (int(gateway.metric(f"tidegate_store_{metric}_total")) for metric in ("lost_messages", "salvages"))
+        t.check(f"{name}: and as an alarm", lost == books["dropped"] and salvages == 1, f"lost {lost}, salvages {salvages}")
     t.check(f"{name}: it goes on, in order, and no number is used twice",
             got["lost"] == got["out_of_order"] == got["ids_out_of_order"] == got["id_conflicts"] == 0, f"{got['distinct']} arrived")
 

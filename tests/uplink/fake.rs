@@ -227,3 +227,94 @@ async fn what_an_upstream_cannot_do_is_not_asked_of_it() {
     }
     gateway.stop(Duration::ZERO).await;
 }
+
+#[tokio::test]
+async fn each_step_that_never_ends_is_given_up_and_named() {
+    // Takes connections and never says a word.
+    let silent = Fake::start(|_, mut peer| async move {
+        while peer.stream.read_buf(&mut peer.buffer).await.ok()? > 0 {}
+        None
+    })
+    .await;
+    for (tls, words) in [(false, "CONNECT: no answer within"), (true, "TLS: no answer within")] {
+        let mut gateway = gateway_with(5, silent.port, |settings| {
+            settings.connect_timeout = Duration::from_millis(100);
+            settings.urls[0].tls = tls;
+            settings.urls[0].host = "localhost".to_owned();
+        })
+        .await;
+        gateway.until_error(words).await;
+        // Local clients do not notice.
+        gateway.publish_numbers(0, 6..=10).await;
+        gateway.stop(Duration::ZERO).await;
+        assert_eq!(gateway.books(0).backlog_messages, 10);
+    }
+}
+
+#[tokio::test]
+async fn a_name_that_is_not_known_and_a_port_that_refuses_are_named() {
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    for (host, words, reason) in [("no-such-host.invalid", "DNS: ", "dns"), ("127.0.0.1", "TCP: ", "tcp")] {
+        let mut gateway = gateway_with(5, free, |settings| host.clone_into(&mut settings.urls[0].host)).await;
+        gateway.until_error(words).await;
+        assert!(gateway.failures(reason) >= 1);
+        gateway.stop(Duration::ZERO).await;
+        assert_eq!(gateway.books(0).backlog_messages, 5);
+    }
+}
+
+#[tokio::test]
+async fn acknowledgements_that_get_lost_cost_time_and_nothing_else() {
+    // Every seventh acknowledgement is lost; the message was taken all the same.
+    let mut fake = Fake::start(|number, mut peer| async move {
+        peer.greet(ACCEPTED).await?;
+        for count in 0.. {
+            let publish = peer.publish().await?;
+            if count % 7 != 3 || number > 2 {
+                peer.acknowledge(publish.pkid).await?;
+            }
+        }
+        None
+    })
+    .await;
+    let mut gateway =
+        gateway_with(300, fake.port, |settings| settings.progress_timeout = Duration::from_millis(150)).await;
+    let books = gateway.drained(0).await;
+    assert_eq!((books.forwarded, books.dead_total()), (300, 0));
+    let mut seen = std::collections::BTreeSet::new();
+    let first: Vec<_> = fake.numbers().into_iter().filter(|number| seen.insert(*number)).collect();
+    assert_eq!(first, (1..=300).collect::<Vec<_>>());
+    gateway.stop(Duration::ZERO).await;
+}
+
+#[tokio::test]
+async fn an_envelope_goes_upstream_with_its_properties_and_counts_for_the_size() {
+    // Maximum Packet Size 300.
+    let connack = [0x20, 8, 0, 0, 5, 0x27, 0, 0, 1, 44];
+    let mut fake = Fake::start(move |_, mut peer| async move {
+        peer.greet(&connack).await?;
+        peer.acknowledge_all().await
+    })
+    .await;
+    let mut gateway = Gateway::new(&["s"]);
+    gateway.routes[0].envelope = tidegate::forward::Envelope::Json;
+    // The second fits only without its envelope.
+    gateway
+        .publish(0, vec![message("s/x", "21.5"), message("s/x", "x".repeat(120)), message("s/x", b"\xff".to_vec())])
+        .await;
+    gateway.start(settings(fake.port));
+    let books = gateway.drained(0).await;
+    assert_eq!((books.forwarded, &books.dead[..]), (2, &[("too-large".to_owned(), 1)][..]));
+    for (seq, key, value) in [(1, "payload", serde_json::json!(21.5)), (3, "payload_base64", serde_json::json!("/w=="))]
+    {
+        let publish = fake.seen.recv().await.unwrap();
+        let all: serde_json::Value = serde_json::from_slice(&publish.payload).unwrap();
+        assert_eq!(all["id"], format!("plant-7/s/{seq}"));
+        assert_eq!((&all["topic"], &all["client"], &all[key]), (&"s/x".into(), &"sensor-1".into(), &value));
+        let properties = publish.properties.unwrap();
+        assert_eq!(properties.content_type.as_deref(), Some("application/json"));
+        assert_eq!(properties.payload_format_indicator, Some(1));
+        assert_eq!(properties.user_properties[0].1, all["id"].as_str().unwrap());
+    }
+    gateway.stop(Duration::ZERO).await;
+}

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use smallvec::smallvec;
 use tempfile::TempDir;
 use tidegate::{
-    forward::{self, Forwarder, Route},
+    forward::{self, Envelope, Forwarder, Route},
     message::{Message, QoS},
     stats::{StreamStats, UplinkStats},
     store::{self, Durability, Entry, Lane, OnRefusal, Outcome, Publish, Returns, StreamId, StreamSettings, WhenFull},
@@ -99,6 +99,7 @@ impl Gateway {
             from: vec![TopicFilter::new(format!("{name}/#")).unwrap()],
             topic: TopicTemplate::parse("up/{gateway}/{topic}", "plant-7").unwrap(),
             priority: 0,
+            envelope: Envelope::None,
             ttl: None,
         };
         let registry = prometheus::Registry::new();
@@ -191,6 +192,15 @@ impl Gateway {
     pub(crate) async fn until_error(&self, part: &str) -> String {
         let has = |stats: &UplinkStats| stats.last_error.as_deref().is_some_and(|error| error.contains(part));
         self.until(&format!("an error with \"{part}\""), has).await.last_error.unwrap()
+    }
+
+    /// The value of a metric of the uplink that has no further label.
+    pub(crate) fn gauge(&self, name: &str) -> i64 {
+        let families = self.registry.gather();
+        let family = families.iter().find(|family| family.name() == name).unwrap();
+        #[allow(clippy::cast_possible_truncation, reason = "a gauge of a test")]
+        let value = family.get_metric()[0].get_gauge().get_value() as i64;
+        value
     }
 
     /// `tidegate_uplink_failures_total` with this reason.

@@ -6,11 +6,13 @@
 
 #[cfg(feature = "interop")]
 mod broker;
+mod failover;
 mod fake;
 mod gateway;
 #[cfg(feature = "interop")]
 mod network;
 mod operated;
+mod pace;
 mod peer;
 #[cfg(feature = "interop")]
 mod proxy;

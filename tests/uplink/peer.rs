@@ -104,7 +104,15 @@ impl Fake {
         F: Fn(usize, Peer) -> B + Send + 'static,
         B: Future<Output = Option<()>> + Send + 'static,
     {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        Self::start_on(0, behave).await
+    }
+
+    pub(crate) async fn start_on<F, B>(port: u16, behave: F) -> Self
+    where
+        F: Fn(usize, Peer) -> B + Send + 'static,
+        B: Future<Output = Option<()>> + Send + 'static,
+    {
+        let listener = TcpListener::bind(("127.0.0.1", port)).await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let (sender, seen) = mpsc::channel(100_000);
         let connections = Arc::new(AtomicUsize::new(0));

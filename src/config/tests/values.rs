@@ -9,8 +9,6 @@ fn wrong_values_are_told_with_what_would_be_right() {
     let in_listener = |line: &str| format!("[[listener]]\nname = \"l\"\nbind = \"127.0.0.1:0\"\n{line}\n");
     let in_uplink = |line: &str| format!("{STREAM}{UPLINK}{line}\n");
     let in_stream = |line: &str| format!("{UPLINK}{STREAM}{line}\n");
-    let downlink = |rest: &str| format!("{UPLINK}[[downlink]]\nname = \"c\"\nfrom = \"cloud\"\n{rest}\n");
-    let in_downlink = |line: &str| downlink(&format!("filter = [\"cmd/+/#\"]\n{line}"));
     let table = [
         (
             in_listener("max_packet = \"1KB\""),
@@ -60,7 +58,7 @@ fn wrong_values_are_told_with_what_would_be_right() {
             in_stream("retain_sent = \"7\""),
             "stream[0].retain_sent (all): \"7\": has no unit (right: `7s`, `7ms`, `7m`, `7h` or `7d`)",
         ),
-        (in_stream("envelope = \"none\""), "stream[0].envelope (all): not supported by this version"),
+        (in_stream("envelope = \"xml\""), "stream[0].envelope (all): \"xml\": expected \"none\" or \"json\""),
         (
             in_stream("topic = \"{rset}\""),
             "stream[0].topic (all): \"{rset}\": has the unknown placeholder `{rset}`; known are {topic} {gateway} {client} {rest} {1}..{9}",
@@ -71,6 +69,45 @@ fn wrong_values_are_told_with_what_would_be_right() {
             "log.level: \"inof\": `inof` is no level; expected a level (error, warn, info, debug, trace) or directives such as \"info,tidegate::uplink=debug\"",
         ),
         ("[auth]\nacl_file = \"x\"".to_owned(), "auth.acl_file: x: No such file or directory (os error 2)"),
+        (
+            "[listener]\nbind = \"x\"".to_owned(),
+            "listener: a table: expected a list of tables: `[[listener]]` once for each; two brackets, not one",
+        ),
+        (
+            "[store]\nmax_bytes = \"1KiB\"".to_owned(),
+            "store.max_bytes: \"1KiB\": expected at least \"1MiB\", or 0 for no limit",
+        ),
+        ("store = 7".to_owned(), "store: 7: expected a table: `[store]` and its keys below it"),
+        (
+            "store.\"a.b\\u001b\" = 7".to_owned(),
+            "store.a.b\\u{1b}: unknown key; known here: durability, commit_delay, max_bytes, min_free",
+        ),
+        ("[store]\nmin_free = 1979-05-27".to_owned(), "store.min_free: 1979-05-27: no key takes a date"),
+        (
+            "[store]\nmin_free = 99999999999999999999".to_owned(),
+            "store.min_free: 99999999999999999999: the number is too large",
+        ),
+    ];
+    for (text, expected) in table {
+        check_alone(&text, expected);
+    }
+}
+
+/// This text is refused for this alone.
+fn check_alone(text: &str, expected: &str) {
+    let folder = folder(&[("tidegate.toml", text)]);
+    let root = format!("{}/", folder.folder.path().display());
+    let Err(Refused(problems)) = folder.load() else { panic!("accepted: {text}") };
+    let [problem] = problems.as_slice() else { panic!("{text}: {problems:#?}") };
+    let told = Problem { place: None, ..problem.clone() }.to_string().replace(&root, "");
+    assert_eq!(told, format!("error: {expected}"), "{text}");
+}
+
+#[test]
+fn wrong_values_of_a_downlink_are_told_too() {
+    let downlink = |rest: &str| format!("{UPLINK}[[downlink]]\nname = \"c\"\nfrom = \"cloud\"\n{rest}\n");
+    let in_downlink = |line: &str| downlink(&format!("filter = [\"cmd/+/#\"]\n{line}"));
+    let table = [
         (in_downlink("qos = 3"), "downlink[0].qos (c): 3: expected a whole number from 0 to 2"),
         (in_downlink("ttl = \"0s\""), "downlink[0].ttl (c): \"0s\": expected a duration from \"1s\" to \"36500d\""),
         (
@@ -93,32 +130,9 @@ fn wrong_values_are_told_with_what_would_be_right() {
             "[[downlink]]\nname = \"c\"\nfilter = [\"a\"]".to_owned(),
             "downlink[0].from (c): is missing; expected the name of an uplink",
         ),
-        (
-            "[listener]\nbind = \"x\"".to_owned(),
-            "listener: a table: expected a list of tables: `[[listener]]` once for each; two brackets, not one",
-        ),
-        (
-            "[store]\nmax_bytes = \"1KiB\"".to_owned(),
-            "store.max_bytes: \"1KiB\": expected at least \"1MiB\", or 0 for no limit",
-        ),
-        ("store = 7".to_owned(), "store: 7: expected a table: `[store]` and its keys below it"),
-        (
-            "store.\"a.b\\u001b\" = 7".to_owned(),
-            "store.a.b\\u{1b}: unknown key; known here: durability, commit_delay, max_bytes, min_free",
-        ),
-        ("[store]\nmin_free = 1979-05-27".to_owned(), "store.min_free: 1979-05-27: no key takes a date"),
-        (
-            "[store]\nmin_free = 99999999999999999999".to_owned(),
-            "store.min_free: 99999999999999999999: the number is too large",
-        ),
     ];
     for (text, expected) in table {
-        let folder = folder(&[("tidegate.toml", &text)]);
-        let root = format!("{}/", folder.folder.path().display());
-        let Err(Refused(problems)) = folder.load() else { panic!("accepted: {text}") };
-        let [problem] = problems.as_slice() else { panic!("{text}: {problems:#?}") };
-        let told = Problem { place: None, ..problem.clone() }.to_string().replace(&root, "");
-        assert_eq!(told, format!("error: {expected}"), "{text}");
+        check_alone(&text, expected);
     }
 }
 

@@ -15,9 +15,9 @@ impl<U: Upstream> Connection<'_, U> {
     pub(super) async fn end(mut self, cause: Cause) -> End {
         let is_takeover = matches!(&cause, Cause::Failed(error) if error.is_takeover());
         let was_good = (self.took_any && !is_takeover) || self.since.elapsed() >= STEADY_AFTER;
-        let hurried = self.task.suspects.hurries();
+        let was_due = self.task.suspects.hurries();
         let half_given_up = self.blame(&cause);
-        let hurries = !hurried && self.task.suspects.hurries();
+        let follower_is_due = !was_due && self.task.suspects.hurries();
         self.task.forget_connection();
         // Ids that only held deliveries are in would keep the window shut for everybody else.
         let is_jammed = self.task.suspects.held() > 0 && self.task.ledger.room() == 0;
@@ -32,7 +32,10 @@ impl<U: Upstream> Connection<'_, U> {
                 self.session.close(why == Why::Stop).await;
                 match why {
                     Why::Stop => {}
-                    Why::FailBack => self.task.status.failing_back(),
+                    Why::FailBack => {
+                        self.task.fail_back.going_back(Instant::now());
+                        self.task.status.failing_back();
+                    }
                     Why::LeftBehind => self.task.status.fetching_again(),
                     Why::Refused(detail) => self.task.status.lost(PUBLISH_REFUSED, detail, was_good),
                 }
@@ -55,7 +58,7 @@ impl<U: Upstream> Connection<'_, U> {
                 if self.task.stop.is_requested() { Next::Stop } else { Next::BackOff }
             }
         };
-        let next = if hurries && next == Next::BackOff { Next::Reconnect } else { next };
+        let next = if follower_is_due && next == Next::BackOff { Next::Reconnect } else { next };
         End { next, was_good, may_resume }
     }
 

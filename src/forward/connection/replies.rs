@@ -22,16 +22,16 @@ impl<U: Upstream> Connection<'_, U> {
         let mut events = std::mem::take(&mut self.events);
         for event in events.drain(..) {
             match event {
-                Event::Acknowledged(reply) => self.take_reply(Ack::Acknowledged, reply, now),
-                Event::Received(reply) => self.take_reply(Ack::Received, reply, now),
-                Event::Completed(reply) => self.take_reply(Ack::Completed, reply, now),
+                Event::Acknowledged(reply) => self.take_reply(Ack::Acknowledged, &reply, now),
+                Event::Received(reply) => self.take_reply(Ack::Received, &reply, now),
+                Event::Completed(reply) => self.take_reply(Ack::Completed, &reply, now),
                 Event::Arrived(arrived) => self.task.inbound.arrived(arrived),
             }
         }
         self.events = events;
     }
 
-    fn take_reply(&mut self, ack: Ack, reply: Reply, now: Instant) {
+    fn take_reply(&mut self, ack: Ack, reply: &Reply, now: Instant) {
         let is_refusal = reply.is_refusal();
         let answer = self.task.ledger.answer(ack, reply.id, is_refusal);
         match answer {
@@ -44,7 +44,7 @@ impl<U: Upstream> Connection<'_, U> {
                 self.follow(lane, outcome);
             }
             Answer::Release => self.session.queue_release(reply.id),
-            Answer::Refused { lane, seq } => self.take_refusal(lane, seq, &reply, now),
+            Answer::Refused { lane, seq } => self.take_refusal(lane, seq, reply, now),
             Answer::Unexpected => {
                 // An upstream that holds half of a delivery nobody knows would take the next message under this id for it.
                 if ack == Ack::Received && !is_refusal && self.greeting.qos == QoS::ExactlyOnce {

@@ -49,15 +49,12 @@ impl<U: Upstream> Connection<'_, U> {
         let goes_on = |trial: &Trial| {
             trial.stage != Stage::Waiting || self.task.suspects.suspect(trial.what.lane) == Some(trial.what.suspect)
         };
-        let mut trial = match self.trial.take().filter(goes_on) {
-            Some(trial) => trial,
-            None => {
-                let Task { suspects, feeds, .. } = &mut *self.task;
-                match suspects.due(now, |lane| !feeds[lane].is_paused()) {
-                    Some(what) => Trial { what, stage: Stage::Waiting },
-                    None => return Others::Flow,
-                }
-            }
+        let mut trial = if let Some(trial) = self.trial.take().filter(goes_on) {
+            trial
+        } else {
+            let Task { suspects, feeds, .. } = &mut *self.task;
+            let Some(what) = suspects.due(now, |lane| !feeds[lane].is_paused()) else { return Others::Flow };
+            Trial { what, stage: Stage::Waiting }
         };
         if trial.stage == Stage::Waiting && self.is_quiet(trial.what) {
             self.task.reopen(trial.what.lane);
@@ -152,7 +149,7 @@ impl<U: Upstream> Connection<'_, U> {
         // One that can never be sent says nothing: the next, with the next round of the loop.
         match self.send_row(lane, index, now) {
             Sent::Over => Sent::NotYet,
-            sent => sent,
+            sent @ (Sent::Yes(_) | Sent::NotYet) => sent,
         }
     }
 

@@ -237,6 +237,34 @@ fn what_is_lost_of_a_stream_that_was_only_appended_to_is_counted() {
 }
 
 #[test]
+fn an_orderly_end_and_a_checkpoint_note_how_far_a_stream_goes_that_was_only_appended_to() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = made(dir.path());
+    let noted = |name: &str| -> u64 {
+        let reading = rusqlite::Connection::open(&path).unwrap();
+        let next = |row: &rusqlite::Row<'_>| row.get::<_, i64>(0);
+        reading.query_row("SELECT next FROM stream WHERE name = ?1", [name], next).unwrap().cast_unsigned()
+    };
+    assert_eq!(noted("b"), 11, "after an orderly end");
+
+    let bench = Bench::open(&settings(dir.path()), &[stream("a"), stream("b")]);
+    let mut lane = bench.lane(OnRefusal::Report);
+    let large = |n| {
+        publish_with(&[B], n, |publish| {
+            let mut payload = n.to_be_bytes().to_vec();
+            payload.resize(8000, 1);
+            publish.message.payload = payload.into();
+        })
+    };
+    for batch in 0..10 {
+        bench.outcomes(&mut lane, (1..=100).map(|n| large(1000 * batch + n)).collect());
+    }
+    assert!(noted("b") > 11, "8 MB are more than a checkpoint");
+    bench.close();
+    assert_eq!(noted("b"), 1011);
+}
+
+#[test]
 fn many_rows_that_make_no_sense_leave_the_queue_to_others() {
     let dir = tempfile::tempdir().unwrap();
     let path = made(dir.path());

@@ -1,5 +1,5 @@
-//! A full store and a full disk. "Full" is SQLite's own SQLITE_FULL, brought about by `PRAGMA max_page_count`; run by hand
-//! with `TIDEGATE_SMALL_DISK` naming a small file system, the same is told by the kernel (ENOSPC).
+//! A full store and a full disk. "Full" is SQLite's own SQLITE_FULL, brought about by `PRAGMA max_page_count`; `tests/interop/60_disk_full.py`
+//! has the kernel say the same (ENOSPC), on a small file system.
 
 use super::*;
 use crate::store::shared::Work;
@@ -141,39 +141,5 @@ fn an_empty_stream_that_drops_its_oldest_has_nothing_to_pay_with() {
     let both = publish_with(&[A, B], 0, |publish| publish.message.payload = Bytes::from(vec![1; 10_000]));
     assert_eq!(bench.outcomes(&mut lane, vec![both]), [Outcome::Accepted]);
     assert_eq!((bench.books(A).backlog_messages, bench.books(B).backlog_messages), (1, 1));
-    bench.close();
-}
-
-#[test]
-#[ignore = "needs a file system of 8 to 64 MiB at TIDEGATE_SMALL_DISK"]
-fn a_disk_that_is_really_full_loses_nothing() {
-    let disk = std::env::var("TIDEGATE_SMALL_DISK").expect("names the small file system");
-    let dir = tempfile::tempdir_in(&disk).unwrap();
-    let filler = Path::new(&disk).join("filler");
-    std::fs::write(&filler, vec![1; 3 << 20]).unwrap();
-    let bench = Bench::open(&settings(dir.path()), &[stream("a")]);
-    let mut lane = bench.lane(OnRefusal::Report);
-    let accepted = fill(&bench, &mut lane);
-    assert_eq!(bench.numbers(A), (0..accepted).collect::<Vec<_>>());
-    bench.store.abandon();
-    let bench = Bench::open(&settings(dir.path()), &[stream("a")]);
-    assert_eq!(bench.numbers(A), (0..accepted).collect::<Vec<_>>());
-    let run = Run { first: 1, last: accepted - 1, fate: Fate::Forwarded };
-    bench.wait(bench.handle.settle(A, vec![run])).unwrap();
-    std::fs::remove_file(filler).unwrap();
-    bench.flush();
-    let mut lane = bench.lane(OnRefusal::Hold);
-    bench.wait(lane.0.room()).unwrap();
-    bench.submit(&mut lane.0, vec![large(accepted)]);
-    loop {
-        let returned = bench.wait(lane.1.recv()).unwrap();
-        if returned.held.is_empty() {
-            break;
-        }
-        bench.wait(lane.0.room()).unwrap();
-        bench.submit(&mut lane.0, returned.held);
-    }
-    assert_eq!(bench.numbers(A), [accepted - 1, accepted]);
-    eprintln!("{accepted} messages of 10 kB were accepted");
     bench.close();
 }

@@ -195,6 +195,34 @@ fn damage_met_while_running_is_salvaged_in_the_same_process() {
 }
 
 #[test]
+fn what_had_left_before_a_salvage_does_not_come_back_and_no_counter_falls() {
+    let dir = tempfile::tempdir().unwrap();
+    let bench = made(dir.path());
+    // All of this is in the log alone.
+    bench.settle(A, 101, 600, Fate::Forwarded);
+    bench.store(A, 2001..=2010);
+    let log = fs::OpenOptions::new().write(true).open(dir.path().join("tidegate.db-wal")).unwrap();
+    log.write_all_at(&[0xEE; 64], 0).unwrap();
+    damage(dir.path());
+    let numbers = bench.numbers(A);
+    assert_eq!(bench.handle.stats().salvages, 1);
+    bench.flush();
+    let books = bench.books(A);
+    let lost = books.dropped_total();
+    assert_eq!((books.accepted, books.forwarded, books.backlog_messages), (2010, 600, 1410 - lost));
+    assert!((10..=30).contains(&lost), "the ten of the log, and a page: {books:?}");
+    assert!(
+        numbers.iter().all(|number| *number > 600) || bench.numbers(A)[0] == 601,
+        "what was forwarded is not sent again"
+    );
+    bench.settle(A, 601, 700, Fate::Forwarded);
+    assert!(bench.books(A).forwarded > 600 + 70, "a settlement that follows the last one is taken");
+    bench.store(A, [3000]);
+    assert!(bench.backlog(A).last().unwrap().seq > 2010, "a number is used again");
+    bench.close();
+}
+
+#[test]
 fn after_a_stop_that_was_not_clean_everything_is_checked_and_after_a_clean_one_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let bench = made(dir.path());

@@ -24,6 +24,7 @@ use super::{
 };
 use crate::store::{
     api::{Settings, StreamSettings},
+    books::Books,
     failure::Failure,
     mend,
     metrics::Metrics,
@@ -67,6 +68,8 @@ pub(super) struct Kept {
     pub(super) epoch: u64,
     /// The end was asked for.
     pub(super) closing: bool,
+    /// The books of all streams as they were before a salvage.
+    pub(super) before: Vec<Books>,
 }
 
 /// Runs the writer until the store closes or fails; the body of its thread.
@@ -139,7 +142,7 @@ impl<'c> Writer<'c> {
     /// Takes up what is kept at the desk, works, and leaves there what is left.
     fn work_at(desk: &'c mut Desk, mut transaction: Transaction<'c>, boot: i64) -> Result<Last, Failure> {
         let Desk { queue, settings, kept, .. } = desk;
-        let Kept { deferred, failed, doubt: _, lazy, attempt, epoch, closing } = std::mem::take(kept);
+        let Kept { deferred, failed, doubt: _, lazy, attempt, epoch, closing, before } = std::mem::take(kept);
         transaction.lazy = lazy;
         let mut writer = Self {
             transaction,
@@ -162,13 +165,44 @@ impl<'c> Writer<'c> {
             next_chore: Instant::now(),
             told: None,
         };
-        let end = writer.work();
+        let end = writer.take_over(&before).and_then(|()| writer.work());
+        if matches!(end, Ok(Last::Close))
+            && let Err(error) = writer.note_ends()
+        {
+            tracing::warn!(%error, "the books could not be written at the end; the rows are their own count");
+        }
         writer.transaction.shared.disk.end();
         let Self { transaction, put_off, mut deferred, failed, decided, attempt, epoch, closing, .. } = writer;
         let doubt = transaction.evidence.map(|evidence| Doubt { outcomes: decided, evidence });
         // They came before everything else that is left.
         deferred.splice(0..0, put_off.into_jobs());
-        *kept = Kept { deferred, failed, doubt, lazy: transaction.lazy, attempt, epoch, closing };
+        *kept = Kept { deferred, failed, doubt, lazy: transaction.lazy, attempt, epoch, closing, before: Vec::new() };
         end
+    }
+
+    /// Enters what is known from before a salvage and could not be found any more: what had left has left, and what was accepted
+    /// and is not there was lost. So nothing that was settled comes back, and no counter falls.
+    fn take_over(&mut self, before: &[Books]) -> Result<(), Failure> {
+        let count = before.len().min(self.transaction.streams.len());
+        for (index, before) in before.iter().enumerate().take(count) {
+            let books = &self.transaction.streams[index].books;
+            if books.head < before.head && books.backlog_messages() > 0 {
+                let last = (before.head - 1).min(books.next - 1);
+                self.pass(index, last)?;
+            }
+            let missing = self.transaction.changing(index).books.take_over(before);
+            if let Some(missing) = missing.filter(|missing| *missing > 0) {
+                let stream = &self.transaction.shared.doors[index].name;
+                tracing::error!(
+                    stream,
+                    missing,
+                    "messages were lost to damage without a trace; they are counted as dropped"
+                );
+            }
+        }
+        if count > 0 {
+            self.transaction.commit()?;
+        }
+        Ok(())
     }
 }

@@ -244,6 +244,10 @@ impl Suspension<'_> {
     fn resume(self, mended: Mended) -> Loaded {
         self.desk.history.ended = Some(Instant::now());
         self.desk.history.wait = self.wait / 2;
+        if self.damage.is_some() {
+            let doors = self.desk.shared.doors.iter();
+            self.desk.kept.before = doors.map(|door| locked(&door.published).books.clone()).collect();
+        }
         resume::publish(&self.desk.shared, &self.desk.metrics, &mended.loaded);
         resume::settle_doubt(self.desk, &mended.loaded);
         if self.damage.is_some() {

@@ -49,6 +49,8 @@ pub(super) struct Stream<'c> {
     before: Option<Books>,
     /// Whether the row of the books must be written; appended rows alone are their own count.
     dirty: bool,
+    /// The `next` that the row of the books knows of, as far as this run has seen.
+    noted_next: u64,
     /// What of the door's `offline` and `qos0_full` this transaction has entered.
     entered: (u64, u64),
 }
@@ -107,6 +109,7 @@ impl<'c> Stream<'c> {
             name: settings.name.clone(),
             insert: connection.prepare(&sql.insert)?,
             sql,
+            noted_next: books.next,
             books,
             limits: limits(settings),
             when_full: settings.when_full,
@@ -206,6 +209,15 @@ impl<'c> Transaction<'c> {
         let stream = self.appending(index);
         stream.dirty = true;
         stream
+    }
+
+    /// Streams whose row does not know of all that was appended: it will, with the next commit.
+    pub(super) fn note_ends(&mut self) {
+        for index in 0..self.streams.len() {
+            if self.streams[index].noted_next != self.streams[index].books.next {
+                self.changing(index);
+            }
+        }
     }
 
     /// The figures of the dead letters, for a change.
@@ -334,7 +346,9 @@ impl<'c> Transaction<'c> {
         for index in std::mem::take(&mut self.touched) {
             let stream = &mut self.streams[index];
             let before = stream.before.take().expect("a touched stream has books from before");
-            stream.dirty = false;
+            if std::mem::take(&mut stream.dirty) {
+                stream.noted_next = stream.books.next;
+            }
             let entered = std::mem::take(&mut stream.entered);
             let moved = before.head != stream.books.head;
             room |= moved;

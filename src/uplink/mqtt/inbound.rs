@@ -69,15 +69,29 @@ pub(super) fn read_publish(version: Version, kind: u8, mut body: Bytes) -> Resul
     Ok(Arrived::Message { id, qos, message })
 }
 
-/// A PUBLISH at the beginning of `buffer` that is larger than we take: what is to be said of it, once enough of it is here,
-/// and the bytes of the whole. An upstream of MQTT 3.1.1 cannot be told what we take, and would send it for ever.
-pub(super) fn oversized(buffer: &[u8], max: u32) -> Option<Option<(Arrived, usize)>> {
+/// What is at the beginning of the input.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Size {
+    /// Nothing that is too large, as far as can be seen.
+    Fits,
+    /// Too large, and not enough of it is here to say what.
+    Unknown,
+    /// Too large: what is to be said of it, and its bytes.
+    TooLarge(Arrived, usize),
+}
+
+/// A PUBLISH at the beginning of `buffer` that is larger than we take. An upstream of MQTT 3.1.1 cannot be told what we take, and would send it for ever.
+pub(super) fn oversized(buffer: &[u8], max: u32) -> Size {
+    found(buffer, max).unwrap_or(Size::Fits)
+}
+
+fn found(buffer: &[u8], max: u32) -> Option<Size> {
     let (kind, mut rest) = buffer.split_first().filter(|(kind, _)| **kind >> 4 == 3)?;
     let body_len = take_varint(&mut rest).ok().filter(|len| *len > max)? as usize;
     let header_len = buffer.len() - rest.len();
     let qos = QoS::from_number(kind >> 1 & 0b11)?;
-    let id = id_of(qos, rest);
-    Some(id.map(|id| (Arrived::Message { id, qos, message: Err("too-large") }, header_len + body_len)))
+    let Some(id) = id_of(qos, rest) else { return Some(Size::Unknown) };
+    Some(Size::TooLarge(Arrived::Message { id, qos, message: Err("too-large") }, header_len + body_len))
 }
 
 /// The packet id of a PUBLISH that begins so; `None` where it is not here yet.

@@ -1,7 +1,7 @@
 //! MQTT upstreams: choosing an address, logging in, honouring what CONNACK says.
 //!
 //! Addresses are tried in order, each with the whole `connect_timeout`. While a later one is in use, the forwarder asks
-//! [`Upstream::first_is_back`] now and then (DNS, TCP and TLS only, for a second CONNECT under the same client id
+//! [`Upstream::first_is_back`] now and then (see `forward::failback` for when) (DNS, TCP and TLS only, for a second CONNECT under the same client id
 //! would throw out the session in use) and reconnects, from the first address on, when the answer is yes.
 //!
 //! # Sessions
@@ -47,7 +47,7 @@ use self::{
 pub use self::{meaning::publish as meaning_of_publish_code, session::MqttSession};
 use super::{
     Error, Greeting, Settings, Step, Subscription, Upstream, Url, Version,
-    dial::{Patience, Wire, dial},
+    dial::{Patience, Resolver, Wire, dial},
     inbound::RECEIVE_MAXIMUM,
 };
 use crate::message::QoS;
@@ -71,6 +71,7 @@ pub struct Mqtt {
     last: Option<usize>,
     /// Client id that the upstream gave where ours was empty.
     assigned_client_id: Option<String>,
+    resolver: Resolver,
     /// What is asked of every upstream.
     subscriptions: Arc<[Subscription]>,
     /// One more than the place of the address that has granted it all, 0 for none.
@@ -88,7 +89,7 @@ impl Mqtt {
     /// An upstream with these settings; nothing is connected yet.
     pub fn new(settings: Settings) -> Self {
         let (subscriptions, granted) = (Arc::default(), Arc::default());
-        Self { settings, last: None, assigned_client_id: None, subscriptions, granted }
+        Self { settings, last: None, assigned_client_id: None, subscriptions, granted, resolver: Resolver::new() }
     }
 
     /// The same with these subscriptions.
@@ -129,7 +130,7 @@ impl Mqtt {
         };
         let greeting = Greeting {
             url: url.to_string(),
-            is_first_url: index == 0,
+            address: index + 1,
             resumed: resume && connack.session_present,
             session_present: connack.session_present,
             window: connack.receive_maximum.unwrap_or(unsaid),
@@ -150,7 +151,7 @@ impl Mqtt {
 
     async fn log_in(&self, url: &Url, clean: bool, patience: Patience) -> Result<Login, Error> {
         let hello = self.connect_packet(url, clean).await?;
-        let mut wire = dial(&self.settings, url, patience).await?;
+        let mut wire = dial(&self.settings, url, &self.resolver, patience).await?;
         let version = self.settings.version;
         let (connack, rest) = patience
             .wait(url, Step::Connect, async {
@@ -238,11 +239,11 @@ impl Upstream for Mqtt {
     }
 
     fn first_is_back(&self) -> impl Future<Output = bool> + Send + 'static {
-        let settings = self.settings.clone();
+        let (settings, resolver) = (self.settings.clone(), self.resolver.clone());
         async move {
             let patience = Patience::new(settings.connect_timeout);
             match settings.urls.first() {
-                Some(url) => dial(&settings, url, patience).await.is_ok(),
+                Some(url) => dial(&settings, url, &resolver, patience).await.is_ok(),
                 None => false,
             }
         }

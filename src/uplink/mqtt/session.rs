@@ -18,7 +18,7 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use super::{
     super::{Answer, Delivery, Error, Event, Greeting, Session, Step, TooLarge, Version, dial::Wire},
     codec::{self, Incoming, MAX_INCOMING_BYTES, MAX_MESSAGE_BYTES, Publisher},
-    inbound::{self, Asking, Unsure},
+    inbound::{self, Asking, Size, Unsure},
     meaning,
 };
 use crate::message::QoS;
@@ -255,9 +255,9 @@ impl MqttSession {
     fn skip_oversized(&mut self, max: u32, events: &mut Vec<Event>) -> bool {
         if self.skipping == 0 {
             match inbound::oversized(&self.read, max) {
-                None => return false,
-                Some(None) => return true,
-                Some(Some((arrived, bytes))) => {
+                Size::Fits => return false,
+                Size::Unknown => return true,
+                Size::TooLarge(arrived, bytes) => {
                     tracing::warn!(
                         url = self.greeting.url,
                         bytes,

@@ -47,12 +47,12 @@ fn a_wrong_topic_is_the_messages_fault_and_wrong_bytes_are_the_upstreams() {
 #[test]
 fn what_is_too_large_is_named_and_measured_without_being_read() {
     let mut packet = vec![0x32, 0x80, 0x80, 0x20];
-    assert_eq!(oversized(&packet, 1000), Some(None), "the id is not here yet");
+    assert_eq!(oversized(&packet, 1000), Size::Unknown, "the id is not here yet");
     packet.extend(b"\0\x01t\0\x09begins");
     let message = Arrived::Message { id: 9, qos: QoS::AtLeastOnce, message: Err("too-large") };
-    assert_eq!(oversized(&packet, 1000), Some(Some((message, 4 + (0x20 << 14)))));
-    assert_eq!(oversized(&packet, 0x20 << 14), None);
-    assert_eq!(oversized(&[0x40, 0x80, 0x80, 0x20], 1000), None);
+    assert_eq!(oversized(&packet, 1000), Size::TooLarge(message, 4 + (0x20 << 14)));
+    assert_eq!(oversized(&packet, 0x20 << 14), Size::Fits);
+    assert_eq!(oversized(&[0x40, 0x80, 0x80, 0x20], 1000), Size::Fits);
 }
 
 #[test]
