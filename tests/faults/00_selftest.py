@@ -160,6 +160,8 @@ def rules(t):
          "put('old', b'y' * 4096, at=0), error_of(os.unlink, path('n')), put('n', b'x' * 500))", "600 400 ENOSPC 4096 ok 500")
     says("read eio range 4096-8192 file old", "fd = os.open(path('old'), os.O_RDONLY); print(error_of(os.pread, fd, 4096, 0), "
          "error_of(os.pread, fd, 4096, 4096))", "ok EIO")
+    says(f"read eio inode {(disk.root / 'old').stat().st_ino}", "os.rename(path('old'), path('older')); fd = os.open(path('older'), os.O_RDONLY); "
+         "print(error_of(os.pread, fd, 1, 0)); os.rename(path('older'), path('old')); fd = os.open(path('a'), os.O_RDONLY); print(error_of(os.pread, fd, 1, 0))", "EIO ok")
     says("openr eacces file old", "print(error_of(os.open, path('old'), os.O_RDONLY), error_of(os.open, path('a'), os.O_RDONLY))", "EACCES ok")
     says(("seed 7", "write eio chance 50"), "n = sum(error_of(put, 'a', b'x') == 'EIO' for _ in range(200)); print(60 < n < 140)", "True")
     says("sync delay 300ms", "import time; a = time.monotonic(); put('a', b'x', sync=True); print(time.monotonic() - a >= 0.3)", "True")

@@ -32,7 +32,8 @@ async def lasting(theme):
         trouble.plant.upstream.turn("none")
         await trouble.flows("a backlog", messages=6000, seconds=60)
         trouble.audit.damaged = True
-        trouble.fault("read eio range 400000-412288 file data/tidegate.db")
+        # Of this file: what is salvaged goes to other places of the disk.
+        trouble.fault(f"read eio range 400000-412288 inode {(trouble.plant.data / 'tidegate.db').stat().st_ino}")
         trouble.plant.upstream.turn("all")
         end = asyncio.get_running_loop().time() + 15
         restarts = 0

@@ -172,9 +172,10 @@ class Subscriber:
             await self.may_connect.wait()
             self.line = line = mqtt.Line(self.version, f"s-{self.name}", False)
             try:
-                if not await line.open(port):
-                    if self.had_session and self.subscribed:
-                        self.problems.append(f"{self.name}: its session is gone")
+                present = await line.open(port)
+                if not present and self.had_session and self.subscribed:
+                    self.problems.append(f"{self.name}: its session is gone")
+                if not present or not self.subscribed:
                     line.send(mqtt.subscribe(self.version, 1, self.filter, self.qos))
                 self.had_session = True
                 async for batch in line.batches():
@@ -278,6 +279,7 @@ class Upstream:
         self.problems = []
         self.commands = None  # a publisher of what comes down
         self.session = self.subscribed = False
+        self.current = None  # the connection that has the session
 
     async def start(self):
         self.server = await asyncio.start_server(self.serve, "127.0.0.1", 0)
@@ -298,6 +300,13 @@ class Upstream:
                     break
                 if self.mood == "slow":
                     await asyncio.sleep(0.02)
+                if batch[0][0] == mqtt.CONNECT:
+                    # One session, one connection: what the one before had still to say is not heard any more.
+                    for other in self.writers - {writer}:
+                        other.transport.abort()
+                    self.current = writer
+                if self.current is not writer:
+                    break
                 for kind, flags, body in batch:
                     if kind in (mqtt.PUBACK, mqtt.PUBREC, mqtt.PUBCOMP):
                         self.commands.hear(line, kind, *mqtt.acknowledgement(body))

@@ -102,9 +102,9 @@ static void record(bool journaled, bool cut, char type, uint64_t inode, uint64_t
 }
 
 /* Asks the rules, and waits where they say so; comes back with the lock held. `-shm` cannot be cut: it is not on the disk. */
-static struct verdict judge(unsigned op, const char *name, bool journaled, int64_t from, int64_t to, int64_t growth) {
+static struct verdict judge(unsigned op, const char *name, uint64_t inode, bool journaled, int64_t from, int64_t to, int64_t growth) {
     pthread_mutex_lock(&lock);
-    struct verdict verdict = control_judge(journaled ? op : op & ~(unsigned)(OP_CREATE | OP_UNLINK), name, from, to, growth);
+    struct verdict verdict = control_judge(journaled ? op : op & ~(unsigned)(OP_CREATE | OP_UNLINK), name, inode, from, to, growth);
     verdict.cut &= journaled;
     if (verdict.delay_us > 0) {
         pthread_mutex_unlock(&lock);
@@ -151,7 +151,7 @@ static int open_at(int folder, const char *path, int flags, mode_t mode) {
     bool journaled = !is_shared_memory(name);
     struct stat before;
     bool makes = (flags & O_CREAT) != 0 && fstatat(folder, path, &before, 0) != 0;
-    struct verdict verdict = judge(makes ? OP_OPEN | OP_CREATE : writes ? OP_OPEN : OP_OPENR, name, journaled, 0, INT64_MAX, 0);
+    struct verdict verdict = judge(makes ? OP_OPEN | OP_CREATE : writes ? OP_OPEN : OP_OPENR, name, 0, journaled, 0, INT64_MAX, 0);
     if (verdict.error != 0)
         return (int)fail(verdict.error);
     bool shortens = !makes && (flags & O_TRUNC) != 0 && fstatat(folder, path, &before, 0) == 0;
@@ -211,7 +211,7 @@ static ssize_t read_at(int fd, void *bytes, size_t length, off_t at) {
     struct file *file = file_of(fd);
     if (file != NULL && !file->folder) {
         int64_t from = at >= 0 ? at : syscall(SYS_lseek, fd, 0, SEEK_CUR);
-        struct verdict verdict = judge(OP_READ, file->name, file->journaled, from, from + (int64_t)length, 0);
+        struct verdict verdict = judge(OP_READ, file->name, file->inode, file->journaled, from, from + (int64_t)length, 0);
         pthread_mutex_unlock(&lock);
         if (verdict.error != 0) {
             errno = verdict.error;
@@ -231,7 +231,7 @@ static ssize_t write_at(int fd, const void *bytes, size_t length, off_t at) {
         return at >= 0 ? syscall(SYS_pwrite64, fd, bytes, length, at) : syscall(SYS_write, fd, bytes, length);
     int64_t size = size_of(fd), from = at >= 0 ? at : file->append ? size : syscall(SYS_lseek, fd, 0, SEEK_CUR);
     int64_t end = from + (int64_t)length;
-    struct verdict verdict = judge(OP_WRITE, file->name, file->journaled, from, end, end > size ? end - size : 0);
+    struct verdict verdict = judge(OP_WRITE, file->name, file->inode, file->journaled, from, end, end > size ? end - size : 0);
     if (verdict.error != 0)
         return fail(verdict.error);
     if (length > verdict.most)
@@ -261,7 +261,7 @@ static int set_size(int fd, off_t size) {
     if (file == NULL)
         return (int)syscall(SYS_ftruncate, fd, size);
     int64_t before = size_of(fd);
-    struct verdict verdict = judge(OP_TRUNCATE, file->name, file->journaled, size, INT64_MAX, size - before);
+    struct verdict verdict = judge(OP_TRUNCATE, file->name, file->inode, file->journaled, size, INT64_MAX, size - before);
     if (verdict.error != 0)
         return (int)fail(verdict.error);
     int result = (int)syscall(SYS_ftruncate, fd, size);
@@ -312,7 +312,7 @@ static int sync_file(int fd, long number) {
     if (file == NULL)
         return (int)syscall(number, fd);
     pthread_mutex_lock(&lock);
-    struct verdict verdict = control_judge(OP_SYNC, file->name, 0, INT64_MAX, 0);
+    struct verdict verdict = control_judge(OP_SYNC, file->name, file->inode, 0, INT64_MAX, 0);
     uint64_t ordinal = ++syncs;
     const char *name = file->folder ? file->name : NULL;
     record(file->journaled, verdict.cut && file->journaled, 'B', file->inode, ordinal, 0, name, NULL, NULL);
@@ -339,7 +339,7 @@ static int rename_at(int from_folder, const char *from, int to_folder, const cha
         errno = EXDEV;
         return -1;
     }
-    struct verdict verdict = judge(OP_RENAME, name, true, 0, INT64_MAX, 0);
+    struct verdict verdict = judge(OP_RENAME, name, 0, true, 0, INT64_MAX, 0);
     if (verdict.error != 0)
         return (int)fail(verdict.error);
     int result = (int)syscall(SYS_renameat2, from_folder, from, to_folder, to, flags);
@@ -362,7 +362,7 @@ static int remove_at(int folder, const char *path, int flags) {
     bool journaled = !is_shared_memory(name);
     struct stat before;
     bool there = fstatat(folder, path, &before, AT_SYMLINK_NOFOLLOW) == 0;
-    struct verdict verdict = judge(OP_UNLINK, name, journaled, 0, INT64_MAX, 0);
+    struct verdict verdict = judge(OP_UNLINK, name, 0, journaled, 0, INT64_MAX, 0);
     if (verdict.error != 0)
         return (int)fail(verdict.error);
     int result = (int)syscall(SYS_unlinkat, folder, path, flags);
@@ -387,7 +387,7 @@ static int make_at(int folder, const char *path, mode_t mode) {
         errno = EEXIST;
         return -1;
     }
-    struct verdict verdict = judge(OP_CREATE, name, true, 0, INT64_MAX, 0);
+    struct verdict verdict = judge(OP_CREATE, name, 0, true, 0, INT64_MAX, 0);
     if (verdict.error != 0)
         return (int)fail(verdict.error);
     int result = (int)syscall(SYS_mkdirat, folder, path, mode);

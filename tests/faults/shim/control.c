@@ -2,7 +2,7 @@
  *
  * One rule a line, all of them apply to each call, `#` begins a comment:
  *
- *   KINDS EFFECT [after N] [count N] [chance P] [range A-B] [file GLOB]
+ *   KINDS EFFECT [after N] [count N] [chance P] [range A-B] [file GLOB] [inode N]
  *
  * KINDS, joined by commas: open (for writing), openr (for reading only), create, read, write, truncate, sync, rename, unlink;
  * any = all that change something (create, write, truncate, sync, rename, unlink); readonly = any and open.
@@ -17,6 +17,7 @@
  *
  * after N: not the first N calls that match. count N: N times at most. chance P: in P percent of the calls (`seed N` on a line of its
  * own makes that repeatable). range A-B: only calls that touch these bytes of the file. file GLOB: only files whose path below the root matches.
+ * inode N: only this file, whatever it is called by now (read and write only): a bad place stays with its file.
  *
  *   sync eio count 1
  *   readonly erofs
@@ -47,6 +48,7 @@ struct rule {
     bool lie, cut, budgeted;
     int64_t budget, delay_us, after, count, seen, done, from, to;
     unsigned chance;
+    uint64_t inode; /* 0: any */
     char glob[128];
 };
 
@@ -150,7 +152,9 @@ static void option(struct rule *rule, const char *word, char **rest) {
         *dash = '\0';
         rule->from = number(value);
         rule->to = number(dash + 1);
-    } else if (strcmp(word, "file") == 0 && value != NULL && strlen(value) < sizeof rule->glob)
+    } else if (strcmp(word, "inode") == 0)
+        rule->inode = (uint64_t)number(value);
+    else if (strcmp(word, "file") == 0 && value != NULL && strlen(value) < sizeof rule->glob)
         strcpy(rule->glob, value);
     else
         refuse(word);
@@ -215,13 +219,13 @@ static unsigned roll_percent(void) {
 }
 
 /* `from` to `to`: the bytes of the file that the call touches; `growth`: by how much it makes the file longer. */
-struct verdict control_judge(unsigned op, const char *name, int64_t from, int64_t to, int64_t growth) {
+struct verdict control_judge(unsigned op, const char *name, uint64_t inode, int64_t from, int64_t to, int64_t growth) {
     struct verdict verdict = {.most = SIZE_MAX};
     read_again_if_replaced();
     for (int i = 0; i < rule_count; i++) {
         struct rule *rule = &rules[i];
         bool matches = (rule->kinds & op) != 0 && from < rule->to && to > rule->from
-                       && (rule->glob[0] == '\0' || fnmatch(rule->glob, name, 0) == 0);
+                       && (rule->inode == 0 || rule->inode == inode) && (rule->glob[0] == '\0' || fnmatch(rule->glob, name, 0) == 0);
         if (!matches)
             continue;
         rule->seen += 1;

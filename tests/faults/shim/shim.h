@@ -40,7 +40,7 @@ struct verdict {
 
 /* control.c */
 void control_open(const char *path);
-struct verdict control_judge(unsigned op, const char *name, int64_t from, int64_t to, int64_t growth);
+struct verdict control_judge(unsigned op, const char *name, uint64_t inode, int64_t from, int64_t to, int64_t growth);
 void control_gave_back(int64_t bytes);
 
 /* journal.c */
