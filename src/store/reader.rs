@@ -187,7 +187,6 @@ impl Desk {
 
 impl Query {
     /// Nobody waits for the answer any more.
-    #[expect(clippy::match_same_arms, reason = "the replies are of different types")]
     fn is_given_up(&self) -> bool {
         match self {
             Self::Read { reply, .. } | Self::ReadKept { reply, .. } => reply.is_closed(),

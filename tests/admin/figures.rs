@@ -65,7 +65,15 @@ impl Sources for Figures {
             Order::RetryDead { id: 7 } | Order::PurgeDead { id: 7 } => Ok(1),
             Order::PurgeAllDead { stream } => Ok(if stream.is_some() { 2 } else { 3 }),
             Order::Purge { stream } if stream == "stuck" => return Box::pin(std::future::pending()),
-            other => Err(Refused { why: Why::NotFound, message: format!("there is nothing for {other:?}") }),
+            other @ (Order::Pause { .. }
+            | Order::Resume { .. }
+            | Order::Purge { .. }
+            | Order::Replay { .. }
+            | Order::StopReplay { .. }
+            | Order::RetryDead { .. }
+            | Order::PurgeDead { .. }) => {
+                Err(Refused { why: Why::NotFound, message: format!("there is nothing for {other:?}") })
+            }
         };
         Box::pin(std::future::ready(done))
     }
