@@ -9,10 +9,14 @@ use std::{
 
 use super::handle::OpenError;
 
+/// Second line of the file once the folder has a database, which was synced before: where that is gone later, something has happened to it.
+const HAS_DATABASE: &str = "database";
+
 /// Held while the store is open. The file stays; only the lock on it counts, and the kernel gives that up with the process.
 #[derive(Debug)]
 pub(super) struct DirectoryLock {
-    _file: File,
+    file: File,
+    had_database: bool,
 }
 
 impl DirectoryLock {
@@ -27,12 +31,16 @@ impl DirectoryLock {
             .mode(0o600)
             .open(path)
             .map_err(failed("open the lock file"))?;
-        match file.try_lock() {
+        let locked = file.try_lock();
+        let mut text = String::new();
+        // Garbage in it is nobody's process id, and no database.
+        let _ = Read::by_ref(&mut file).take(64).read_to_string(&mut text);
+        let mut lines = text.lines().map(str::trim);
+        let pid = lines.next().unwrap_or_default();
+        let had_database = lines.next() == Some(HAS_DATABASE);
+        match locked {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
-                let mut text = String::new();
-                let _ = Read::by_ref(&mut file).take(32).read_to_string(&mut text);
-                let pid = text.trim();
                 return Err(OpenError::Locked {
                     path: path.to_owned(),
                     pid: (!pid.is_empty()).then(|| pid.to_owned()),
@@ -40,12 +48,31 @@ impl DirectoryLock {
             }
             Err(TryLockError::Error(source)) => return Err(failed("lock")(source)),
         }
-        // The process id is a courtesy: a full disk must not keep the gateway from starting.
-        let written =
-            file.set_len(0).and_then(|()| file.rewind()).and_then(|()| writeln!(file, "{}", std::process::id()));
+        let lock = Self { file, had_database };
+        lock.write(had_database);
+        Ok(lock)
+    }
+
+    /// Whether an earlier start has left a database in the folder.
+    pub(super) fn had_database(&self) -> bool {
+        self.had_database
+    }
+
+    /// There is a database in the folder now, and it is synced.
+    pub(super) fn has_database(&self) {
+        if !self.had_database {
+            self.write(true);
+        }
+    }
+
+    /// A courtesy, the whole of it: a full disk must not keep the gateway from starting.
+    fn write(&self, has_database: bool) {
+        let second = if has_database { HAS_DATABASE } else { "" };
+        let text = format!("{}\n{second}\n", std::process::id());
+        let mut file = &self.file;
+        let written = file.set_len(0).and_then(|()| file.rewind()).and_then(|()| file.write_all(text.as_bytes()));
         if let Err(error) = written {
             tracing::debug!(%error, "the lock file does not name this process");
         }
-        Ok(Self { _file: file })
     }
 }

@@ -85,7 +85,7 @@ pub(super) fn mend(errand: &Errand) -> Result<Mended, LoadError> {
         give_anything(&path).map_err(|error| LoadError::Sqlite { step: "read", cause: error.to_string() })?;
     }
     let load = || opening::load(&path, &errand.settings, &errand.streams);
-    let loaded = recovery::sound(data_dir, errand.damage.clone(), load)?;
+    let loaded = recovery::sound(data_dir, true, errand.damage.clone(), load)?;
     prove(&loaded).map_err(LoadError::from_failure("write to"))?;
     let reading = schema::connect(&path, Role::Reader, errand.settings.durability)
         .map_err(|error| LoadError::from_failure("open for reading")(error.into()))?;

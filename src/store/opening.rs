@@ -101,8 +101,10 @@ pub fn open(
     make_directory(&settings.data_dir)?;
     let lock = DirectoryLock::take(&settings.data_dir.join(LOCK))?;
     let path = settings.data_dir.join(DATABASE);
-    let loaded = patiently(|known| recovery::sound(&settings.data_dir, known, || load(&path, settings, streams)));
+    let had = lock.had_database();
+    let loaded = patiently(|known| recovery::sound(&settings.data_dir, had, known, || load(&path, settings, streams)));
     let loaded = loaded.map_err(|error| error.into_open(path))?;
+    lock.has_database();
     start(settings, streams, lock, loaded, Metrics::register(registry)?)
 }
 

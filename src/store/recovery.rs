@@ -45,9 +45,11 @@ pub(super) fn ask_for_salvage(data_dir: &Path, cause: &str) {
     }
 }
 
-/// Loads a sound database: the one that is there, or what can be salvaged of it. `known`: damage that was met while running.
+/// Loads a sound database: the one that is there, or what can be salvaged of it. `had`: there is to be one, so that none is not a new folder.
+/// `known`: damage that was met while running.
 pub(super) fn sound<T>(
     data_dir: &Path,
+    had: bool,
     known: Option<String>,
     load: impl Fn() -> Result<T, LoadError>,
 ) -> Result<T, LoadError> {
@@ -56,23 +58,29 @@ pub(super) fn sound<T>(
         finish(data_dir)?;
     }
     let noted = known.or_else(|| fs::read_to_string(data_dir.join(DAMAGED)).ok());
-    let cause = match load() {
-        Err(LoadError::Damaged(cause)) => cause,
-        Err(LoadError::Unreadable(cause)) if noted.is_some() => cause,
-        Err(error) => return Err(error),
-        Ok(loaded) => match noted {
-            None => return Ok(loaded),
-            // What loads may still be damaged inside. Closed again before it is read as a damaged one.
-            Some(cause) => {
-                drop(loaded);
-                cause
-            }
-        },
+    // Not even opened: SQLite deletes a log that it finds beside an empty file, and who looks into the quarantine may still want it.
+    let is_gone = had && is_empty(&path);
+    let cause = if is_gone {
+        "it is gone, or empty, though this folder had one".to_owned()
+    } else {
+        match load() {
+            Err(LoadError::Damaged(cause)) => cause,
+            Err(LoadError::Unreadable(cause)) if noted.is_some() => cause,
+            Err(error) => return Err(error),
+            Ok(loaded) => match noted {
+                None => return Ok(loaded),
+                // What loads may still be damaged inside. Closed again before it is read as a damaged one.
+                Some(cause) => {
+                    drop(loaded);
+                    cause
+                }
+            },
+        }
     };
     tracing::error!(path = %path.display(), cause, "the database is damaged: salvaging what can be read");
     let target = data_dir.join(SALVAGING);
     remove_salvaging(data_dir)?;
-    let summary = match salvage::salvage(&path, &target, &cause) {
+    let summary = match salvage::salvage((!is_gone).then_some(&path), &target, &cause) {
         Ok(summary) => summary,
         Err(failure) => {
             // What was begun must not take the space that others need; where it cannot be removed the next try does it.
@@ -91,6 +99,11 @@ pub(super) fn sound<T>(
         "the database was damaged; what could be read is kept, the damaged files are set aside"
     );
     load()
+}
+
+/// Whether there is no byte of a database.
+fn is_empty(path: &Path) -> bool {
+    fs::metadata(path).map_or_else(|error| error.kind() == io::ErrorKind::NotFound, |metadata| metadata.len() == 0)
 }
 
 fn remove_salvaging(data_dir: &Path) -> Result<(), OpenError> {

@@ -43,8 +43,9 @@ pub(super) struct Summary {
     pub(super) lost: u64,
 }
 
-/// Copies what can be read from `source` into the new database `target`, and syncs that. Fails only where writing fails.
-pub(super) fn salvage(source: &Path, target: &Path, cause: &str) -> Result<Summary, Failure> {
+/// Copies what can be read from `source` into the new database `target`, and syncs that. Fails only where writing fails. Without a source
+/// nothing is copied, and message numbers go on from the floor.
+pub(super) fn salvage(source: Option<&PathBuf>, target: &Path, cause: &str) -> Result<Summary, Failure> {
     // Synced once, at the end.
     let new = schema::connect(target, Role::Writer, Durability::Process)?;
     schema::migrate(&new)?;
@@ -52,8 +53,11 @@ pub(super) fn salvage(source: &Path, target: &Path, cause: &str) -> Result<Summa
     new.execute("INSERT INTO floor VALUES(?1)", [floor])?;
     let mut summary = Summary::default();
     let copy = with_suffix(target, "-source");
-    match readable(source, &new, target, &copy) {
-        Ok(old) => {
+    match source.map(|source| readable(source, &new, target, &copy)).transpose() {
+        Ok(None) => {
+            tracing::error!("there is nothing to salvage from; messages that were stored are lost without a count")
+        }
+        Ok(Some(old)) => {
             for (table, key) in PLAIN_TABLES {
                 copy_table(&old, &new, table, key)?;
             }

@@ -151,6 +151,31 @@ fn a_file_of_garbage_is_set_aside_and_the_gateway_starts() {
 }
 
 #[test]
+fn a_database_that_is_gone_is_no_new_folder() {
+    type Harm = fn(&Path);
+    let harms: [Harm; 2] = [
+        |path| fs::remove_file(path).unwrap(),
+        |path| fs::File::options().write(true).open(path).unwrap().set_len(0).unwrap(),
+    ];
+    for harm in harms {
+        let dir = tempfile::tempdir().unwrap();
+        crashed(dir.path());
+        harm(&dir.path().join("tidegate.db"));
+        let bench = Bench::open(&settings(dir.path()), &[stream("a")]);
+        assert_eq!(quarantined(dir.path()), 1);
+        let set_aside = fs::read_dir(dir.path().join("quarantine")).unwrap().next().unwrap().unwrap().path();
+        assert!(set_aside.join("tidegate.db-wal").metadata().unwrap().len() > 0, "the log may be all that is left");
+        bench.store(A, [7]);
+        assert!(bench.backlog(A)[0].seq > 1 << 40, "numbers that may have been used are not used again");
+        assert_eq!(bench.handle.stats().salvages, 1);
+        bench.close();
+        let bench = Bench::open(&settings(dir.path()), &[stream("a")]);
+        assert_eq!((bench.numbers(A), quarantined(dir.path())), (vec![7], 1));
+        bench.close();
+    }
+}
+
+#[test]
 fn a_row_that_makes_no_sense_goes_to_the_dead_letters() {
     let dir = tempfile::tempdir().unwrap();
     let path = made(dir.path());
