@@ -118,7 +118,8 @@
 //! would leave messages behind, to go on writing would spread it. What was known before and is not found any more is taken over: what had left stays away,
 //! no counter falls, and what is missing counts as lost. What cannot be read is tried four times before it is damage. Salvage reads each stream around the damage (by key, found
 //! by growing steps and bisection), counts what is missing as dropped (`damaged`), skips a million numbers, and sets the damaged files aside
-//! unchanged; the steps are in `recovery`. Where a stream's row is lost too, its numbers go on from the milliseconds since 1970 (`floor`).
+//! unchanged; the steps are in `recovery`. Where a stream's row is lost too, its numbers go on from the milliseconds since 1970, and a
+//! thousand million further for every database in the quarantine (`floor`). So do they where the database is gone though the lock file says that there was one.
 //! Queues are salvaged alike: numbers go on a million further, or where the books are lost too from the seconds since 1970. A queued row that makes no
 //! sense is dropped and counted. As a queue may have holes, a gap is damage only where it is larger than all holes that its books know of.
 //! The messages of a session whose own row is lost are dropped and counted: nobody can ever ask for them.

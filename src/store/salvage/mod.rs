@@ -18,6 +18,7 @@ use super::{
     api::Durability,
     clock::{ERA_UNIX_MS, Now},
     failure::Failure,
+    recovery::QUARANTINE,
     schema::{self, Role},
 };
 
@@ -34,6 +35,9 @@ const COPY_ROWS: u64 = 10_000;
 const PLAIN_TABLES: [(&str, &str); 5] =
     [("boot", "id"), ("received", "session, packet_id"), ("dead", "id"), ("dead_left", "fate"), ("salvage", "id")];
 
+/// How far apart the floors of two salvages are where the clock does not tell them apart.
+const FLOOR_STEP: i64 = 1_000_000_000;
+
 /// What came of it.
 #[derive(Debug, Default)]
 pub(super) struct Summary {
@@ -49,7 +53,8 @@ pub(super) fn salvage(source: Option<&PathBuf>, target: &Path, cause: &str) -> R
     // Synced once, at the end.
     let new = schema::connect(target, Role::Writer, Durability::Process)?;
     schema::migrate(&new)?;
-    let floor = Now::read().unix_ms.max(ERA_UNIX_MS);
+    let floor =
+        Now::read().unix_ms.max(ERA_UNIX_MS).saturating_add(set_aside_before(target).saturating_mul(FLOOR_STEP));
     new.execute("INSERT INTO floor VALUES(?1)", [floor])?;
     let mut summary = Summary::default();
     let copy = with_suffix(target, "-source");
@@ -77,6 +82,12 @@ pub(super) fn salvage(source: Option<&PathBuf>, target: &Path, cause: &str) -> R
     let sync = File::open(target).and_then(|file| file.sync_all());
     sync.map_err(|error| Failure::Trouble(format!("cannot sync the new database: {error}")))?;
     Ok(summary)
+}
+
+/// How many databases lie in the quarantine already. A board whose clock is in 1970 at every start would give every salvage the same floor.
+fn set_aside_before(target: &Path) -> i64 {
+    let quarantine = target.with_file_name(QUARANTINE);
+    fs::read_dir(quarantine).map_or(0, |entries| i64::try_from(entries.count()).unwrap_or(0))
 }
 
 /// A connection that can read at least the schema: to the file itself, or where its header is garbage, to a copy with the

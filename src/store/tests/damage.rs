@@ -171,6 +171,13 @@ fn a_database_that_is_gone_is_no_new_folder() {
         bench.close();
         let bench = Bench::open(&settings(dir.path()), &[stream("a")]);
         assert_eq!((bench.numbers(A), quarantined(dir.path())), (vec![7], 1));
+        let first = bench.backlog(A)[0].seq;
+        bench.close();
+        harm(&dir.path().join("tidegate.db"));
+        let bench = Bench::open(&settings(dir.path()), &[stream("a")]);
+        bench.store(A, [8]);
+        // As if no time had passed, which a clock that is never set may say.
+        assert!(bench.backlog(A)[0].seq >= first + 1_000_000_000);
         bench.close();
     }
 }
