@@ -75,7 +75,7 @@ pub(super) struct Mended {
 pub(super) fn mend(errand: &Errand) -> Result<Mended, LoadError> {
     close_reader(&errand.shared);
     #[cfg(test)]
-    if super::shared::locked(&errand.shared.fault).is_some() {
+    if super::shared::locked(&errand.shared.fault).is_some_and(|it| it != super::shared::Fault::AfterSalvage) {
         return Err(LoadError::Sqlite { step: "open", cause: "as the test says".to_owned() });
     }
     let data_dir = &errand.settings.data_dir;
