@@ -81,8 +81,9 @@ pub(super) fn mend(errand: &Errand) -> Result<Mended, LoadError> {
     let data_dir = &errand.settings.data_dir;
     let path = data_dir.join(DATABASE);
     if let Some(damage) = &errand.damage {
-        recovery::ask_for_salvage(data_dir, damage);
+        // First: a note would have the next start salvage at once, from a device that may give nothing at that moment either.
         give_anything(&path).map_err(|error| LoadError::Sqlite { step: "read", cause: error.to_string() })?;
+        recovery::ask_for_salvage(data_dir, damage);
     }
     let load = || opening::load(&path, &errand.settings, &errand.streams);
     let loaded = recovery::sound(data_dir, errand.damage.clone(), load)?;
