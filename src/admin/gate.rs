@@ -1,4 +1,4 @@
-//! Which requests may change something: none that a web page of another site has its reader's browser make.
+//! Which requests may change something, or read messages: none that a web page of another site has its reader's browser make.
 //!
 //! A browser lets any page send a POST to any address that its machine can reach, and with a name that resolves to loopback (DNS rebinding)
 //! a page can even read the answers. Without a token, which is allowed on loopback only, nothing else stands between such a page and the streams.
@@ -6,6 +6,8 @@
 //!
 //! - a `Host` that no attacker's name server can point at us: an address, `localhost`, or the name of this machine;
 //! - no `Origin`, as programs send none, or the one of this very `Host` (the gateway's own pages).
+//!
+//! The same holds for reading dead letters where there is no token: they have payloads.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -75,10 +77,10 @@ fn first_label(name: &str) -> &str {
     name.split('.').next().unwrap_or_default()
 }
 
-/// Refuses POST and DELETE that a page of another site may have sent.
+/// Refuses POST and DELETE that a page of another site may have sent, and without a token GET too.
 pub(super) async fn check(Shared(state): Shared<State>, request: Request, next: Next) -> Response {
     let changes = ![Method::GET, Method::HEAD, Method::OPTIONS].contains(request.method());
-    match state.gate().objection(request.headers()).filter(|_| changes) {
+    match state.gate().objection(request.headers()).filter(|_| changes || !state.has_token()) {
         Some((code, message)) => Failure::new(StatusCode::FORBIDDEN, code, message).into_response(),
         None => next.run(request).await,
     }

@@ -80,6 +80,10 @@ impl State {
         &*self.0.sources
     }
 
+    pub(super) fn has_token(&self) -> bool {
+        self.0.token.is_some()
+    }
+
     pub(super) fn gate(&self) -> &Gate {
         &self.0.gate
     }

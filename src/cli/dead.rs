@@ -142,8 +142,8 @@ fn show(door: &Door, id: u64) -> Result<(), Trouble> {
 fn letter_words(letter: &Value) -> String {
     let message = &letter["message"];
     let payload = match (message["payload"].as_str(), message["payload_base64"].as_str()) {
-        (Some(payload), _) => payload.to_owned(),
-        (None, Some(payload)) => format!("(base64) {payload}"),
+        (Some(_), _) => text(&message["payload"]),
+        (None, Some(_)) => format!("(base64) {}", text(&message["payload_base64"])),
         (None, None) => "(cannot be read)".to_owned(),
     };
     let user = message["user_properties"].as_array().into_iter().flatten();

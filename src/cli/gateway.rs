@@ -21,7 +21,10 @@ use hyper_util::rt::TokioIo;
 use serde_json::Value;
 use tokio::{net::TcpStream, time::timeout};
 
-use super::{finish, print, refuse};
+use super::{
+    finish, print, refuse,
+    words::{printable, printable_json},
+};
 use crate::{
     config::{self, Refused},
     named_file::{self, Content},
@@ -105,7 +108,7 @@ impl Door {
 
     /// Prints an answer as JSON, or in words.
     pub(super) fn show(&self, answer: &Value, words: impl FnOnce(&Value) -> String) {
-        print(&if self.json { format!("{answer:#}\n") } else { words(answer) });
+        print(&if self.json { printable_json(answer) + "\n" } else { words(answer) });
     }
 }
 
@@ -147,7 +150,7 @@ impl Gateway {
             Some(_) if status == 401 => {
                 bail!("the gateway at {} wants a token: give --token-file", self.address)
             }
-            Some(message) => bail!("{message}"),
+            Some(message) => bail!("{}", printable(message)),
             None => bail!("the gateway at {} answered {status}", self.address),
         }
     }

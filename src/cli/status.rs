@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::{
     gateway::{Door, Trouble, outcome},
     table::layout,
-    words::{duration, facts_text, rate, size, text},
+    words::{duration, facts_text, printable, rate, size, text},
 };
 
 /// Shows the running gateway at a glance.
@@ -49,7 +49,8 @@ fn items(value: &Value) -> &[Value] {
 
 fn status_words(status: &Value) -> String {
     let store = &status["store"];
-    let refusing = store["refusing"].as_str().map_or(String::new(), |why| format!(", REFUSING MESSAGES: {why}"));
+    let refusing =
+        store["refusing"].as_str().map_or(String::new(), |why| format!(", REFUSING MESSAGES: {}", printable(why)));
     let synced = if status["clock"]["synced"] == true { "" } else { " (not set yet)" };
     let facts = [
         ("gateway", format!("{}, version {}", text(&status["gateway_id"]), text(&status["version"]))),

@@ -4,13 +4,46 @@ use std::fmt::Write as _;
 
 use serde_json::Value;
 
-/// A text, `-` where there is none.
+/// A text as a terminal may show it, `-` where there is none.
 pub(super) fn text(value: &Value) -> String {
     match value {
         Value::Null => "-".to_owned(),
-        Value::String(text) => text.clone(),
-        other @ (Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_)) => other.to_string(),
+        Value::String(text) => printable(text),
+        other @ (Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_)) => {
+            printable(&other.to_string())
+        }
     }
+}
+
+/// A text without anything that a terminal would obey: topics, client ids, payloads and what an upstream says come from anybody.
+pub(super) fn printable(text: &str) -> String {
+    text.chars().fold(String::with_capacity(text.len()), |mut out, c| {
+        if rules_a_terminal(c) {
+            out.extend(c.escape_default());
+        } else {
+            out.push(c);
+        }
+        out
+    })
+}
+
+/// JSON as a terminal may show it. What is escaped in it already stays; the rest is in its texts only.
+pub(super) fn printable_json(json: &Value) -> String {
+    let escaped = |mut out: String, c: char| {
+        if c != '\n' && rules_a_terminal(c) {
+            // None of them is beyond the first 65 536 code points.
+            let _ = write!(out, "\\u{:04x}", u32::from(c));
+        } else {
+            out.push(c);
+        }
+        out
+    };
+    format!("{json:#}").chars().fold(String::new(), escaped)
+}
+
+/// Control characters, and those that turn the direction of writing.
+fn rules_a_terminal(c: char) -> bool {
+    c.is_control() || matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 /// Bytes in the unit that suits: `1.4MiB`.
@@ -68,6 +101,19 @@ pub(super) fn rate(value: &Value) -> String {
 mod tests {
     use super::*;
     use serde_json::json;
+
+    #[test]
+    fn nothing_that_a_terminal_obeys_is_printed() {
+        let evil = "a\u{1b}[2J\r\n\u{9b}1m\u{7f}\u{202e}\tz";
+        let plain = "a\\u{1b}[2J\\r\\n\\u{9b}1m\\u{7f}\\u{202e}\\tz";
+        assert_eq!(text(&json!(evil)), plain);
+        assert_eq!(text(&json!([evil])).chars().find(|c| rules_a_terminal(*c)), None);
+        assert_eq!(printable("Süd/温度 🌡"), "Süd/温度 🌡");
+        let document = json!({ "topic": evil, evil: 1 });
+        let shown = printable_json(&document);
+        assert_eq!(shown.chars().find(|c| *c != '\n' && rules_a_terminal(*c)), None);
+        assert_eq!(serde_json::from_str::<Value>(&shown).unwrap(), document);
+    }
 
     #[test]
     fn figures_are_short() {

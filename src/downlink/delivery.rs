@@ -11,7 +11,7 @@ use std::{
 
 use tokio::{
     sync::{mpsc, watch},
-    time::sleep_until,
+    time::{sleep_until, timeout},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -237,18 +237,21 @@ impl Delivery {
         lane.reserve(steps.len() * size_of::<Entry>()).await?.submit(steps);
         returns.recv().await.ok_or(StoreError::Closed)?;
         // Steps alone are written within a second; here they are waited for.
+        // Asked once, however long that takes: what waits for a disk in trouble takes the place of others there.
+        let mut flushed = std::pin::pin!(self.store.flush(Duration::MAX));
         let mut is_said = false;
-        while let Err(error) = self.store.flush(COMMIT_PATIENCE).await {
-            match error {
-                StoreError::Deadline if self.stop.is_cancelled() => break,
-                StoreError::Deadline if is_said => {}
-                StoreError::Deadline => {
+        loop {
+            match timeout(COMMIT_PATIENCE, &mut flushed).await {
+                Ok(flushed) => {
+                    flushed?;
+                    break;
+                }
+                Err(_) if self.stop.is_cancelled() => break,
+                Err(_) if is_said => {}
+                Err(_) => {
                     is_said = true;
                     let downlink = &self.place.settings.name;
                     tracing::warn!(downlink, "deliveries are not committed: the store takes very long");
-                }
-                error @ (StoreError::Closed | StoreError::Failed(_) | StoreError::NoSuchStream(_)) => {
-                    return Err(error);
                 }
             }
         }

@@ -4,7 +4,7 @@
 //! taken. While the store holds something back nothing more is taken, and the upstream sends no more; when the connection is
 //! lost meanwhile, what was held is forgotten, for the upstream sends it again.
 
-use std::sync::Arc;
+use std::{collections::HashMap, sync::Arc};
 
 use smallvec::SmallVec;
 use tokio::sync::Notify;
@@ -47,6 +47,8 @@ pub(super) struct Reception {
     refused: Refused,
     stop: CancellationToken,
     link: Link,
+    /// For each address, its last connection that was ours.
+    followed: HashMap<String, u64>,
     lane: (Lane, Returns),
 }
 
@@ -70,7 +72,8 @@ impl Reception {
         stop: CancellationToken,
     ) -> Self {
         let lane = store.lane(OnRefusal::Hold, None);
-        Self { uplink, places, arrivals, store, refused, stop, link: Link::default(), lane }
+        let (link, followed) = (Link::default(), HashMap::new());
+        Self { uplink, places, arrivals, store, refused, stop, link, followed, lane }
     }
 
     /// Takes what comes until it is stopped or the store has failed.
@@ -106,9 +109,11 @@ impl Reception {
             return Ok(());
         }
         let ids = ids_of(&self.uplink, &link.url);
-        if !link.session_present {
+        // Also where the session began with a connection that brought nothing, and so was not seen here.
+        if link.session_since > self.followed.get(&link.url).copied().unwrap_or(0) {
             self.store.delete_session(ids.clone()).await?;
         }
+        self.followed.insert(link.url.clone(), link.epoch);
         self.lane = self.store.lane(OnRefusal::Hold, Some(ids));
         self.link = link;
         Ok(())

@@ -75,14 +75,15 @@ pub(super) struct Mended {
 pub(super) fn mend(errand: &Errand) -> Result<Mended, LoadError> {
     close_reader(&errand.shared);
     #[cfg(test)]
-    if super::shared::locked(&errand.shared.fault).is_some() {
+    if super::shared::locked(&errand.shared.fault).is_some_and(|it| it != super::shared::Fault::AfterSalvage) {
         return Err(LoadError::Sqlite { step: "open", cause: "as the test says".to_owned() });
     }
     let data_dir = &errand.settings.data_dir;
     let path = data_dir.join(DATABASE);
     if let Some(damage) = &errand.damage {
-        recovery::ask_for_salvage(data_dir, damage);
+        // First: a note would have the next start salvage at once, from a device that may give nothing at that moment either.
         give_anything(&path).map_err(|error| LoadError::Sqlite { step: "read", cause: error.to_string() })?;
+        recovery::ask_for_salvage(data_dir, damage);
     }
     let load = || opening::load(&path, &errand.settings, &errand.streams);
     let loaded = recovery::sound(data_dir, true, errand.damage.clone(), load)?;

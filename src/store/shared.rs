@@ -230,6 +230,10 @@ pub(super) enum Fault {
     NoWrite,
     /// The next commit fails after it is done, then as `NoWrite`.
     LostSync,
+    /// The next commit finds no space for the index of the log.
+    FullIndex,
+    /// Mending works, and the first transaction after a salvage fails.
+    AfterSalvage,
 }
 
 /// Whether the store works.

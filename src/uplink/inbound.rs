@@ -10,9 +10,12 @@
 //! - Answers go back through a queue of as many places. Each arrival and each answer carries the *epoch* of its connection: an
 //!   answer to a connection that is gone is dropped, for the upstream sends the message again.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, Ordering},
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
@@ -88,8 +91,9 @@ pub struct Link {
     pub epoch: u64,
     /// Where to.
     pub url: String,
-    /// Whether the upstream has kept its session: then the ids of messages that were received still count.
-    pub session_present: bool,
+    /// The connection that the upstream's session began with; 0 where that was before the first. The ids of messages that were received in
+    /// an earlier session mean nothing any more.
+    pub session_since: u64,
 }
 
 /// Something that arrived, with its share of the queue.
@@ -107,6 +111,8 @@ pub struct Arrival {
 pub struct Inbound {
     subscriptions: Vec<Subscription>,
     link: watch::Sender<Link>,
+    /// For each address, the connection that its session began with.
+    sessions: HashMap<String, u64>,
     arrivals: mpsc::Sender<Arrival>,
     room: Arc<Semaphore>,
     answers: mpsc::Receiver<Answer>,
@@ -135,7 +141,8 @@ pub fn inbound(subscriptions: Vec<Subscription>) -> (Inbound, Arrivals) {
     let (answers, answering) = mpsc::channel(INBOX_MESSAGES);
     let (room, lost) = (Arc::new(Semaphore::new(INBOX_BYTES)), Arc::<AtomicU64>::default());
     let theirs = Arrivals { link: connection, arrivals: arriving, answers, lost: Arc::clone(&lost) };
-    (Inbound { subscriptions, link, arrivals, room, answers: answering, lost, overflowed: false }, theirs)
+    let sessions = HashMap::new();
+    (Inbound { subscriptions, link, sessions, arrivals, room, answers: answering, lost, overflowed: false }, theirs)
 }
 
 impl Inbound {
@@ -147,10 +154,12 @@ impl Inbound {
     /// A connection begins.
     pub fn connected(&mut self, greeting: &Greeting) {
         self.overflowed = false;
-        self.link.send_modify(|link| {
-            let (url, session_present) = (greeting.url.clone(), greeting.session_present);
-            *link = Link { epoch: link.epoch + 1, url, session_present };
-        });
+        let (epoch, url) = (self.link.borrow().epoch + 1, greeting.url.clone());
+        if !greeting.session_present {
+            self.sessions.insert(url.clone(), epoch);
+        }
+        let session_since = self.sessions.get(&url).copied().unwrap_or(0);
+        self.link.send_replace(Link { epoch, url, session_since });
     }
 
     /// Something arrived on it.
@@ -237,9 +246,24 @@ mod tests {
         assert_eq!(rest.last(), Some(&message(QoS::AtMostOnce, 0)));
         assert!(ours.wants_again());
         ours.connected(&greeting(true));
-        assert!(!ours.wants_again() && theirs.link.borrow().session_present);
+        assert!(!ours.wants_again());
         ours.arrived(message(QoS::AtLeastOnce, 7));
         assert_eq!(theirs.arrivals.try_recv().unwrap().epoch, 2);
+    }
+
+    #[test]
+    fn a_session_that_began_unseen_is_known() {
+        let (mut ours, theirs) = inbound(Vec::new());
+        let since = || (theirs.link.borrow().epoch, theirs.link.borrow().session_since);
+        let other = Greeting { url: "mqtt://other".to_owned(), ..greeting(true) };
+        ours.connected(&greeting(true));
+        assert_eq!(since(), (1, 0), "it may be older than this process");
+        // Nobody looks at the second.
+        ours.connected(&greeting(false));
+        ours.connected(&greeting(true));
+        assert_eq!(since(), (3, 2));
+        ours.connected(&other);
+        assert_eq!(since(), (4, 0), "each address has its own");
     }
 
     #[tokio::test]

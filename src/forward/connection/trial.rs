@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use super::{Cause, Connection, Unwritten};
+use super::{Cause, Connection, Mode, Unwritten};
 use crate::{
     forward::{
         ledger::Plan,
@@ -40,7 +40,11 @@ pub(super) enum Others {
 impl<U: Upstream> Connection<'_, U> {
     /// When there is a try to begin.
     fn next_trial(&self) -> Option<Instant> {
-        if self.trial.is_some() { None } else { self.task.suspects.next_due(|lane| !self.task.feeds[lane].is_paused()) }
+        // While nothing new is sent none begins, however long one has been due.
+        if self.trial.is_some() || !matches!(self.mode, Mode::Sending) {
+            return None;
+        }
+        self.task.suspects.next_due(|lane| !self.task.feeds[lane].is_paused())
     }
 
     /// Begins a try that is due, and takes the one under way as far as it goes.

@@ -105,7 +105,8 @@ impl Kept {
         self.bytes = self.bytes.saturating_sub(bytes);
         self.gone.forget_before(tail);
         self.marks.retain(|mark| mark.upto > tail);
-        if tail >= head {
+        // What is left between them has left in other ways: garbage like any other, of which nothing is to be known here.
+        if tail >= head || self.messages == 0 {
             *self = Self::default();
         }
     }

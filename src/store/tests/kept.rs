@@ -130,6 +130,26 @@ fn messages_are_let_go_when_their_time_is_over() {
 }
 
 #[test]
+fn what_left_behind_the_last_kept_message_is_garbage_like_any_other() {
+    let dir = tempfile::tempdir().unwrap();
+    let streams = [keeping("a", Duration::from_millis(1))];
+    let bench = Bench::open(&settings(dir.path()), &streams);
+    bench.store(A, 0..5_000);
+    let runs =
+        vec![Run { first: 1, last: 10, fate: Fate::Forwarded }, Run { first: 11, last: 100, fate: Fate::Expired }];
+    bench.wait(bench.handle.settle(A, runs)).unwrap();
+    bench.flush();
+    bench.until("let go", |bench| bench.books(A).kept_messages == 0);
+    bench.settle(A, 101, 4_000, Fate::Expired);
+    bench.until("deleted", |bench| bench.internal(A).tail == 4_001);
+    assert!(!bench.internal(A).operated.kept.is_some() && bench.internal(A).operated.kept.gone.ranges() == 0);
+    bench.close();
+    let bench = Bench::open(&settings(dir.path()), &streams);
+    assert_eq!((bench.handle.stats().salvages, bench.numbers(A).len()), (0, 1_000), "nothing is damaged");
+    bench.close();
+}
+
+#[test]
 fn what_is_kept_is_let_go_when_the_configuration_wants_it_no_more() {
     let dir = tempfile::tempdir().unwrap();
     let bench = Bench::open(&settings(dir.path()), &[keeping("a", HOUR)]);

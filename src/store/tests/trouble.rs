@@ -195,7 +195,39 @@ fn damage_met_while_running_is_salvaged_in_the_same_process() {
 }
 
 #[test]
+fn a_doubt_that_is_over_says_nothing_of_what_comes_later() {
+    let dir = tempfile::tempdir().unwrap();
+    let bench = Bench::open(&settings(dir.path()), &[stream("a"), stream("b")]);
+    bench.store(A, 0..3);
+    fault(&bench, Some(Fault::FullIndex));
+    let mut lane = bench.handle.lane(OnRefusal::Report, None);
+    let full = Outcome::Refused(Refusal::DiskFull);
+    assert_eq!(bench.outcomes(&mut lane, vec![publish(&[A], 3)]), [full]);
+    // The books stand as they would have with the one that was refused.
+    while bench.outcomes(&mut lane, vec![publish(&[A], 3)]) == [full] {
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    fault(&bench, Some(Fault::NoWrite));
+    bench.submit(&mut lane.0, vec![publish(&[B], 4)]);
+    until(&bench, is_suspended);
+    fault(&bench, None);
+    let outcome = bench.wait(lane.1.recv()).unwrap().verdicts[0].1;
+    until(&bench, |handle| !is_suspended(handle));
+    assert_eq!((outcome, bench.numbers(A).len(), bench.numbers(B).len()), (SUSPENDED, 4, 0));
+    bench.close();
+}
+
+#[test]
 fn what_had_left_before_a_salvage_does_not_come_back_and_no_counter_falls() {
+    had_left_before_a_salvage(None);
+}
+
+#[test]
+fn nor_does_it_where_the_disk_fails_again_after_the_salvage() {
+    had_left_before_a_salvage(Some(Fault::AfterSalvage));
+}
+
+fn had_left_before_a_salvage(then: Option<Fault>) {
     let dir = tempfile::tempdir().unwrap();
     let bench = made(dir.path());
     // All of this is in the log alone.
@@ -204,6 +236,7 @@ fn what_had_left_before_a_salvage_does_not_come_back_and_no_counter_falls() {
     let log = fs::OpenOptions::new().write(true).open(dir.path().join("tidegate.db-wal")).unwrap();
     log.write_all_at(&[0xEE; 64], 0).unwrap();
     damage(dir.path());
+    fault(&bench, then);
     let numbers = bench.numbers(A);
     assert_eq!(bench.handle.stats().salvages, 1);
     bench.flush();

@@ -68,7 +68,7 @@ pub(super) struct Kept {
     pub(super) epoch: u64,
     /// The end was asked for.
     pub(super) closing: bool,
-    /// The books of all streams as they were before a salvage.
+    /// The books of all streams as they were before a salvage, until they are taken over.
     pub(super) before: Vec<Books>,
 }
 
@@ -165,7 +165,10 @@ impl<'c> Writer<'c> {
             next_chore: Instant::now(),
             told: None,
         };
-        let end = writer.take_over(&before).and_then(|()| writer.work());
+        let taken_over = writer.take_over(&before);
+        // Where the disk fails again before that is on it, it is still to be done.
+        let before = if taken_over.is_ok() { Vec::new() } else { before };
+        let end = taken_over.and_then(|()| writer.work());
         if matches!(end, Ok(Last::Close))
             && let Err(error) = writer.note_ends()
         {
@@ -176,7 +179,7 @@ impl<'c> Writer<'c> {
         let doubt = transaction.evidence.map(|evidence| Doubt { outcomes: decided, evidence });
         // They came before everything else that is left.
         deferred.splice(0..0, put_off.into_jobs());
-        *kept = Kept { deferred, failed, doubt, lazy: transaction.lazy, attempt, epoch, closing, before: Vec::new() };
+        *kept = Kept { deferred, failed, doubt, lazy: transaction.lazy, attempt, epoch, closing, before };
         end
     }
 

@@ -285,6 +285,8 @@ impl Writer<'_> {
             }
             self.disk_was_full(&error);
         };
+        // A commit that was in doubt has been decided again and written over.
+        self.transaction.evidence = None;
         self.announce_refusing();
         self.hand_back(round.jobs, outcomes, mode);
         self.company.last_round = Some(Instant::now());

@@ -244,7 +244,8 @@ impl Suspension<'_> {
     fn resume(self, mended: Mended) -> Loaded {
         self.desk.history.ended = Some(Instant::now());
         self.desk.history.wait = self.wait / 2;
-        if self.damage.is_some() {
+        // What was published since a salvage that was not taken over yet is what that found.
+        if self.damage.is_some() && self.desk.kept.before.is_empty() {
             let doors = self.desk.shared.doors.iter();
             self.desk.kept.before = doors.map(|door| locked(&door.published).books.clone()).collect();
         }

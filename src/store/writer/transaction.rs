@@ -176,9 +176,7 @@ impl<'c> Transaction<'c> {
                 return Err(Failure::Full("as the test says".to_owned()));
             }
             #[cfg(test)]
-            if *locked(&self.shared.fault) == Some(crate::store::shared::Fault::NoWrite) {
-                return Err(Failure::Trouble("as the test says".to_owned()));
-            }
+            self.fail_to_begin()?;
             let at = Instant::now();
             self.begin.raw_execute()?;
             self.begun = Some(at);
@@ -300,9 +298,10 @@ impl<'c> Transaction<'c> {
     }
 
     fn commit_rows(&mut self) -> Result<(), Failure> {
-        let committed = self.commit.raw_execute();
         #[cfg(test)]
-        let committed = self.lose_sync(committed);
+        let committed = self.commit_as_the_test_says();
+        #[cfg(not(test))]
+        let committed = self.commit.raw_execute();
         if let Err(error) = &committed
             && failure::leaves_doubt(error)
         {
@@ -328,17 +327,37 @@ impl<'c> Transaction<'c> {
         Evidence { mark, entered }
     }
 
-    /// As if the sync of a commit had failed, and all that follows.
     #[cfg(test)]
-    fn lose_sync(&self, committed: Result<usize, rusqlite::Error>) -> Result<usize, rusqlite::Error> {
+    fn fail_to_begin(&self) -> Result<(), Failure> {
         use crate::store::shared::Fault;
         let mut fault = locked(&self.shared.fault);
-        if *fault != Some(Fault::LostSync) {
-            return committed;
+        match *fault {
+            Some(Fault::NoWrite) => {}
+            Some(Fault::AfterSalvage) if *self.shared.salvages.borrow() > 0 => *fault = None,
+            Some(Fault::AfterSalvage | Fault::LostSync | Fault::FullIndex) | None => return Ok(()),
         }
-        *fault = Some(Fault::NoWrite);
-        let error = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_IOERR_FSYNC);
-        Err(rusqlite::Error::SqliteFailure(error, Some("as the test says".to_owned())))
+        Err(Failure::Trouble("as the test says".to_owned()))
+    }
+
+    /// Also as if the sync had failed, and all that follows; or as if there had been no space for the index of the log.
+    #[cfg(test)]
+    fn commit_as_the_test_says(&mut self) -> Result<usize, rusqlite::Error> {
+        use crate::store::shared::Fault;
+        let mut fault = locked(&self.shared.fault);
+        let code = match *fault {
+            Some(Fault::LostSync) => {
+                self.commit.raw_execute()?;
+                *fault = Some(Fault::NoWrite);
+                rusqlite::ffi::SQLITE_IOERR_FSYNC
+            }
+            Some(Fault::FullIndex) => {
+                self.rollback.raw_execute()?;
+                *fault = None;
+                rusqlite::ffi::SQLITE_IOERR_SHMSIZE
+            }
+            Some(Fault::NoWrite | Fault::AfterSalvage) | None => return self.commit.raw_execute(),
+        };
+        Err(rusqlite::Error::SqliteFailure(rusqlite::ffi::Error::new(code), Some("as the test says".to_owned())))
     }
 
     fn publish(&mut self) {

@@ -122,6 +122,7 @@ impl Writer<'_> {
             Ok(value) => Ok(Some(value)),
             Err(error @ Failure::Full(_)) => {
                 self.transaction.undo()?;
+                self.transaction.evidence = None;
                 self.disk_was_full(&error);
                 Ok(None)
             }
