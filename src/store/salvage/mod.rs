@@ -60,7 +60,7 @@ pub(super) fn salvage(source: Option<&PathBuf>, target: &Path, cause: &str) -> R
     let copy = with_suffix(target, "-source");
     match source.map(|source| readable(source, &new, target, &copy)).transpose() {
         Ok(None) => {
-            tracing::error!("there is nothing to salvage from; messages that were stored are lost without a count")
+            tracing::error!("there is nothing to salvage from; messages that were stored are lost without a count");
         }
         Ok(Some(old)) => {
             for (table, key) in PLAIN_TABLES {
