@@ -15,13 +15,21 @@
 //!   written anew, byte for byte, and synced ([`rewrite_log`]). Where that succeeds, what can be read is what is on the disk; a power
 //!   cut in between finds old bytes or the same bytes. T is now there or not, as it was found; the writer learns which from the books.
 //! * *The database.* Pages that a failed checkpoint wrote are all still in the log, for it starts anew only after a sync of the
-//!   database that succeeded. With all connections closed the index of the log (`-shm`) is made anew, and with it the
-//!   mark of how far the log had been moved: the checkpoint that follows writes every page of the log again ([`prove`]).
+//!   database that succeeded. But a checkpoint which a reader holds up moves a part of the log without a sync, and marks in the
+//!   index of the log (`-shm`) how far it came; the next one goes on from there, and where its sync fails, that part is forgotten,
+//!   too. With all connections closed the index is made anew, and with it the mark: the checkpoint that follows writes every page
+//!   of the log again ([`prove`]). For the same reason the orderly end leaves the log where it is when its checkpoint fails.
 //!
 //! The same holds for a start after a crash of the process: the kernel's memory outlives it. So opening rewrites the log, too.
 //!
-//! A file system that copies on write may have no space for the rewriting. A failed sync in the same breath as a full disk and
-//! then a power cut is what is left uncovered: it is said in the log, and not made a reason to stay closed.
+//! [`prove`] would do without the rewriting where nothing came between: it moves T into the database, and the log begins anew
+//! before anything is acknowledged. But a power cut in the middle of it would leave pages of T in a database whose log ends before T, and
+//! a start after a crash moves nothing. The rewriting would do without [`prove`], but for a file system that copies on
+//! write and has no space for it: there [`prove`] is what is left. So uncovered are, with a disk that is full just when a sync
+//! fails, a power cut before [`prove`] is through, and a crash before it and then a power cut. That is said in the log, and not made
+//! a reason to stay closed.
+//!
+//! `tests/faults/36_doubt.py` has a story for each of these, which fails where that part is left out.
 //!
 //! # Damage
 //!

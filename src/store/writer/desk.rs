@@ -134,8 +134,7 @@ fn serve(desk: &mut Desk, loaded: Loaded) -> Result<(), Failure> {
         return end.map(|_| ());
     }
     connection.flush_prepared_statement_cache();
-    upkeep::mark_and_truncate(&connection);
-    connection.close().map_err(|(_, error)| Failure::from(error))
+    upkeep::mark_and_close(connection)
 }
 
 impl<'c> Writer<'c> {

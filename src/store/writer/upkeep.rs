@@ -10,7 +10,7 @@ use rusqlite::{Connection, OptionalExtension, wal::CheckpointMode};
 use super::queues::queued_row;
 use super::{Writer, space::Measured};
 use crate::store::{
-    alarms, api::Sequence, books::Books, failure::Failure, queue, schema::PAGE_BYTES, sessions::SessionId,
+    alarms, api::Sequence, books::Books, failure::Failure, mend, queue, schema::PAGE_BYTES, sessions::SessionId,
     shared::locked,
 };
 
@@ -366,11 +366,17 @@ fn checkpoint(connection: &Connection, mode: CheckpointMode) -> Result<(), Failu
 
 /// The orderly end: says so in the database, and a last checkpoint. Where that fails nothing is lost: the log is read at the next
 /// start, and all that is stored is checked.
-pub(super) fn mark_and_truncate(connection: &Connection) {
-    if let Err(error) = alarms::mark(connection, true) {
+///
+/// The log then has to stay: closing would move the rest of it once more, and remove it when that works. But a part that an earlier
+/// checkpoint had moved would not be written again, though the sync that failed was the one for it, too; see [`mend`].
+pub(super) fn mark_and_close(connection: Connection) -> Result<(), Failure> {
+    if let Err(error) = alarms::mark(&connection, true) {
         tracing::warn!(%error, "that the stop was clean could not be noted; the next start checks what is stored");
     }
-    if let Err(error) = checkpoint(connection, CheckpointMode::TRUNCATE) {
+    if let Err(error) = checkpoint(&connection, CheckpointMode::TRUNCATE) {
         tracing::warn!(%error, "the log could not be moved into the database; the next start does it");
+        mend::drop_connection(connection);
+        return Ok(());
     }
+    connection.close().map_err(|(_, error)| Failure::from(error))
 }
