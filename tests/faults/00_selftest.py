@@ -131,6 +131,16 @@ print(error_of(os.fsync, fd), error_of(os.fsync, fd), os.pread(fd, 1, 0).decode(
         if words != ["EIO", "ok", "x"]:
             gone = -1000
     t.check("a failed sync forgets, though the next one works and the data can be read", 20 < gone, gone)
+    left = set()
+    for seed in range(20):
+        disk = FaultyDisk(t.folder / f"unlucky-{seed}", seed, unlucky=True)
+        disk.rules("sync eio count 1 file a")
+        run(disk, program + "os.pwrite(fd, b'y' * 512, 4096); os.fsync(fd)")
+        calls = [kind for kind, name in disk.calls() if name == "a"]
+        disk.power_cut(compare=True)
+        left.add((disk.root / "a").read_bytes())
+    t.check("with no luck a failed sync has written nothing, and what is written and synced behind it is there",
+            left == {bytes(4096) + b"y" * 512} and calls == list("CWBFBSWBS"), f"{len(left)} {''.join(calls)}")
     lies = 0
     for seed in range(30):
         disk = FaultyDisk(t.folder / f"lie-{seed}", seed)

@@ -2,7 +2,7 @@
 so the power is cut right after the recovery."""
 
 from lab.report import Theme
-from rig.trouble import Trouble, run
+from rig.trouble import SUSPENDED, WORKS, Trouble, run
 
 
 def story(label, *rules, seconds=5, lasts=True):
@@ -12,6 +12,7 @@ def story(label, *rules, seconds=5, lasts=True):
                 await trouble.suffers(*rules, seconds=seconds)
             else:
                 trouble.fault(*rules)
+                await trouble.says(SUSPENDED)
             await trouble.recovers()
             await trouble.power_cut()
             await trouble.finish()
@@ -24,6 +25,7 @@ async def again_and_again(theme):
     async with Trouble(theme, "one sync fails, ten times") as trouble:
         for _ in range(10):
             trouble.fault(f"sync eio count 1 after {theme.random.randrange(20)}")
+            await trouble.says(WORKS)
             await trouble.flows("messages flow again", 20, messages=trouble.dice.choice([1, 50, 200]))
             await trouble.power_cut()
         await trouble.finish()

@@ -6,7 +6,7 @@ import random
 import subprocess
 import tempfile
 
-from .powercut import Disk
+from .powercut import Disk, records
 
 HERE = pathlib.Path(__file__).resolve().parent.parent
 SOURCES = [HERE / "shim" / name for name in ("calls.c", "control.c", "journal.c")]
@@ -41,9 +41,10 @@ def memory_folder(prefix="tidegate-faults-"):
 
 
 class FaultyDisk:
-    """`root` is the disk. Programs started with `env` see its faults; with `journal=False` no power can be cut, and long runs cost no memory."""
+    """`root` is the disk. Programs started with `env` see its faults; with `journal=False` no power can be cut, and long runs cost no memory.
+    `unlucky`: see powercut.py."""
 
-    def __init__(self, folder, seed=0, journal=True):
+    def __init__(self, folder, seed=0, journal=True, unlucky=False):
         self.folder = pathlib.Path(folder)
         self.folder.mkdir(parents=True, exist_ok=True)
         self.root = self.folder / "disk"
@@ -51,7 +52,7 @@ class FaultyDisk:
         self.control = self.folder / "control"
         self.journal = self.folder / "journal" if journal else None
         self.dice = random.Random(seed)
-        self.disk = None
+        self.disk, self.unlucky = None, unlucky
         self.rules()
         self.env = {"LD_PRELOAD": str(shim()), "FAULTS_ROOT": str(self.root), "FAULTS_CONTROL": str(self.control)}
         if journal:
@@ -67,7 +68,17 @@ class FaultyDisk:
     def power_up(self):
         """Before a program is started: what is in the folder now is on the disk."""
         self.journal.unlink(missing_ok=True)
-        self.disk = Disk(self.root, self.dice)
+        self.disk = Disk(self.root, self.dice, self.unlucky)
+
+    def calls(self):
+        """(type, name) of each record of the journal since the power came; what was done to the same file has the same name, the last one that is known."""
+        names = {inode: name for name, inode in self.disk.seen.items()}
+        found = []
+        for kind, inode, _, _, name, _, _ in records(self.journal.read_bytes()):
+            if kind == "C":
+                names[inode] = name
+            found.append((kind, name or names.get(inode, "")))
+        return found
 
     def power_cut(self, compare=None):
         """When the program has been killed: leaves in the folder what the disk has, and gives back what the journal says.

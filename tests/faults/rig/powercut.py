@@ -12,6 +12,7 @@ The model. What POSIX and Linux promise is kept; beyond that the dice decide, ag
   name (ext4 would). What was not synced is undone from some point on (a journal), or each by itself (POSIX), but changes of the same name stay
   in order, and a rename is whole or not at all.
 * `-shm` files are always gone.
+* An `unlucky` disk has written nothing when a sync fails, and about half of what it was told since the last sync when the power goes.
 
 Not modelled: sectors that are themselves torn, writes that harm what is beside them (flash without power-loss protection), disks that lie
 about syncs (there is the rule `lie` for it), bits that rot (`damage` does that), drives that lose what was synced long ago."""
@@ -79,14 +80,15 @@ class Inode:
                 _resize(self.disk, call[1]) if len(call) == 2 else _put(self.disk, call[1], call[2])
         self.pending = [call for call in self.pending if call[0] >= before]
 
-    def forget(self, before, dice):
+    def forget(self, before, dice, unlucky):
         """A sync that began at this index failed."""
         late = [call for call in self.pending if call[0] >= before]
         self.pending = [call for call in self.pending if call[0] < before]
-        self.disk = self.torn(dice)
+        if not unlucky:
+            self.disk = self.torn(dice, unlucky)
         self.pending = late
 
-    def torn(self, dice):
+    def torn(self, dice, unlucky):
         """The content after a power cut now."""
         calls = self.pending
         if not calls:
@@ -95,7 +97,7 @@ class Inode:
         for call in calls:
             sizes.append(call[1] if len(call) == 2 else max(sizes[-1], call[1] + len(call[2])))
         point = dice.choice([0, len(calls), dice.randrange(len(sizes))])
-        newest = dice.choice([0.0, 0.1, 0.5, 0.9, 1.0])
+        newest = 0.5 if unlucky else dice.choice([0.0, 0.1, 0.5, 0.9, 1.0])
         garbage = dice.random() < 0.2
         disk = bytearray(self.disk)
         versions = {}
@@ -119,11 +121,11 @@ class Inode:
 
 
 class Disk:
-    """Names and files below a folder, through all that a journal says was done to them."""
+    """Names and files below a folder, through all that a journal says was done to them. `unlucky`: see above."""
 
-    def __init__(self, root, dice):
+    def __init__(self, root, dice, unlucky=False):
         self.root = pathlib.Path(root)
-        self.dice = dice
+        self.dice, self.unlucky = dice, unlucky
         self.inodes = {}
         self.seen = {}
         self.operations = 0
@@ -170,7 +172,7 @@ class Disk:
         elif kind == "F":
             began = self.syncs.pop(offset)
             if inode in self.inodes:
-                self.inodes[inode].forget(began, self.dice)
+                self.inodes[inode].forget(began, self.dice, self.unlucky)
         elif kind == "X":
             self.cut = True
 
@@ -212,7 +214,7 @@ class Disk:
             self._apply(self.pending[:self.dice.randrange(len(self.pending) + 1)])
         else:
             self._apply([change for change in self.pending if self.dice.random() < 0.5])
-        left = {name: None if inode is None else self.inodes[inode].torn(self.dice) for name, inode in sorted(self.names.items())}
+        left = {name: None if inode is None else self.inodes[inode].torn(self.dice, self.unlucky) for name, inode in sorted(self.names.items())}
         shutil.rmtree(self.root)
         self.root.mkdir()
         for name, content in left.items():

@@ -10,15 +10,19 @@ from .disk import FaultyDisk, memory_folder
 from .people import Pinger
 from .plant import Plant
 
+# What the log says, and when.
+SUSPENDED = "the store is suspended"
+WORKS = "the store works again"
+
 
 class Trouble:
     """`async with Trouble(theme, label) as trouble`: healthy at first, with messages flowing."""
 
-    def __init__(self, theme, label, journal=True, **plant):
+    def __init__(self, theme, label, journal=True, unlucky=False, **plant):
         self.theme, self.label = theme, label
         self.folder = memory_folder()
         seed = theme.random.randrange(1 << 32)
-        self.disk = FaultyDisk(self.folder, seed, journal)
+        self.disk = FaultyDisk(self.folder, seed, journal, unlucky)
         self.plant = Plant(self.folder, self.disk.root, seed, self.disk.env, **plant)
         self.audit = Audit(self.plant)
         self.pinger = Pinger()
@@ -65,8 +69,12 @@ class Trouble:
         return status, json.loads(body).get("reasons", []) if body else []
 
     def fault(self, *rules):
-        self.disk.rules(*rules)
         self.logged = len(self.plant.log_path.read_bytes())
+        self.disk.rules(*rules)
+
+    async def says(self, words, seconds=30):
+        """Waits until the log has these words, since the fault began."""
+        await self.plant.until(f"the log says: {words}", lambda: words.encode() in self.plant.log_path.read_bytes()[self.logged:], seconds)
 
     async def suffers(self, *rules, seconds=5, withheld=True):
         """The disk has this trouble for so long; who watches from outside sees what the contract says."""
@@ -123,9 +131,10 @@ class Trouble:
         await asyncio.sleep(0.05)
         self.disk.rules()
         self.disk.power_cut(compare=False)
-        self.look("after a power cut")
+        sound = self.look("after a power cut")
         self.plant.start()
         await self.plant.up()
+        return sound
 
     def look(self, when):
         problems = self.plant.problems()
