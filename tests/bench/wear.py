@@ -11,7 +11,7 @@ from lab.load import Sensors, Sink
 RATES = (1, 10, 100, 1000)  # messages a second of all sensors together
 DELAYS = ("0s", "2ms", "50ms", "500ms")  # 2ms is the default
 SENSORS = 20
-SECONDS = 30
+SECONDS = 20
 
 
 def wear(table, share, tidegate, bridge, run_of):
