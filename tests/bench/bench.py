@@ -35,11 +35,12 @@ class Tidegate(Gateway):
 
     version = "3.1.1"  # as Mosquitto's bridge
     store = 'durability = "full"'
+    stream = ""
 
     def __init__(self, folder, upstream_port):
         super().__init__(folder, upstream_port, progress_timeout="30s",
                          uplink=f'max_inflight = {WINDOW}\nversion = "{self.version}"', store=self.store,
-                         listener="max_connections = 10000")
+                         stream=self.stream, listener="max_connections = 10000")
 
     def save(self):
         """Nothing to do: everything acknowledged is on disk."""
