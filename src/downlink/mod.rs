@@ -9,12 +9,12 @@
 //!                                                                      store
 //! ```
 //!
-//! 1. One [`reception`] for each uplink: the first downlink of it, in the order of the configuration, whose filter matches takes a
+//! 1. One `reception` for each uplink: the first downlink of it, in the order of the configuration, whose filter matches takes a
 //!    message, and says its topic here.
 //! 2. It waits in a queue of the store's own (name `\0downlink/<name>`), in order. Only when that is committed and synced the
 //!    upstream gets its acknowledgement. At QoS 2 the packet id is remembered in the same transaction, so that the
 //!    message is taken once across crashes of either side; where the upstream has lost its session, the ids are forgotten first.
-//! 3. One [`delivery`] for each downlink offers what waits, oldest first, whenever a message or a subscriber comes. Where a session
+//! 3. One `delivery` for each downlink offers what waits, oldest first, whenever a message or a subscriber comes. Where a session
 //!    that outlives its connection wants it (or it is retained, see below), it moves into the queues of these sessions and counts as
 //!    delivered, both in one transaction.
 //! 4. Where only sessions that end with their connections want it, it is offered to these from memory and leaves the disk when the
@@ -24,7 +24,7 @@
 //!
 //! # What it keeps to
 //!
-//! - Of each topic the order is kept (see [`desk`]); a command for somebody who is away blocks no other topic.
+//! - Of each topic the order is kept (see `desk`); a command for somebody who is away blocks no other topic.
 //! - A command that nobody took within `ttl`, or within its own message expiry interval, is expired. Time runs as everywhere in
 //!   the store: monotonic within a boot.
 //! - Access rules hold as for any other message; who may not read a topic is not there for it.
