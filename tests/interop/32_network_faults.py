@@ -6,9 +6,8 @@ import time
 from lab.dns import NXDOMAIN, SERVFAIL, SILENCE, NameServer
 from lab.gateway import Gateway, check_books
 from lab.load import Sensors, Verifier, check_delivery
-from lab.mosquitto import Mosquitto
+from lab.mosquitto import Mosquitto, start_tls_upstream
 from lab.namespace import own
-from lab.papers import authority, certificate
 from lab.process import Process, free_port, wait_for, workspace
 from lab.proxy import Proxy
 from lab.report import Theme
@@ -199,14 +198,7 @@ def no_connection(site):
 
 def tls(t, folder):
     """The handshake stalls: before the server has said a word, and in its middle."""
-    folder.mkdir()
-    folder.chmod(0o755)
-    authority(folder, "ca")
-    certificate(folder, "ca", "upstream", 10)
-    port, plain = free_port(), free_port()
-    upstream = Mosquitto(folder / "upstream", port=plain, extra=f"listener {port} 127.0.0.1\ncertfile {folder}/upstream.pem\n"
-                         f"keyfile {folder}/upstream.key\nlistener {plain} 127.0.0.1\n").start()
-    t.later(upstream.stop)
+    port, plain = start_tls_upstream(t, folder)
     proxy = Proxy(free_port(), port)
     t.later(proxy.close)
     for name, begin in (("TLS handshake stalls at once", lambda: proxy.stall("down")), ("TLS handshake trickles", lambda: proxy.slow(100))):

@@ -12,7 +12,7 @@ from datetime import datetime, timezone
 from lab.clock import TRUE, UNSET, Clock, time_namespace
 from lab.gateway import Gateway, check_books, warnings
 from lab.load import Sensors
-from lab.mosquitto import Mosquitto
+from lab.mosquitto import Mosquitto, start_tls_upstream
 from lab.namespace import own
 from lab.papers import authority, certificate
 from lab.process import Process, free_port, wait_for, workspace
@@ -239,14 +239,7 @@ def new_boot(t, folder):
 
 def certificates(t, folder):
     """In 1970 no certificate is valid yet: the cause is said, and once the clock is set the uplink connects by itself."""
-    folder.mkdir()
-    folder.chmod(0o755)
-    authority(folder, "ca")
-    certificate(folder, "ca", "upstream", 10)
-    port, plain = free_port(), free_port()
-    upstream = Mosquitto(folder / "upstream", port=plain, extra=f"listener {port} 127.0.0.1\ncertfile {folder}/upstream.pem\n"
-                         f"keyfile {folder}/upstream.key\nlistener {plain} 127.0.0.1\n").start()
-    t.later(upstream.stop)
+    port, _ = start_tls_upstream(t, folder)
     clock = Clock(folder, UNSET)
     gateway = Gateway(folder / "gateway", port, scheme="mqtts", uplink=f'ca = "{folder}/ca.pem"', env=clock.env).start()
     t.later(gateway.stop)

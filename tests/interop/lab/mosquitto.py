@@ -2,6 +2,7 @@
 
 import pathlib
 
+from .papers import authority, certificate
 from .process import Process, accepts, free_port, wait_for
 
 COMMON = """per_listener_settings false
@@ -46,6 +47,19 @@ class Mosquitto:
     def kill(self):
         if self.process is not None:
             self.process.kill()
+
+
+def start_tls_upstream(t, folder):
+    """An upstream with a certificate of the authority `ca.pem`, both in the new folder; gives the ports of TLS and without."""
+    folder.mkdir()
+    folder.chmod(0o755)
+    authority(folder, "ca")
+    certificate(folder, "ca", "upstream", 10)
+    port, plain = free_port(), free_port()
+    upstream = Mosquitto(folder / "upstream", port=plain, extra=f"listener {port} 127.0.0.1\ncertfile {folder}/upstream.pem\n"
+                         f"keyfile {folder}/upstream.key\nlistener {plain} 127.0.0.1\n").start()
+    t.later(upstream.stop)
+    return port, plain
 
 
 class MosquittoGateway(Mosquitto):
