@@ -245,7 +245,6 @@ async fn errors_are_json() {
         ("GET", "/api/v1/streams/%ff", 400, "bad-path"),
         ("POST", "/api/v1/streams", 405, "method-not-allowed"),
         ("DELETE", "/health/live", 405, "method-not-allowed"),
-        ("GET", "/health/live?a=1", 400, "bad-query"),
     ] {
         let address = room.address;
         let answer = client(move || ask(address, method, path, "")).await;

@@ -21,7 +21,7 @@
 //! What is wrong is answered with `{"error":{"code","message"}}`: `code` for programs, `message` for people.
 //!
 //! Paths are taken literally (no trailing slash, no second spelling), a query says only what `openapi.json` has for that request and says it
-//! once, a method that is not there is 405 with `Allow`, HEAD is GET without the body. An answer is JSON unless the table says otherwise,
+//! once (only health, whose answer restarts things, overlooks a query), a method that is not there is 405 with `Allow`, HEAD is GET without the body. An answer is JSON unless the table says otherwise,
 //! never cached, never guessed at (`nosniff`), and never readable by pages of other sites (no CORS).
 //!
 //! # Bounds

@@ -163,8 +163,7 @@ pub(super) fn router(state: State) -> Router {
     let health = Router::new()
         .route("/health/live", get(live))
         .route("/health/ready", get(ready))
-        .method_not_allowed_fallback(wrong_method)
-        .layer(middleware::from_fn(document::check));
+        .method_not_allowed_fallback(wrong_method);
     let guarded = Router::new()
         .route("/metrics", get(scrape))
         .route("/api/v1/status", get(status))

@@ -100,7 +100,8 @@ async fn a_parameter_that_is_not_there_is_refused_everywhere() {
     let room = room();
     let address = room.address;
     client(move || {
-        for (method, path, operation) in requests() {
+        assert_eq!(ask(address, "GET", "/health/live?now=1", "").status, 200, "a health check is not a typing error");
+        for (method, path, operation) in requests().into_iter().filter(|(_, path, _)| !is_open(path)) {
             for query in ["sinc=2h", "%ff=1", "=", "token=s3cret"] {
                 let answer = ask(address, &method, &format!("{path}?{query}"), "");
                 let good = (answer.status, answer.error_code().as_str()) == (400, "bad-query");
