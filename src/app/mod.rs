@@ -11,6 +11,7 @@
 //! ends the program, in order, with an exit code that makes systemd start it again.
 
 mod assembly;
+mod clients;
 mod facts;
 mod orders;
 mod reload;
