@@ -1,7 +1,7 @@
 //! The requests and their answers.
 
 use std::{
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Instant,
 };
 
@@ -20,11 +20,12 @@ use serde_json::json;
 use tokio::sync::Semaphore;
 
 use super::{
-    ANSWER_TIMEOUT, MAX_GATHERING, Sources,
+    ANSWER_TIMEOUT, MAX_GATHERING, Sources, events,
     gate::Gate,
+    history::{self, History},
     metrics::{self, Metrics},
-    orders,
-    rates::Sampler,
+    orders, page,
+    rates::{Rates, Sampler},
     token::Token,
     views,
 };
@@ -40,6 +41,8 @@ struct Inner {
     token: Option<Token>,
     gate: Gate,
     sampler: Mutex<Sampler>,
+    history: Mutex<History>,
+    followers: events::Followers,
     gathering: Arc<Semaphore>,
 }
 
@@ -55,6 +58,11 @@ impl Failure {
     pub(super) fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
         Self { status, code, message: message.into() }
     }
+
+    /// What is said to people.
+    pub(super) fn message(&self) -> &str {
+        &self.message
+    }
 }
 
 impl IntoResponse for Failure {
@@ -67,7 +75,30 @@ impl IntoResponse for Failure {
 impl State {
     pub(super) fn new(sources: Arc<dyn Sources>, metrics: Metrics, token: Option<Token>, gate: Gate) -> Self {
         let gathering = Arc::new(Semaphore::new(MAX_GATHERING));
-        Self(Arc::new(Inner { sources, metrics, token, gate, sampler: Mutex::default(), gathering }))
+        Self(Arc::new(Inner {
+            sources,
+            metrics,
+            token,
+            gate,
+            sampler: Mutex::default(),
+            history: Mutex::new(History::new(fastrand::u32(..))),
+            followers: events::Followers::default(),
+            gathering,
+        }))
+    }
+
+    /// What of the last hour is kept.
+    pub(super) fn history(&self) -> MutexGuard<'_, History> {
+        self.0.history.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Those who follow the events.
+    pub(super) fn followers(&self) -> &events::Followers {
+        &self.0.followers
+    }
+
+    pub(super) fn metrics(&self) -> &Metrics {
+        &self.0.metrics
     }
 
     /// Keeps a sample of the books for the rates.
@@ -89,8 +120,12 @@ impl State {
     }
 
     pub(super) fn with_rates(&self, now: Instant, books: StreamStats) -> views::Stream {
-        let rates = self.0.sampler.lock().unwrap_or_else(PoisonError::into_inner).rates(now, &books);
+        let rates = self.rates(now, &books);
         views::Stream::new(books, rates)
+    }
+
+    pub(super) fn rates(&self, now: Instant, books: &StreamStats) -> Rates {
+        self.0.sampler.lock().unwrap_or_else(PoisonError::into_inner).rates(now, books)
     }
 
     /// Asks the sources on a thread that may block, within [`ANSWER_TIMEOUT`].
@@ -104,7 +139,10 @@ impl State {
 
     /// Runs `work` on a thread that may block. The permit stays with it when nobody waits any more, so that facts that
     /// never come cost [`MAX_GATHERING`] threads and not one per request.
-    async fn gather<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T, Failure> {
+    pub(super) async fn gather<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, Failure> {
         let gathering = Arc::clone(&self.0.gathering);
         let answer = async move {
             let permit = gathering.acquire_owned().await.expect("the semaphore is never closed");
@@ -140,9 +178,16 @@ pub(super) fn router(state: State) -> Router {
         .route("/api/v1/streams", get(streams))
         .route("/api/v1/streams/{name}", get(stream))
         .merge(orders::router(state.clone()))
+        .merge(events::router(state.clone()))
+        .merge(history::router(state.clone()))
         .fallback(not_found)
         .layer(middleware::from_fn_with_state(state.clone(), guard));
-    health.merge(guarded).method_not_allowed_fallback(wrong_method).layer(middleware::from_fn(seal)).with_state(state)
+    health
+        .merge(page::router(state.clone()))
+        .merge(guarded)
+        .method_not_allowed_fallback(wrong_method)
+        .layer(middleware::from_fn(seal))
+        .with_state(state)
 }
 
 /// Lets through who carries the token, where there is one.

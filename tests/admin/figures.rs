@@ -34,6 +34,8 @@ impl Sources for Figures {
             backlog_messages: 160,
             backlog_bytes: 32_000,
             oldest_age: Some(Duration::from_millis(12_345)),
+            limit_messages: Some(200),
+            limit_bytes: None,
             configured: true,
             kept_messages: 9,
             kept_bytes: 900,
