@@ -5,13 +5,15 @@
 mod figures;
 #[path = "admin/orders.rs"]
 mod orders;
+#[path = "admin/page.rs"]
+mod page;
 
 use std::{
     io::{Read, Write},
     net::{SocketAddr, TcpStream},
     sync::{
         Arc, Mutex,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };

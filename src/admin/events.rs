@@ -395,3 +395,26 @@ fn certificates(families: &[MetricFamily], unix_s: i64) -> Vec<(Certificate, Opt
     };
     family.map_or_else(Vec::new, |family| family.get_metric().iter().filter_map(ends).collect())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_takes_nothing_for_long_is_sent_away_and_who_waits_is_not() {
+        let (followers, begin) = (Followers::default(), Instant::now());
+        let at = |seconds| begin + Duration::from_secs(seconds);
+        let hang_ups: Vec<HangUp> = (0..3).map(|_| HangUp::default()).collect();
+        for ((seat, hang_up), given) in (0..).zip(&hang_ups).zip([None, Some(at(0)), Some(at(15))]) {
+            followers.seats().insert(seat, Seat { hang_up: hang_up.clone(), given });
+        }
+        followers.publish(at(19), String::new());
+        assert!(hang_ups.iter().all(|hang_up| !hang_up.is_due()));
+        followers.publish(at(21), String::new());
+        assert_eq!(hang_ups.iter().map(HangUp::is_due).collect::<Vec<_>>(), [false, true, false]);
+        // The one that was slow has read at last.
+        followers.mark(2, None);
+        followers.publish(at(99), String::new());
+        assert!(!hang_ups[2].is_due());
+    }
+}

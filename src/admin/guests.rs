@@ -95,6 +95,12 @@ impl HangUp {
     pub(super) fn now(&self) {
         self.0.cancel();
     }
+
+    /// Whether the connection is to end.
+    #[cfg(test)]
+    pub(super) fn is_due(&self) -> bool {
+        self.0.is_cancelled()
+    }
 }
 
 impl Drop for Guest {

@@ -8,6 +8,8 @@ pub(super) struct Figures {
     pub(super) not_ready: Mutex<Vec<String>>,
     pub(super) panics: bool,
     pub(super) paused: AtomicBool,
+    /// How often the store's figures were asked for.
+    pub(super) store_asked: AtomicU64,
 }
 
 impl Sources for Figures {
@@ -113,6 +115,7 @@ impl Sources for Figures {
         DeadStats { messages: 3, bytes: 27, retried: 2, purged: 1, dropped: 0 }
     }
     fn store(&self) -> StoreStats {
+        self.store_asked.fetch_add(1, Ordering::Relaxed);
         StoreStats {
             bytes: 4096,
             free_bytes: 1 << 40,

@@ -62,7 +62,6 @@ export async function soon(page, what, condition, argument) {
 // The text of a place, as one who looks sees it.
 export const words = (page, place) => page.locator(place).innerText();
 export const has = ([place, text]) => document.querySelector(place)?.innerText.includes(text) ?? false;
-export const hasNot = ([place, text]) => !document.querySelector(place)?.innerText.includes(text);
 
 // Light and dark, desktop and phone: accessible, and as wide as the screen.
 export async function inspect(page, state) {

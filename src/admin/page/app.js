@@ -1,7 +1,7 @@
 // The dashboard: follows the gateway's events, and shows what they say.
 import { $, attribute, say, show, text } from "./dom.js";
 import { ask, follow, hasToken, setToken } from "./feed.js";
-import { downlinks, figures, uplinks, verdict } from "./overview.js";
+import { downlinks, figures, unknown, uplinks, verdict } from "./overview.js";
 import { streams } from "./streams.js";
 import { dead } from "./dead.js";
 import { clients } from "./clients.js";
@@ -11,7 +11,6 @@ const HISTORY_MS = 10000;
 const POINTS = 360;
 let state = null;
 let seenAt = null;
-let lostWhy = null;
 const past = { run: null, newest: null, readAt: 0, streams: new Map() };
 
 function render() {
@@ -82,11 +81,11 @@ function connection(level, words) {
 }
 
 function lost(why) {
-  lostWhy = why ?? lostWhy;
   const since = seenAt ? ` since ${clock(seenAt)}` : "";
   const old = state ? " The figures below are old." : "";
   const cause = why ? ` It says: ${why}` : "";
   connection("critical", `No connection to the gateway${since}.${old}${cause} Trying again by itself. On the device: systemctl status tidegate.`);
+  if (state) unknown(clock(seenAt));
   document.title = `(no connection) ${state?.status.gateway_id ?? "Tidegate"}`;
 }
 
@@ -95,6 +94,9 @@ function login(message) {
   show($("leave"), false);
   show($("login"), true);
   connection("", "");
+  text($("gateway"), "Tidegate");
+  text($("identity"), "MQTT edge gateway");
+  text($("footer"), "");
   text($("refused"), hasToken() ? "This token was refused. It is the first line of the token file, without blanks around it." : "");
   setToken("");
   state = null;

@@ -84,14 +84,34 @@ function hex(data) {
   return lines.join("\n");
 }
 
+// Lines and indentation only: what is written stays as it was written, to the last digit of a number.
+function indent(json) {
+  let depth = 0;
+  let before = "";
+  let out = "";
+  const line = () => `\n${"  ".repeat(Math.min(depth, 30))}`;
+  for (const token of json.match(/"(?:[^"\\]|\\.)*"|[{}[\],:]|[^\s{}[\],:"]+/g) ?? []) {
+    if (token === "}" || token === "]") {
+      depth -= 1;
+      out += before === "{" || before === "[" ? token : line() + token;
+    } else {
+      if (before === "{" || before === "[" || before === ",") out += line();
+      out += token === ":" ? ": " : token;
+      if (token === "{" || token === "[") depth += 1;
+    }
+    before = token;
+  }
+  return out;
+}
+
 function views(message, data) {
   const part = data.subarray(0, SHOWN_BYTES);
   const forms = [["Hex", () => hex(part)]];
   if (message.payload != null) {
     forms.unshift(["Text", () => visible(message.payload.slice(0, SHOWN_BYTES))]);
     try {
-      const json = JSON.stringify(JSON.parse(message.payload), null, 2);
-      forms.unshift(["JSON", () => visible(json.slice(0, SHOWN_BYTES))]);
+      JSON.parse(message.payload);
+      forms.unshift(["JSON", () => visible(indent(message.payload.slice(0, SHOWN_BYTES)))]);
     } catch {
       // It is no JSON.
     }

@@ -100,12 +100,13 @@ export function dialog(title, content, choices, { wide = false } = {}) {
       return node;
     });
     box.className = wide ? "wide" : "";
-    box.replaceChildren(h("h2", { id: "dialog-title" }, ...title), h("div", { class: "content" }, ...content), h("div", { class: "buttons" }, ...buttons));
+    box.replaceChildren(h("h2", { id: "dialog-title", tabindex: "-1" }, ...title), h("div", { class: "content" }, ...content), h("div", { class: "buttons" }, ...buttons));
     box.addEventListener("close", () => {
       box.replaceChildren();
       resolve(chosen);
     }, { once: true });
     box.showModal();
-    buttons[0].focus();
+    // What is there to be read is read from its beginning.
+    (wide ? $("dialog-title") : buttons[0]).focus();
   });
 }

@@ -1,6 +1,15 @@
 // The top of the page: the verdict, the alarms, the key figures, uplinks and downlinks.
 import { $, attribute, figure, foreign, h, keyed, show, text } from "./dom.js";
-import { bytes, count, milliseconds, plural, rate, span } from "./words.js";
+import { bytes, count, milliseconds, plural, rate, short, span, visible } from "./words.js";
+
+// The gateway does not answer: what was true may not be true any more.
+export function unknown(at) {
+  attribute($("verdict"), "data-level", "unknown");
+  text($("verdict-mark"), "?");
+  const title = $("verdict-title");
+  if (!title.textContent.startsWith("Unknown")) text($("verdict-sub"), `At ${at}: ${title.textContent}. ${$("verdict-sub").textContent}`);
+  text(title, "Unknown: the gateway does not answer");
+}
 
 // Shapes as well as colours.
 const MARKS = { critical: "✖", warning: "▲", notice: "●", good: "✔" };
@@ -39,7 +48,7 @@ function makeAlarm(alarm) {
 }
 
 function changeAlarm(part, alarm) {
-  text(part.what, alarm.what);
+  text(part.what, short(visible(alarm.what)));
   if (part.said === alarm.advice) return;
   part.said = alarm.advice;
   part.advice.replaceChildren(...alarm.advice.split("`").map((words, at) => (at % 2 ? h("code", {}, words) : words)));
@@ -96,7 +105,7 @@ export function uplinks({ status, away_seconds: away, streams }) {
     text(part.address.value, uplink.url ?? "none: not connected");
     text(part.flight.value, `${count(uplink.in_flight)} in flight, ${count(waits)} waiting`);
     text(part.connects.value, count(uplink.connects));
-    text(part.error.value, uplink.last_error ?? "");
+    text(part.error.value, short(visible(uplink.last_error ?? "")));
     show(part.error.root, Boolean(uplink.last_error));
     text(part.errorName, uplink.state === "connected" ? "Last error (over)" : "Last error");
   });

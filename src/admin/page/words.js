@@ -54,6 +54,9 @@ export function moment(time) {
   return `${date.getFullYear()}-${two(date.getMonth() + 1)}-${two(date.getDate())} ${clock(date)}`;
 }
 
+// Strangers can say very much; the beginning tells what it is about.
+export const short = (words, most = 400) => (words.length > most ? `${words.slice(0, most)}…` : words);
+
 // What would steer a line of text (controls, direction marks) is shown as what it is.
 export function visible(text) {
   return text.replace(/[\0-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff]/g,
