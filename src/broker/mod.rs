@@ -31,7 +31,6 @@ mod hub;
 mod limits;
 mod listener;
 mod metrics;
-mod noise;
 mod packet;
 mod pending;
 mod publisher;
@@ -132,7 +131,6 @@ pub async fn start(settings: Settings, intake: Intake, registry: &prometheus::Re
         aborted: CancellationToken::new(),
         last_call: CancellationToken::new(),
         connections: TaskTracker::new(),
-        noise: noise::Throttle::default(),
         sys: Sys::new(Instant::now()),
     });
     registry.register(Box::new(gauges::Gauges::new(&hub)?))?;

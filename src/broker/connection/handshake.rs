@@ -363,7 +363,7 @@ impl Door {
         connack(&mut self.wire.output, version, session_present, &properties);
         let connected = Connected::enter(&self.hub, &self.listener, place);
         tracing::debug!(
-            listener = settings.name, address = self.address, client_id = %connect.client_id, ?version,
+            listener = settings.name, address = self.address, client = %connect.client_id, ?version,
             certificate_name = self.certificate_name.as_deref(), session_present, keep_alive_s = connect.keep_alive_s, "client connected"
         );
         Some((self.connection(connect, claim, kick), connected))
