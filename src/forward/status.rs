@@ -13,7 +13,7 @@ use tracing::{debug, info, warn};
 
 use super::suspects::{Failure, Verdict};
 use crate::{
-    stats::{UplinkState, UplinkStats},
+    stats::{DURATION_BUCKETS_S, UplinkState, UplinkStats},
     uplink,
 };
 
@@ -60,13 +60,19 @@ struct Metrics {
 impl Metrics {
     fn register(name: &str, registry: &Registry) -> Result<Self, prometheus::Error> {
         let opts = |metric: &str, help: &str| Opts::new(metric, help).const_label("uplink", name);
-        let buckets = prometheus::exponential_buckets(0.000_5, 2.0, 17)?;
-        let ack_opts = opts("tidegate_uplink_ack_seconds", "From sending a message to its acknowledgement.");
+        let buckets = DURATION_BUCKETS_S.to_vec();
+        let ack_opts = opts("tidegate_uplink_ack_seconds", "Seconds from sending a message to its acknowledgement.");
         let metrics = Self {
-            connected: IntGauge::with_opts(opts("tidegate_uplink_connected", "Whether the uplink is connected."))?,
+            connected: IntGauge::with_opts(opts(
+                "tidegate_uplink_connected",
+                "Whether the uplink is connected: 1 or 0.",
+            ))?,
             connects: IntCounter::with_opts(opts("tidegate_uplink_connects_total", "Connections made."))?,
             failures: IntCounterVec::new(
-                opts("tidegate_uplink_failures_total", "Connections that failed or were lost."),
+                opts(
+                    "tidegate_uplink_failures_total",
+                    "Connections that failed or were lost, and messages refused, by reason.",
+                ),
                 &["reason"],
             )?,
             in_flight: IntGauge::with_opts(opts("tidegate_uplink_inflight", "Messages sent and not acknowledged."))?,

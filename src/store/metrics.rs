@@ -11,6 +11,7 @@ use super::{
     dead::DeadMetrics,
     queue::{Counts, Drop},
 };
+use crate::stats::DURATION_BUCKETS_S;
 
 /// A commit that takes so long holds up acknowledgements long enough for people to notice.
 const SLOW_COMMIT: Duration = Duration::from_secs(1);
@@ -55,25 +56,20 @@ pub(super) struct QueueMetrics {
 impl Metrics {
     /// Makes and registers them.
     pub(super) fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
-        let histogram = |name: &str, help: &str, start, factor, count| {
-            Histogram::with_opts(HistogramOpts::new(name, help).buckets(exponential_buckets(start, factor, count)?))
+        let histogram = |name: &str, help: &str, buckets: Vec<f64>| {
+            Histogram::with_opts(HistogramOpts::new(name, help).buckets(buckets))
         };
         let metrics = Self {
-            // 100 µs .. 13 s: from a flash disk with a capacitor to an SD card that cleans up.
             commit_seconds: histogram(
                 "tidegate_store_commit_seconds",
-                "Duration of a synced commit, from the first write of the transaction on.",
-                1e-4,
-                2.0,
-                18,
+                "Duration of a synced commit in seconds, from the first write of the transaction on.",
+                DURATION_BUCKETS_S.to_vec(),
             )?,
             // 1 .. 16384
             commit_messages: histogram(
                 "tidegate_store_commit_messages",
                 "Messages stored by one commit.",
-                1.0,
-                4.0,
-                8,
+                exponential_buckets(1.0, 4.0, 8)?,
             )?,
             bytes: IntGauge::new("tidegate_store_bytes", "Bytes of live data in the database.")?,
             free_bytes: IntGauge::new("tidegate_store_free_bytes", "Bytes free on the file system of the database.")?,
