@@ -42,6 +42,7 @@ struct Families {
     stalled: Gauge,
     store_limit: Gauge,
     min_free: Gauge,
+    stream_info: GaugeVec,
     stream_messages: GaugeVec,
     stream_bytes: GaugeVec,
     stream_ttl: GaugeVec,
@@ -79,6 +80,13 @@ impl Families {
                 "Most bytes that the store may take (store.max_bytes), 0 for no limit.",
             )?,
             min_free: gauge("store_min_free_bytes", "Bytes that are left free on the file system (store.min_free).")?,
+            stream_info: GaugeVec::new(
+                Opts::new(
+                    "tidegate_stream_info",
+                    "Always 1: where the stream goes; nowhere where it is kept locally only.",
+                ),
+                &["stream", "uplink"],
+            )?,
             stream_messages: by("stream", "stream_max_messages", "Most messages of the backlog, 0 for no limit.")?,
             stream_bytes: by("stream", "stream_max_bytes", "Most bytes of the backlog, 0 for no limit.")?,
             stream_ttl: by("stream", "stream_ttl_seconds", "Time to live of messages in seconds, 0 for none.")?,
@@ -88,9 +96,9 @@ impl Families {
 
     fn all(&self) -> Vec<&dyn Collector> {
         let Self { build, ready, clock, refusing, stalled, store_limit, min_free, .. } = self;
-        let Self { stream_messages, stream_bytes, stream_ttl, log_lost, .. } = self;
+        let Self { stream_info, stream_messages, stream_bytes, stream_ttl, log_lost, .. } = self;
         let store: [&dyn Collector; 7] = [build, ready, clock, refusing, stalled, store_limit, min_free];
-        let streams: [&dyn Collector; 4] = [stream_messages, stream_bytes, stream_ttl, log_lost];
+        let streams: [&dyn Collector; 5] = [stream_info, stream_messages, stream_bytes, stream_ttl, log_lost];
         store.into_iter().chain(streams).collect()
     }
 
@@ -131,11 +139,13 @@ impl Meters {
         let families = &self.0.families;
         families.store_limit.set(config.store.max_bytes as f64);
         families.min_free.set(config.store.min_free as f64);
-        for limits in [&families.stream_messages, &families.stream_bytes, &families.stream_ttl] {
+        for limits in [&families.stream_info, &families.stream_messages, &families.stream_bytes, &families.stream_ttl] {
             limits.reset();
         }
         for stream in &config.streams {
             let (name, limit) = ([stream.name.as_str()], |limit: Option<u64>| limit.unwrap_or(0) as f64);
+            let uplink = stream.to.and_then(|place| config.uplinks.get(place)).map_or("", |uplink| &uplink.name);
+            families.stream_info.with_label_values(&[&stream.name, uplink]).set(1.0);
             families.stream_messages.with_label_values(&name).set(limit(stream.max_messages));
             families.stream_bytes.with_label_values(&name).set(limit(stream.max_bytes));
             families.stream_ttl.with_label_values(&name).set(stream.ttl.unwrap_or_default().as_secs_f64());
