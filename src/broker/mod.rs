@@ -52,7 +52,7 @@ pub use metrics::Drops;
 pub use packet::fuzz;
 pub use settings::*;
 pub use sys::SysFacts;
-pub use transport::{TlsProblem, TlsRefused, check_tls};
+pub use transport::{CertificateFacts, TlsProblem, TlsRefused, check_tls, inspect_certificate, inspect_certificates};
 
 use self::{
     access::Access, fanout::Fanout, hub::Hub, listener::Listener, metrics::Metrics, pending::Pending,
