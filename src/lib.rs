@@ -81,6 +81,7 @@ pub mod bucket;
 pub mod cli;
 pub mod config;
 pub mod demo;
+pub mod doctor;
 pub mod downlink;
 pub mod forward;
 pub mod intake;
