@@ -39,6 +39,7 @@
 //! | [`forward`] | station: from the store to an uplink | |
 //! | [`downlink`] | station: from an uplink through the store to local clients | |
 //! | [`config`] | what the user wrote, checked into what the program may use | TOML |
+//! | [`doctor`] | station: checks a device beside the gateway, changes nothing | |
 //! | [`app`] | builds the rooms, starts and stops them in order | all of them |
 //! | [`cli`], [`log`], [`signal`], [`systemd`], [`demo`] | the program around it | clap, tracing's output, signals, rumqttd (the demo) |
 //!

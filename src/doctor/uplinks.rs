@@ -36,9 +36,9 @@ pub(super) async fn look(config: &Arc<Config>, running: &Running, options: &Opti
         let (config, options) = (Arc::clone(config), (options.limit, options.own_client_id));
         probes.spawn(async move { ((uplink, url), probe(&config, uplink, url, options).await) });
     }
-    let mut probed = probes.join_all().await;
-    probed.sort_by_key(|(place, _)| *place);
-    for ((uplink, _), probe) in probed {
+    let mut done = probes.join_all().await;
+    done.sort_by_key(|(place, _)| *place);
+    for ((uplink, _), probe) in done {
         notebook.findings.extend(findings(config, running, options, uplink, &probe));
     }
     notebook

@@ -127,7 +127,7 @@ fn read_header(bytes: &[u8]) -> Header {
         // The first page is written with the first migration: until then it is in the log.
         (true, Some(0), Some(0)) => Header::Empty,
         (true, Some(_), Some(_)) => Header::Foreign,
-        (true, ..) | (false, ..) => Header::Garbage,
+        (true | false, ..) => Header::Garbage,
     }
 }
 
