@@ -40,6 +40,7 @@
 //! | [`downlink`] | station: from an uplink through the store to local clients | |
 //! | [`config`] | what the user wrote, checked into what the program may use | TOML |
 //! | [`doctor`] | station: checks a device beside the gateway, changes nothing | |
+//! | [`mosquitto`] | a mosquitto.conf into a configuration of ours | |
 //! | [`app`] | builds the rooms, starts and stops them in order | all of them |
 //! | [`cli`], [`log`], [`signal`], [`systemd`], [`demo`] | the program around it | clap, tracing's output, signals, rumqttd (the demo) |
 //!
@@ -88,6 +89,7 @@ pub mod forward;
 pub mod intake;
 pub mod log;
 pub mod message;
+pub mod mosquitto;
 pub mod named_file;
 pub mod signal;
 pub mod stats;
