@@ -42,7 +42,7 @@
 //! | [`doctor`] | station: checks a device beside the gateway, changes nothing | |
 //! | [`mosquitto`] | a mosquitto.conf into a configuration of ours | |
 //! | [`app`] | builds the rooms, starts and stops them in order | all of them |
-//! | [`cli`], [`log`], [`signal`], [`systemd`], [`demo`] | the program around it | clap, tracing's output, signals, rumqttd (the demo) |
+//! | [`cli`], [`log`], [`memory`], [`signal`], [`systemd`], [`demo`] | the program around it | clap, tracing's output, the C library, signals, rumqttd (the demo) |
 //!
 //! **Architecture invariant:** shores never import each other; stations join two. Arrows point downwards only. The
 //! test `tests/tidy.rs` holds the house to it.
@@ -88,6 +88,7 @@ pub mod downlink;
 pub mod forward;
 pub mod intake;
 pub mod log;
+pub mod memory;
 pub mod message;
 pub mod mosquitto;
 pub mod named_file;

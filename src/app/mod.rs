@@ -11,6 +11,7 @@
 //! ends the program, in order, with an exit code that makes systemd start it again.
 
 mod assembly;
+mod clients;
 mod facts;
 mod orders;
 mod reload;
@@ -28,6 +29,7 @@ use self::{assembly::Assembly, facts::Facts, reload::Reload};
 use crate::{
     config::Config,
     forward::Forwarder,
+    memory,
     signal::{Signal, Signals},
     systemd::Systemd,
 };
@@ -85,6 +87,7 @@ async fn live(config: &Config, file: Option<&Path>) -> anyhow::Result<()> {
     let outcome = tokio::select! {
         name = stop_signal(&mut signals, &reload_wanted) => { tracing::info!(signal = name, "stopping"); Ok(()) }
         never = reload.run(&reload_wanted) => match never {},
+        never = memory::give_back_after_work() => match never {},
         failure = assembly.failed() => { tracing::error!(failure, "stopping: a part of the gateway failed"); Err(anyhow!(failure)) }
     };
     stopped.cancel();
