@@ -11,6 +11,7 @@
 //! ends the program, in order, with an exit code that makes systemd start it again.
 
 mod assembly;
+mod clients;
 mod facts;
 mod meters;
 mod orders;
@@ -29,7 +30,7 @@ use self::{assembly::Assembly, facts::Facts, reload::Reload};
 use crate::{
     config::Config,
     forward::Forwarder,
-    log,
+    log, memory,
     signal::{Signal, Signals},
     systemd::Systemd,
 };
@@ -91,6 +92,7 @@ async fn live(config: &Config, file: Option<&Path>) -> anyhow::Result<()> {
             Ok(())
         }
         never = reload.run(&reload_wanted) => match never {},
+        never = memory::give_back_after_work() => match never {},
         failure = assembly.failed() => { tracing::error!(error = failure, "stopping: a part of the gateway failed"); Err(anyhow!(failure)) }
     };
     stopped.cancel();
