@@ -154,6 +154,10 @@ impl Meters {
             |uplink: &uplink::Settings| uplink.identity.as_ref().map(|(certificate, _)| certificate.clone());
         let files = config.uplinks.iter().flat_map(|uplink| [uplink.ca.clone(), certificate(uplink)]).flatten();
         *certificates = Certificates { files: files.collect(), looked: None };
+        // Now, so that the next scrape has them: the family is the broker's, and may be gathered before these.
+        if let Some(facts) = self.0.facts.upgrade() {
+            certificates.look(&facts);
+        }
     }
 
     fn certificates(&self) -> MutexGuard<'_, Certificates> {
