@@ -62,9 +62,12 @@ use super::{
     guests::HangUp,
     latency::{Buckets, Latency, Percentiles},
     routes::{Failure, State},
-    views::{self, rfc3339, seconds, thousandths},
+    views::{self, seconds, thousandths},
 };
-use crate::stats::{DeadStats, StoreStats, StreamStats, UplinkStats};
+use crate::{
+    stats::{DeadStats, StoreStats, StreamStats, UplinkStats},
+    units::rfc3339,
+};
 
 /// Most followers at a time.
 const MAX_FOLLOWERS: usize = 16;

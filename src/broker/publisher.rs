@@ -119,7 +119,7 @@ async fn publish(
             && is_reserved(&message.topic)
         {
             hub.metrics.refused("sys-topic");
-            tracing::debug!(topic = %message.topic, client_id = %message.client, "will to a topic of the gateway's own dropped");
+            tracing::debug!(topic = %message.topic, client = %message.client, "will to a topic of the gateway's own dropped");
             continue;
         }
         if let Errand::Orphan(orphan) = &errand
