@@ -6,6 +6,16 @@ use serde::Serialize;
 
 use crate::message::Message;
 
+/// Upper ends of the buckets of durations, in seconds: half a millisecond (flash with a capacitor) to ten seconds (a card that cleans up, a link by satellite).
+pub const DURATION_BUCKETS_S: [f64; 14] =
+    [0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0];
+
+/// Why a stream drops messages: the words of `tidegate_stream_dropped_total{reason}`.
+pub const DROP_REASONS: [&str; 6] = ["oldest", "newest", "too-large", "offline", "qos0-full", "damaged"];
+
+/// Why messages become dead letters: the words of `tidegate_stream_dead_total{reason}`.
+pub const DEAD_REASONS: [&str; 6] = ["too-large", "topic", "refused", "hung-up", "unanswered", "damaged"];
+
 /// The books of one stream (contract, section 1): `accepted = forwarded + expired + dropped + dead + purged + backlog`.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct StreamStats {
@@ -43,6 +53,10 @@ pub struct StreamStats {
     pub backlog_bytes: u64,
     /// Age of the oldest message of the backlog; `None` when there is none.
     pub oldest_age: Option<Duration>,
+    /// Most messages of the backlog; `None` = no limit.
+    pub limit_messages: Option<u64>,
+    /// Most bytes of the backlog; `None` = no limit.
+    pub limit_bytes: Option<u64>,
 }
 
 impl StreamStats {
@@ -54,6 +68,14 @@ impl StreamStats {
     /// Messages moved to the dead letters for any reason.
     pub fn dead_total(&self) -> u64 {
         self.dead.iter().map(|(_, count)| count).sum()
+    }
+
+    /// How much of what its limits allow the backlog takes, 1 = all of it; `None` where there is no limit.
+    #[expect(clippy::cast_precision_loss, reason = "a share to look at may be rounded")]
+    pub fn share_of_limit(&self) -> Option<f64> {
+        let share = |part: u64, limit: Option<u64>| limit.map(|limit| part as f64 / (limit as f64).max(1.0));
+        let shares = [share(self.backlog_messages, self.limit_messages), share(self.backlog_bytes, self.limit_bytes)];
+        shares.into_iter().flatten().reduce(f64::max)
     }
 
     /// Whether the books balance (guarantee G4).

@@ -33,7 +33,6 @@ mod hub;
 mod limits;
 mod listener;
 mod metrics;
-mod noise;
 mod packet;
 mod pending;
 mod publisher;
@@ -43,7 +42,7 @@ mod settings;
 mod sys;
 mod transport;
 
-use std::{future::Future, io, sync::Arc, time::Duration, time::Instant};
+use std::{future::Future, io, path::Path, sync::Arc, time::Duration, time::Instant};
 
 use tokio::sync::{mpsc, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -55,7 +54,9 @@ pub use metrics::Drops;
 pub use packet::fuzz;
 pub use settings::*;
 pub use sys::SysFacts;
-pub use transport::{CertificateFacts, TlsProblem, TlsRefused, check_tls, inspect_certificate, inspect_certificates};
+pub use transport::{
+    CertificateFacts, TlsProblem, TlsRefused, certificates_end, check_tls, inspect_certificate, inspect_certificates,
+};
 
 use self::{
     access::Access, fanout::Fanout, hub::Hub, listener::Listener, metrics::Metrics, pending::Pending,
@@ -135,7 +136,6 @@ pub async fn start(settings: Settings, intake: Intake, registry: &prometheus::Re
         aborted: CancellationToken::new(),
         last_call: CancellationToken::new(),
         connections: TaskTracker::new(),
-        noise: noise::Throttle::default(),
         sys: Sys::new(Instant::now()),
     });
     registry.register(Box::new(gauges::Gauges::new(&hub)?))?;
@@ -196,6 +196,11 @@ impl Broker {
     /// The listeners as they are now, in configuration order.
     pub fn listeners(&self) -> Vec<ListenerStats> {
         self.listeners.iter().map(|listener| listener.stats()).collect()
+    }
+
+    /// Shows in the metrics when the first certificate of a file ends that other rooms use, in seconds since 1970.
+    pub fn show_certificate(&self, file: &Path, not_after: i64) {
+        self.hub.metrics.tls_not_after.with_label_values(&[&file.display().to_string()]).set(not_after);
     }
 
     /// The door for messages that come from elsewhere.

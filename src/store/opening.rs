@@ -114,7 +114,7 @@ fn patiently<T>(open: impl Fn(Option<String>) -> Result<T, LoadError>) -> Result
     for wait in OPENING_WAITS {
         match open(None) {
             Err(LoadError::Unreadable(cause) | LoadError::Sqlite { cause, .. }) => {
-                tracing::warn!(cause, "the database cannot be opened at this moment, it is tried again");
+                tracing::warn!(error = cause, "the database cannot be opened at this moment, it is tried again");
                 thread::sleep(wait);
             }
             other => return other,

@@ -86,7 +86,7 @@ pub(super) fn sound<T>(
             },
         }
     };
-    tracing::error!(path = %path.display(), cause, "the database is damaged: salvaging what can be read");
+    tracing::error!(path = %path.display(), error = cause, "the database is damaged: salvaging what can be read");
     let target = data_dir.join(SALVAGING);
     remove_salvaging(data_dir)?;
     let summary = match salvage::salvage((!is_gone).then_some(&path), &target, &cause) {
@@ -104,7 +104,7 @@ pub(super) fn sound<T>(
     tracing::error!(
         kept = summary.kept,
         lost = summary.lost,
-        aside = %aside.display(),
+        path = %aside.display(),
         "the database was damaged; what could be read is kept, the damaged files are set aside"
     );
     load()

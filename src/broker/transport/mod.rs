@@ -39,7 +39,7 @@ use tokio::{
 pub use self::{
     inspect::{CertificateFacts, inspect_certificate, inspect_certificates},
     tls::TlsRefused,
-    tls_files::{TlsProblem, check_tls},
+    tls_files::{TlsProblem, certificates_end, check_tls},
 };
 use self::{origin::Origins, websocket::WebSocket, whole_writes::WholeWrites};
 pub(crate) use self::{tls::Tls, watch::watch};
