@@ -54,7 +54,9 @@ pub use metrics::Drops;
 pub use packet::fuzz;
 pub use settings::*;
 pub use sys::SysFacts;
-pub use transport::{TlsProblem, TlsRefused, certificates_end, check_tls};
+pub use transport::{
+    CertificateFacts, TlsProblem, TlsRefused, certificates_end, check_tls, inspect_certificate, inspect_certificates,
+};
 
 use self::{
     access::Access, fanout::Fanout, hub::Hub, listener::Listener, metrics::Metrics, pending::Pending,

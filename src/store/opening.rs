@@ -46,7 +46,8 @@ use crate::stats::DeadStats;
 /// Name of the database in the data directory.
 pub(super) const DATABASE: &str = "tidegate.db";
 
-const LOCK: &str = "tidegate.lock";
+/// Name of the lock in the data directory.
+pub(super) const LOCK: &str = "tidegate.lock";
 
 /// Waits between the tries to open what cannot be opened, before it is given up, and what cannot be read is taken for damage.
 const OPENING_WAITS: [Duration; 3] = {

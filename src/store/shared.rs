@@ -453,6 +453,8 @@ impl Door {
             backlog_messages,
             backlog_bytes: books.backlog_bytes(),
             oldest_age: (backlog_messages > 0).then(oldest),
+            limit_messages: self.limits.max_messages,
+            limit_bytes: self.limits.max_bytes,
         }
     }
 }

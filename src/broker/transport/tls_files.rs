@@ -255,7 +255,7 @@ pub(super) fn date_words(not_before: i64, not_after: i64, now: i64) -> Option<St
 }
 
 #[allow(clippy::wildcard_enum_match_arm, reason = "what has no words of ours keeps its own")]
-fn pem_words(error: &pem::Error) -> String {
+pub(super) fn pem_words(error: &pem::Error) -> String {
     match error {
         pem::Error::MissingSectionEnd { end_marker } => {
             format!("is cut off: the line -----END {}----- is missing", String::from_utf8_lossy(end_marker))
