@@ -10,6 +10,8 @@
 //! | `GET /api/v1/streams`, `GET /api/v1/streams/{name}` | the books, backlog, rates; also of streams that are not configured any more | yes |
 //! | `POST /api/v1/streams/{name}/replay?since=&until=`, or `?stop=true` | the same; times are RFC 3339, or how long ago (`2h`) | yes |
 //! | `POST /api/v1/streams/{name}/{pause,resume,purge}` | the stream as it is now, and how many messages it was about | yes |
+//! | `GET /api/v1/streams/{name}/messages?from=&limit=&of=` | stored messages, page by page; see `messages` | yes |
+//! | `POST /api/v1/streams/{name}/messages?again=` | lines of `export` become messages of the stream | yes |
 //! | `GET /api/v1/dead?stream=&after=&limit=`, `GET /api/v1/dead/{id}` | dead letters, oldest first; one with its payload | yes |
 //! | `POST /api/v1/dead/{id}/retry`, `DELETE /api/v1/dead/{id}`, `DELETE /api/v1/dead?stream=` or `?all=true` | how many it was about | yes |
 //!
@@ -25,7 +27,7 @@
 //!   request's headers, [`MAX_HEAD_BYTES`] bytes and [`MAX_HEADERS`] lines of them.
 //! - [`ANSWER_TIMEOUT`] for the facts of one answer, [`MAX_GATHERING`] answers gathering facts at a time, on threads on
 //!   which a slow disk holds up nobody else.
-//! - No request has a body that is read; one that comes with a body is answered and then disconnected.
+//! - Only an import has a body that is read: one at a time, [`IMPORT_BYTES_MAX`] of it; any other request that comes with a body is answered and then disconnected.
 //! - Rates: one sample a second and stream, [`RATE_WINDOW`] of them.
 //!
 //! # Who may change something
@@ -43,6 +45,7 @@
 mod dead;
 mod gate;
 mod guests;
+mod messages;
 mod metrics;
 mod orders;
 mod rates;
@@ -69,8 +72,10 @@ use tokio_util::sync::CancellationToken;
 
 pub use settings::*;
 
+use crate::message::Message;
 use crate::stats::{DeadLetter, DeadStats, DownlinkStats, ListenerStats, StoreStats, StreamStats, UplinkStats};
 pub use dead::DeadQuestion;
+pub use messages::{IMPORT_BYTES_MAX, Messages, MessagesQuestion, PAGE_MESSAGES_MAX, Part, Taken};
 pub use orders::{Answer, Order, Refused, Why};
 pub use rates::RATE_WINDOW;
 
@@ -109,6 +114,10 @@ pub trait Sources: Send + Sync + 'static {
     fn operate(&self, order: Order) -> Answer<u64>;
     /// Dead letters.
     fn dead(&self, question: DeadQuestion) -> Answer<Vec<DeadLetter>>;
+    /// A page of stored messages.
+    fn messages(&self, question: MessagesQuestion) -> Answer<Messages>;
+    /// Stores messages in a stream, in one commit; answers once it is on disk.
+    fn import(&self, stream: String, messages: Vec<Message>, again: bool) -> Answer<Taken>;
     /// The figures of all dead letters. Does not block.
     fn dead_stats(&self) -> DeadStats;
     /// The store at a glance.

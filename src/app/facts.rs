@@ -9,8 +9,9 @@ use std::{
 };
 
 use crate::{
-    admin::{Answer, DeadQuestion, Order, Sources},
+    admin::{Answer, DeadQuestion, Messages, MessagesQuestion, Order, Sources, Taken},
     broker::Broker,
+    message::Message,
     stats::{DeadLetter, DeadStats, DownlinkStats, ListenerStats, StoreStats, StreamStats, UplinkState, UplinkStats},
     store,
     systemd::Pulse,
@@ -123,6 +124,14 @@ impl Sources for Facts {
 
     fn dead(&self, question: DeadQuestion) -> Answer<Vec<DeadLetter>> {
         super::orders::dead(&self.store, question)
+    }
+
+    fn messages(&self, question: MessagesQuestion) -> Answer<Messages> {
+        super::messages::read(&self.store, question)
+    }
+
+    fn import(&self, stream: String, messages: Vec<Message>, again: bool) -> Answer<Taken> {
+        super::messages::import(&self.store, &self.gateway_id, stream, messages, again)
     }
 
     fn dead_stats(&self) -> DeadStats {

@@ -12,6 +12,7 @@
 
 mod assembly;
 mod facts;
+mod messages;
 mod orders;
 mod reload;
 mod scratch;

@@ -8,7 +8,7 @@
 //! of two point look-ups. The table `stream` holds the books: `tail <= head <= next` (rows below `head` have left, rows below
 //! `tail` are deleted), counters, drops by reason, holes. Times are boot id + CLOCK_BOOTTIME; the wall clock of a boot is one
 //! row of `boot` (4096 at most), so that correcting a clock corrects every message of that boot. Further tables: `dead`, `received`
-//! (QoS 2 packet ids), `retained`, `floor` (see recovery), and those of session queues.
+//! (QoS 2 packet ids), `retained`, `floor` (see recovery), `imported` (see `import`), and those of session queues.
 //!
 //! *Session queues.* `session` has a row for each session that outlives its connection: number, client id, expiry, limits, will, and
 //! what else the broker wants remembered. All queues are one table, `queued`, keyed by session number (23 bits) and sequence
@@ -137,6 +137,7 @@ mod dead;
 mod disk;
 mod failure;
 mod handle;
+mod import;
 mod lane;
 mod lock;
 mod mend;
@@ -161,6 +162,7 @@ pub use self::{
     dead::{DEAD_BYTES_MAX, DEAD_MESSAGES_MAX},
     disk::DISK_PATIENCE,
     handle::{Handle, OpenError, Store, StoreError},
+    import::{Imported, Stop},
     lane::{LANE_BATCHES_MAX, Lane, Permit, Returns},
     opening::open,
     orders::OrderError,

@@ -5,6 +5,7 @@ mod bench;
 mod damage;
 mod dead;
 mod full;
+mod import;
 mod kept;
 mod limits;
 mod migration;
