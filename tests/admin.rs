@@ -3,6 +3,8 @@
 
 #[path = "admin/figures.rs"]
 mod figures;
+#[path = "admin/messages.rs"]
+mod messages;
 #[path = "admin/orders.rs"]
 mod orders;
 

@@ -50,7 +50,7 @@ pub enum DeadQuestion {
 
 /// A dead letter; `message` only where one was asked for by its id.
 #[derive(Serialize)]
-struct View {
+pub(super) struct View {
     id: u64,
     stream: String,
     sequence: u64,
@@ -81,12 +81,12 @@ struct Content {
 }
 
 #[derive(Serialize)]
-struct List {
+pub(super) struct List {
     #[serde(flatten)]
-    stats: DeadStats,
-    dead: Vec<View>,
+    pub(super) stats: DeadStats,
+    pub(super) dead: Vec<View>,
     /// What to give as `after` for the next page; `null` where there is none.
-    next: Option<u64>,
+    pub(super) next: Option<u64>,
 }
 
 #[derive(Deserialize)]
@@ -170,7 +170,7 @@ pub(super) fn bad_query(rejection: QueryRejection) -> Failure {
 }
 
 impl View {
-    fn new(letter: DeadLetter) -> Self {
+    pub(super) fn new(letter: DeadLetter) -> Self {
         Self {
             id: letter.id,
             stream: letter.stream,

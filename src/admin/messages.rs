@@ -2,8 +2,8 @@
 //!
 //! # Reading
 //!
-//! `GET /api/v1/streams/{name}/messages?from=&limit=&of=`: at most `limit` messages (100, and never more than [`PAGE_MESSAGES_MAX`]) and about 1 MiB,
-//! oldest first, from the number `from` on; `next` is what to give as `from` for the next page, `null` where this was the last. `of` is `backlog`
+//! `GET /api/v1/streams/{name}/messages?from=&to=&limit=&of=`: at most `limit` messages (100, and never more than [`PAGE_MESSAGES_MAX`]) and about 1 MiB,
+//! oldest first, from the number `from` on (to the number `to`); `count` says how many there are in all; `next` is what to give as `from` for the next page, `null` where this was the last. `of` is `backlog`
 //! (what waits), `kept` (what is kept for replay) or `dead` (the dead letters of the stream; `from` is the id of the first then). Each
 //! message is an object as `export` writes it, see [`crate::record`]. A page is one short read of the store: nothing is held between pages, so that
 //! nobody who reads slowly keeps the log from being moved into the database. What left meanwhile is not there, and `head` says how far that is.
@@ -80,6 +80,8 @@ pub struct MessagesQuestion {
     pub part: Part,
     /// The first number, or the id of the first dead letter.
     pub from: u64,
+    /// The last number; not for dead letters.
+    pub to: u64,
     /// Most messages.
     pub limit: usize,
 }
@@ -91,6 +93,8 @@ pub struct Messages {
     pub head: u64,
     /// The number that the next message will get.
     pub end: u64,
+    /// How many messages from `from` to `to` there are, at this moment; `None` where nobody counts them.
+    pub count: Option<u64>,
     /// Oldest first.
     pub records: Vec<(Record, Option<Death>)>,
     /// Where the next page begins; `None` where this is the last.
@@ -114,6 +118,7 @@ pub struct Taken {
 struct Page {
     #[serde(default)]
     from: u64,
+    to: Option<u64>,
     limit: Option<usize>,
     #[serde(default)]
     of: Part,
@@ -130,6 +135,7 @@ struct View {
     stream: String,
     head: u64,
     end: u64,
+    count: Option<u64>,
     messages: Vec<Line>,
     unreadable: u64,
     next: Option<u64>,
@@ -150,9 +156,9 @@ async fn read(
     page: Result<Query<Page>, QueryRejection>,
 ) -> Result<Response, Failure> {
     let Path(stream) = name.map_err(bad_path)?;
-    let Query(Page { from, limit, of }) = page.map_err(bad_query)?;
+    let Query(Page { from, to, limit, of }) = page.map_err(bad_query)?;
     let limit = limit.unwrap_or(LIMIT).clamp(1, PAGE_MESSAGES_MAX);
-    let question = MessagesQuestion { stream: stream.clone(), part: of, from, limit };
+    let question = MessagesQuestion { stream: stream.clone(), part: of, from, to: to.unwrap_or(u64::MAX), limit };
     let found = in_time(state.sources().messages(question)).await?;
     let own = format!("{}/{stream}", state.sources().gateway_id());
     Ok(Json(View::new(stream, &own, found)).into_response())
@@ -166,6 +172,7 @@ impl View {
             stream,
             head: found.head,
             end: found.end,
+            count: found.count,
             messages: found.records.into_iter().map(line).collect(),
             unreadable: found.unreadable,
             next: found.next,

@@ -42,6 +42,7 @@
 //! Architecture invariant: the room imports no other shore. Its facts come through [`Sources`], in the words of
 //! [`crate::stats`].
 
+pub mod at_rest;
 mod dead;
 mod gate;
 mod guests;

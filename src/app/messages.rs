@@ -28,16 +28,19 @@ pub(super) fn read(store: &Handle, question: MessagesQuestion) -> Answer<Message
 
 async fn stored(store: &Handle, stream: store::StreamId, question: &MessagesQuestion) -> Result<Messages, StoreError> {
     // Before the read: what it says is there was there.
-    let position = *store.position(stream).borrow();
-    let MessagesQuestion { part, from, limit, .. } = question;
-    let (rows, end) = if *part == Part::Kept {
+    let MessagesQuestion { part, from, to, limit, .. } = question;
+    let (position, count) = store.backlog_within(stream, *from, to.saturating_add(1))?;
+    let (mut rows, end) = if *part == Part::Kept {
         (store.kept(stream, *from, *limit, READ_BYTES_MAX).await?, position.head)
     } else {
         (store.read(stream, *from, *limit, READ_BYTES_MAX).await?, position.next)
     };
+    rows.truncate(rows.partition_point(|row| row.seq <= *to));
+    let end = end.min(to.saturating_add(1));
+    let count = (*part == Part::Backlog).then_some(count);
     let next = rows.last().map(|last| last.seq + 1).filter(|next| *next < end);
     let records = rows.into_iter().map(|stored| (record(stored), None)).collect();
-    Ok(Messages { head: position.head, end: position.next, records, next, unreadable: 0 })
+    Ok(Messages { head: position.head, end: position.next, count, records, next, unreadable: 0 })
 }
 
 /// A stored message as it is shown.

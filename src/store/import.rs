@@ -30,7 +30,7 @@ use super::{
     failure::Failure,
     handle::{Handle, StoreError},
     orders::OrderError,
-    shared::{Control, Query},
+    shared::Control,
 };
 use crate::message::Message;
 
@@ -172,18 +172,5 @@ impl Handle {
         let (done, answer) = tokio::sync::oneshot::channel();
         self.control(Control::Import { import, outcome: None, done }).await?;
         self.answered(answer).await?
-    }
-
-    /// Messages of a stream that were forwarded and are kept for replay, oldest first, from `from` on; bounded as [`Handle::read`].
-    pub async fn kept(
-        &self,
-        stream: StreamId,
-        from: super::Sequence,
-        max_messages: usize,
-        max_bytes: usize,
-    ) -> Result<Vec<super::Stored>, StoreError> {
-        self.shared.door(stream).ok_or(StoreError::NoSuchStream(stream))?;
-        let stream = stream.0 as usize;
-        self.ask(|reply| Query::LookKept { stream, from, max_messages, max_bytes, reply }).await
     }
 }

@@ -131,6 +131,7 @@
 
 mod alarms;
 mod api;
+mod at_rest;
 mod books;
 mod clock;
 mod dead;
@@ -159,6 +160,7 @@ mod writer;
 
 pub use self::{
     api::*,
+    at_rest::{AtRest, AtRestError, RestingPage},
     dead::{DEAD_BYTES_MAX, DEAD_MESSAGES_MAX},
     disk::DISK_PATIENCE,
     handle::{Handle, OpenError, Store, StoreError},

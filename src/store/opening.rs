@@ -46,7 +46,7 @@ use crate::stats::DeadStats;
 /// Name of the database in the data directory.
 pub(super) const DATABASE: &str = "tidegate.db";
 
-const LOCK: &str = "tidegate.lock";
+pub(super) const LOCK: &str = "tidegate.lock";
 
 /// Waits between the tries to open what cannot be opened, before it is given up, and what cannot be read is taken for damage.
 const OPENING_WAITS: [Duration; 3] = {
@@ -306,7 +306,7 @@ fn check_head(connection: &Connection, sql: &StreamSql, books: &Books) -> Result
 }
 
 /// The boots with the current one last, and whether that is to be written.
-fn this_start(connection: &Connection) -> Result<(Boots, bool), rusqlite::Error> {
+pub(super) fn this_start(connection: &Connection) -> Result<(Boots, bool), rusqlite::Error> {
     let mut boots = schema::load_boots(connection)?;
     let kernel_id = clock::kernel_boot_id();
     let known = boots.iter().position(|boot| boot.kernel_id == kernel_id);

@@ -330,7 +330,7 @@ impl Reader {
     }
 }
 
-fn stored(
+pub(super) fn stored(
     row: &rusqlite::Row<'_>,
     seq: Sequence,
     decoder: &mut Decoder,

@@ -442,8 +442,6 @@ impl Door {
         let offline = self.offline.load(Ordering::Relaxed);
         let qos0_full = self.qos0_full.load(Ordering::Relaxed);
         let books = &published.books;
-        let backlog_messages = books.backlog_messages();
-        let oldest = || Duration::from_millis(known_boots.age_ms(published.head_at.0, published.head_at.1, now));
         let mut dropped = books.dropped.clone();
         for (reason, count) in [(OFFLINE, offline), (QOS0_FULL, qos0_full)] {
             if count > 0 {
@@ -451,24 +449,42 @@ impl Door {
             }
         }
         StreamStats {
-            name: self.name.clone(),
-            to: None,
-            configured: self.configured,
-            paused: books.operated.paused,
-            kept_messages: books.operated.kept.messages,
-            kept_bytes: books.operated.kept.bytes,
-            replayed: books.operated.replayed,
-            replay_left: books.operated.replay.as_ref().map(|replay| replay.left(books.tail)),
             accepted: books.accepted + offline + qos0_full,
-            forwarded: books.forwarded,
-            expired: books.expired,
             dropped: dropped.entries(),
-            dead: books.dead.entries(),
-            purged: books.purged,
-            backlog_messages,
-            backlog_bytes: books.backlog_bytes(),
-            oldest_age: (backlog_messages > 0).then(oldest),
+            ..stream_stats(&self.name, self.configured, books, published.head_at, known_boots, now)
         }
+    }
+}
+
+/// The books of a stream as they are shown.
+pub(super) fn stream_stats(
+    name: &str,
+    configured: bool,
+    books: &Books,
+    head_at: (i64, u64),
+    known_boots: &Boots,
+    now: Now,
+) -> StreamStats {
+    let backlog_messages = books.backlog_messages();
+    let oldest = || Duration::from_millis(known_boots.age_ms(head_at.0, head_at.1, now));
+    StreamStats {
+        name: name.to_owned(),
+        to: None,
+        configured,
+        paused: books.operated.paused,
+        kept_messages: books.operated.kept.messages,
+        kept_bytes: books.operated.kept.bytes,
+        replayed: books.operated.replayed,
+        replay_left: books.operated.replay.as_ref().map(|replay| replay.left(books.tail)),
+        accepted: books.accepted,
+        forwarded: books.forwarded,
+        expired: books.expired,
+        dropped: books.dropped.entries(),
+        dead: books.dead.entries(),
+        purged: books.purged,
+        backlog_messages,
+        backlog_bytes: books.backlog_bytes(),
+        oldest_age: (backlog_messages > 0).then(oldest),
     }
 }
 

@@ -5,6 +5,8 @@ mod sessions;
 mod streams;
 mod walk;
 
+pub(super) use self::{streams::nameless_streams, walk::Walk};
+
 use std::{
     fs::{self, File, OpenOptions},
     io::{self, Read, Write},

@@ -1,5 +1,6 @@
 //! Tests of the store through its doors, on real files.
 
+mod at_rest;
 mod basics;
 mod bench;
 mod damage;
