@@ -120,7 +120,7 @@ fn list_words(answer: &Value) -> String {
     let rows: Vec<_> = answer["dead"].as_array().into_iter().flatten().map(row).collect();
     let count = |name: &str| text(&answer[name]);
     let sum = format!(
-        "{} dead letters, {}; so far {} retried, {} purged, {} dropped because there were too many\n",
+        "{} dead letters, {}; so far {} retried, {} purged, {} dropped\n",
         count("messages"),
         size(&answer["bytes"]),
         count("retried"),

@@ -1,6 +1,7 @@
 //! `tidegate export`: the messages of a stream as lines of JSON.
 
 use std::{
+    fmt::Write as _,
     fs::{File, OpenOptions},
     io::{self, BufWriter, Write},
     path::{Path, PathBuf},
@@ -205,13 +206,14 @@ fn words(arguments: &Arguments, source: &Source, tally: &Tally, output: Option<&
     let mut out =
         format!("{} {what} of {}{numbers} exported from {}{to}\n", tally.messages, arguments.stream, source.name());
     if tally.left_meanwhile > 0 {
-        out.push_str(&format!(
-            "{} of those that were there when it began left meanwhile: forwarded, expired, dropped, dead or purged\n",
+        let _ = writeln!(
+            out,
+            "{} of those that were there when it began left meanwhile: forwarded, expired, dropped, dead or purged",
             tally.left_meanwhile
-        ));
+        );
     }
     if tally.unreadable > 0 {
-        out.push_str(&format!("{} {what} cannot be read any more and are missing\n", tally.unreadable));
+        let _ = writeln!(out, "{} {what} cannot be read any more and are missing", tally.unreadable);
     }
     out
 }

@@ -196,7 +196,7 @@ impl Gateway {
             Some(_) if status == 401 => {
                 bail!("the gateway at {} wants a token: give --token-file", self.address)
             }
-            Some(message) => bail!("{}", printable(message)),
+            Some(message) => bail!("{}", printable(&in_commands(message))),
             None => bail!("the gateway at {} answered {status}", self.address),
         }
     }
@@ -225,6 +225,13 @@ impl Gateway {
         connection.abort();
         Ok((status, body))
     }
+}
+
+/// What the HTTP interface advises, as commands.
+fn in_commands(message: &str) -> String {
+    message
+        .replace("GET /api/v1/streams lists them", "`tidegate streams` lists them")
+        .replace("GET /api/v1/dead lists them", "`tidegate dead list` lists them")
 }
 
 /// A stream's name on the command line.

@@ -1,6 +1,7 @@
 //! `tidegate import`: lines of JSON become messages of a stream.
 
 use std::{
+    fmt::Write as _,
     fs::File,
     io::{self, BufRead, BufReader, Seek as _},
     path::{Path, PathBuf},
@@ -261,13 +262,13 @@ fn report(arguments: &Arguments, tally: &Tally) {
             format!("{accepted} messages imported into {}\n", arguments.stream)
         };
         if *skipped > 0 {
-            out.push_str(&format!("{skipped} skipped: imported before, or still there (--again takes them, too)\n"));
+            let _ = writeln!(out, "{skipped} skipped: imported before, or still there (--again takes them, too)");
         }
         if *bad > 0 {
-            out.push_str(&format!("{bad} bad lines passed over\n"));
+            let _ = writeln!(out, "{bad} bad lines passed over");
         }
         if *without_id > 0 {
-            out.push_str(&format!("{without_id} have no id: imported again they would come in again\n"));
+            let _ = writeln!(out, "{without_id} have no id: imported again they would come in again");
         }
         out
     });

@@ -1,6 +1,7 @@
 //! `tidegate peek`: stored messages at a glance, or one payload as it is.
 
 use std::{
+    fmt::Write as _,
     fs::File,
     io::{self, IsTerminal as _, Write as _},
     path::PathBuf,
@@ -79,7 +80,7 @@ fn words(arguments: &Arguments, page: &Page) -> String {
     let mut out = layout(["SEQUENCE", "ACCEPTED (UTC)", "TOPIC", "BYTES", "PAYLOAD"], &rows, &[2, 4]);
     let count = page.count.map_or(String::new(), |count| format!(" of {count}"));
     let more = page.next.map_or(String::new(), |next| format!("; --from {next} goes on"));
-    out.push_str(&format!("{}{count} {what}{more}\n", page.messages.len()));
+    let _ = writeln!(out, "{}{count} {what}{more}", page.messages.len());
     out
 }
 

@@ -206,8 +206,8 @@ impl Source {
     }
 }
 
-fn unreadable_letters(cause: String) -> anyhow::Error {
-    anyhow!("the dead letters cannot be read: {}", printable(&cause))
+fn unreadable_letters(cause: impl AsRef<str>) -> anyhow::Error {
+    anyhow!("the dead letters cannot be read: {}", printable(cause.as_ref()))
 }
 
 impl Resting {
@@ -256,7 +256,7 @@ impl Resting {
                 let letter = self.store.dead(&whole, None).map_err(unreadable_letters)?.pop();
                 match letter.and_then(dead_record) {
                     Some((record, dead)) => {
-                        page.messages.push(named(Line { dead, ..Line::new(&record, &own, now_unix_ms) }))
+                        page.messages.push(named(Line { dead, ..Line::new(&record, &own, now_unix_ms) }));
                     }
                     None => page.unreadable += 1,
                 }

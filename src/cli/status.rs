@@ -1,6 +1,6 @@
 //! `tidegate status` and `tidegate streams`: the running gateway at a glance.
 
-use std::process::ExitCode;
+use std::{fmt::Write as _, process::ExitCode};
 
 use clap::Args;
 use serde_json::{Value, json};
@@ -122,7 +122,7 @@ fn alarms(status: &Value, streams: &Value, not_ready: &[String]) -> String {
         // The same may be a reason and an alarm.
         if !told.contains(&alarm) {
             let line = wrapped(&alarm, columns() - ALARM.len(), &" ".repeat(ALARM.len()));
-            out.push_str(&format!("{}{line}\n", Tone::Bad.paint(ALARM)));
+            let _ = writeln!(out, "{}{line}", Tone::Bad.paint(ALARM));
             told.push(alarm);
         }
     }

@@ -35,6 +35,7 @@ use super::{
     clock::{self, Boots, Now},
     dead,
     failure::Failure,
+    figures::stream_stats,
     handle::OpenError,
     lock::DirectoryLock,
     opening::{self, DATABASE, LOCK},
@@ -43,7 +44,6 @@ use super::{
     row::Decoder,
     salvage::{self, Walk},
     schema::{self, StreamRow, StreamSql},
-    shared::stream_stats,
 };
 use crate::stats::{DeadLetter, DeadStats, StreamStats};
 
@@ -63,7 +63,7 @@ pub enum AtRestError {
     #[error(transparent)]
     Open(OpenError),
     /// It cannot be read at all.
-    #[error("the database `{}` cannot be read: {cause}", path.display())]
+    #[error("the database `{}` cannot be read: {cause}; a gateway that starts here sets it aside and salvages what it can", path.display())]
     Unreadable {
         /// The file.
         path: PathBuf,
@@ -106,7 +106,13 @@ impl AtRest {
         }
         let lock = DirectoryLock::share(&data_dir.join(LOCK)).map_err(|error| match error {
             OpenError::Locked { .. } => AtRestError::Held(error),
-            other => AtRestError::Open(other),
+            other @ (OpenError::Directory { .. }
+            | OpenError::Newer { .. }
+            | OpenError::Foreign { .. }
+            | OpenError::Database { .. }
+            | OpenError::TwoStreams(_)
+            | OpenError::Metrics(_)
+            | OpenError::Threads(_)) => AtRestError::Open(other),
         })?;
         let unreadable =
             |error: &dyn std::fmt::Display| AtRestError::Unreadable { path: path.clone(), cause: error.to_string() };
@@ -328,7 +334,7 @@ impl Reading<'_> {
                     }
                 }
                 (Some(_), Some(Err(_))) => return false,
-                (Some(_), _) | (None, _) => {
+                (Some(_) | None, _) => {
                     self.page.lost += end - *next;
                     *next = end;
                     return true;

@@ -90,12 +90,21 @@ impl Stop {
     }
 }
 
+/// What is known of one source.
+#[derive(Debug)]
+struct Source {
+    ranges: Holes,
+    /// The table has no row for it yet.
+    is_new: bool,
+    is_changed: bool,
+}
+
 /// The numbers of each source that were imported into a stream, as far as they were asked for.
 #[derive(Debug)]
 pub(super) struct Ledger<'c> {
     connection: &'c Connection,
     stream: i64,
-    sources: HashMap<String, (Holes, bool)>,
+    sources: HashMap<String, Source>,
 }
 
 impl<'c> Ledger<'c> {
@@ -106,47 +115,43 @@ impl<'c> Ledger<'c> {
 
     /// Whether this number of the source was imported before. `None`: there are too many sources already for a new one.
     pub(super) fn has(&mut self, source: &str, sequence: u64) -> Result<Option<bool>, Failure> {
-        if let Some((ranges, _)) = self.sources.get(source) {
-            return Ok(Some(ranges.contains(sequence)));
+        if let Some(known) = self.sources.get(source) {
+            return Ok(Some(known.ranges.contains(sequence)));
         }
         let mut select =
             self.connection.prepare_cached("SELECT ranges FROM imported WHERE stream = ?1 AND source = ?2")?;
         let text: Option<String> = select.query_row(params![self.stream, source], |row| row.get(0)).optional()?;
-        let ranges = match text {
-            // What cannot be read is forgotten: a message twice is better than a message not at all.
-            Some(text) => Holes::from_text(&text).unwrap_or_default(),
-            None => {
-                let new = self.sources.values().filter(|(ranges, _)| ranges.ranges() == 0).count();
-                let known: i64 = self
-                    .connection
-                    .prepare_cached("SELECT count(*) FROM imported WHERE stream = ?1")?
-                    .query_row([self.stream], |row| row.get(0))?;
-                if usize::try_from(known).unwrap_or(usize::MAX) + new >= SOURCES_MAX {
-                    return Ok(None);
-                }
-                Holes::default()
+        if text.is_none() {
+            let new = self.sources.values().filter(|source| source.is_new).count();
+            let mut count = self.connection.prepare_cached("SELECT count(*) FROM imported WHERE stream = ?1")?;
+            let known: i64 = count.query_row([self.stream], |row| row.get(0))?;
+            if usize::try_from(known).unwrap_or(usize::MAX) + new >= SOURCES_MAX {
+                return Ok(None);
             }
-        };
+        }
+        let is_new = text.is_none();
+        // What cannot be read is forgotten: a message twice is better than a message not at all.
+        let ranges = text.and_then(|text| Holes::from_text(&text)).unwrap_or_default();
         let known = ranges.contains(sequence);
-        self.sources.insert(source.to_owned(), (ranges, false));
+        self.sources.insert(source.to_owned(), Source { ranges, is_new, is_changed: false });
         Ok(Some(known))
     }
 
     /// Enters a number that is stored now.
     pub(super) fn add(&mut self, source: &str, sequence: u64) {
-        if let Some((ranges, changed)) = self.sources.get_mut(source) {
-            ranges.add(sequence, sequence.saturating_add(1));
-            *changed = true;
+        if let Some(known) = self.sources.get_mut(source) {
+            known.ranges.add(sequence, sequence.saturating_add(1));
+            known.is_changed = true;
         }
     }
 
     /// Writes what changed.
     pub(super) fn save(self) -> Result<(), Failure> {
         let mut insert = self.connection.prepare_cached("INSERT OR REPLACE INTO imported VALUES(?1, ?2, ?3)")?;
-        for (source, (mut ranges, changed)) in self.sources {
-            if changed {
-                ranges.keep_last(RANGES_MAX);
-                insert.execute(params![self.stream, source, ranges.to_text()])?;
+        for (source, mut known) in self.sources {
+            if known.is_changed {
+                known.ranges.keep_last(RANGES_MAX);
+                insert.execute(params![self.stream, source, known.ranges.to_text()])?;
             }
         }
         Ok(())

@@ -137,6 +137,7 @@ mod clock;
 mod dead;
 mod disk;
 mod failure;
+mod figures;
 mod handle;
 mod import;
 mod lane;

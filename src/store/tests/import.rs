@@ -17,7 +17,7 @@ fn from(source: &'static str, sequence: u64, number: u64) -> Message {
         source: ByteString::from_static(source),
         sequence,
         accepted_unix_ms: 1_700_000_000_000 + number.cast_signed(),
-        clock_synced: number % 2 == 0,
+        clock_synced: number.is_multiple_of(2),
     };
     let properties = Properties { origin: Some(Box::new(origin)), ..Properties::default() };
     Message { properties: Some(Box::new(properties)), ..message(number) }
@@ -164,5 +164,28 @@ fn what_is_kept_can_be_looked_at_without_what_left_otherwise() {
     let kept = |from| bench.wait(bench.handle.kept(A, from, 100, 1 << 20)).unwrap();
     assert_eq!(kept(0).iter().map(|stored| stored.seq).collect::<Vec<_>>(), [1, 2, 4]);
     assert_eq!(kept(2).iter().map(|stored| number_of(&stored.message)).collect::<Vec<_>>(), [2, 4]);
+    bench.close();
+}
+
+#[test]
+fn no_more_sources_and_ranges_are_remembered_than_agreed() {
+    let dir = tempfile::tempdir().unwrap();
+    let bench = Bench::open(&settings(dir.path()), &[stream("a")]);
+    let of = |source: usize| {
+        let mut message = from("x/y", 1, 1);
+        let origin = message.properties.as_mut().unwrap().origin.as_mut().unwrap();
+        origin.source = format!("gateway-{source}/s").into();
+        message
+    };
+    let done = import(&bench, (0..2000).map(of).collect(), false);
+    assert_eq!(done, Imported { accepted: 1024, skipped: 0, stop: Some(Stop::TooManySources) });
+    assert_eq!(import(&bench, vec![of(1023), of(1024)], false).skipped, 1);
+    // Every second number is a range by itself: of the lowest nothing is known any more, and they come in again.
+    for slice in 0..3_u64 {
+        let odd = |n: u64| from("gateway-0/s", 2 * (slice * 2000 + n) + 3, n);
+        assert_eq!(import(&bench, (0..2000).map(odd).collect(), false).accepted, 2000);
+    }
+    let again = vec![from("gateway-0/s", 2 * 5999 + 3, 1), from("gateway-0/s", 3, 1)];
+    assert_eq!(import(&bench, again, false), Imported { accepted: 1, skipped: 1, stop: None });
     bench.close();
 }
