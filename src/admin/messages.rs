@@ -37,9 +37,8 @@ use tokio::{sync::Semaphore, time::timeout};
 
 use super::{
     ANSWER_TIMEOUT,
-    dead::bad_query,
     orders::in_time,
-    routes::{Failure, State, bad_path},
+    routes::{Failure, State, bad_path, bad_query},
 };
 use crate::{
     message::Message,
@@ -119,7 +118,7 @@ struct Page {
     #[serde(default)]
     from: u64,
     to: Option<u64>,
-    limit: Option<usize>,
+    limit: Option<u64>,
     #[serde(default)]
     of: Part,
 }
@@ -157,7 +156,16 @@ async fn read(
 ) -> Result<Response, Failure> {
     let Path(stream) = name.map_err(bad_path)?;
     let Query(Page { from, to, limit, of }) = page.map_err(bad_query)?;
-    let limit = limit.unwrap_or(LIMIT).clamp(1, PAGE_MESSAGES_MAX);
+    let limit = match limit {
+        None => LIMIT,
+        Some(limit) => {
+            let fits = usize::try_from(limit).ok().filter(|limit| (1..=PAGE_MESSAGES_MAX).contains(limit));
+            fits.ok_or_else(|| {
+                let message = format!("`limit={limit}`: expected 1 to {PAGE_MESSAGES_MAX}");
+                Failure::new(StatusCode::BAD_REQUEST, "bad-query", message)
+            })?
+        }
+    };
     let question = MessagesQuestion { stream: stream.clone(), part: of, from, to: to.unwrap_or(u64::MAX), limit };
     let found = in_time(state.sources().messages(question)).await?;
     let own = format!("{}/{stream}", state.sources().gateway_id());
@@ -194,13 +202,15 @@ async fn import(
     let turn = timeout(ANSWER_TIMEOUT, importing.acquire()).await.map_err(|_| busy())?;
     let _turn = turn.map_err(|_| busy())?;
     let body = timeout(IMPORT_TIMEOUT, axum::body::to_bytes(body, IMPORT_BYTES_MAX)).await;
-    let Ok(Ok(body)) = body else {
-        let message = format!(
-            "the body did not come whole within {} s, or is larger than {IMPORT_BYTES_MAX} bytes; send fewer lines at a time",
-            IMPORT_TIMEOUT.as_secs()
-        );
-        return Err(Failure::new(StatusCode::PAYLOAD_TOO_LARGE, "body", message));
-    };
+    let body = body.map_err(|_| {
+        let message = format!("the body did not come whole within {} s", IMPORT_TIMEOUT.as_secs());
+        Failure::new(StatusCode::REQUEST_TIMEOUT, "timeout", message)
+    })?;
+    let body = body.map_err(|_| {
+        let message =
+            format!("the body broke off, or is larger than {IMPORT_BYTES_MAX} bytes; send fewer lines at a time");
+        Failure::new(StatusCode::PAYLOAD_TOO_LARGE, "too-large", message)
+    })?;
     let parsed = tokio::task::spawn_blocking(move || messages(&body, unix_ms(SystemTime::now()))).await;
     let parsed = parsed.map_err(|_| Failure::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "see the log"))?;
     let messages = parsed.map_err(|(line, what)| {

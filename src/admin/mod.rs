@@ -14,10 +14,17 @@
 //! | `POST /api/v1/streams/{name}/messages?again=` | lines of `export` become messages of the stream | yes |
 //! | `GET /api/v1/dead?stream=&after=&limit=`, `GET /api/v1/dead/{id}` | dead letters, oldest first; one with its payload | yes |
 //! | `POST /api/v1/dead/{id}/retry`, `DELETE /api/v1/dead/{id}`, `DELETE /api/v1/dead?stream=` or `?all=true` | how many it was about | yes |
+//! | `GET /api/v1/clients?state=&after=&limit=`, `DELETE /api/v1/clients/{id}` | local clients; one disconnected (see `clients`) | yes |
+//! | `POST /api/v1/publish?topic=&qos=&retain=` | the body becomes a message; 200 once it is accepted (see `publish`) | yes |
+//! | `GET /api/v1/openapi.json` | all of this for programs (see `document`) | yes |
 //!
 //! Health stays open because those who ask (kubelet, load balancers, systemd units with curl) cannot be given a secret,
 //! and the answer holds no figure of the plant. Prometheus can (`authorization.credentials_file`), so metrics need it.
-//! A wrong path, method or token is answered with `{"error":{"code","message"}}`.
+//! What is wrong is answered with `{"error":{"code","message"}}`: `code` for programs, `message` for people.
+//!
+//! Paths are taken literally (no trailing slash, no second spelling), a query says only what `openapi.json` has for that request and says it
+//! once (only health, whose answer restarts things, overlooks a query), a method that is not there is 405 with `Allow`, HEAD is GET without the body. An answer is JSON unless the table says otherwise,
+//! never cached, never guessed at (`nosniff`), and never readable by pages of other sites (no CORS).
 //!
 //! # Bounds
 //!
@@ -27,12 +34,14 @@
 //!   request's headers, [`MAX_HEAD_BYTES`] bytes and [`MAX_HEADERS`] lines of them.
 //! - [`ANSWER_TIMEOUT`] for the facts of one answer, [`MAX_GATHERING`] answers gathering facts at a time, on threads on
 //!   which a slow disk holds up nobody else.
-//! - Only an import has a body that is read: one at a time, [`IMPORT_BYTES_MAX`] of it; any other request that comes with a body is answered and then disconnected.
+//! - Only `publish` and the import of messages read a body, within the bounds they say; any other request that comes with one is answered and then
+//!   disconnected.
 //! - Rates: one sample a second and stream, [`RATE_WINDOW`] of them.
 //!
-//! # Who may change something
+//! # Who is heard
 //!
-//! POST and DELETE need the token where there is one, and always a `Host` and `Origin` that no web page of another site can have; see `gate`.
+//! Whoever carries the token, where there is one, with a `Host` that no web page of another site can have, and for what changes
+//! something such an `Origin` too; see `gate`. The right to use this room is the right to do everything in it: access rules are for MQTT clients.
 //!
 //! # Crash, stop, failure
 //!
@@ -43,12 +52,15 @@
 //! [`crate::stats`].
 
 pub mod at_rest;
+mod clients;
 mod dead;
+mod document;
 mod gate;
 mod guests;
 mod messages;
 mod metrics;
 mod orders;
+mod publish;
 mod rates;
 mod routes;
 mod server;
@@ -73,11 +85,19 @@ use tokio_util::sync::CancellationToken;
 
 pub use settings::*;
 
-use crate::message::Message;
-use crate::stats::{DeadLetter, DeadStats, DownlinkStats, ListenerStats, StoreStats, StreamStats, UplinkStats};
+use crate::{
+    message::Message,
+    stats::{
+        ClientPage, ClientQuestion, DeadLetter, DeadStats, DownlinkStats, ListenerStats, Published, StoreStats,
+        StreamStats, UplinkStats,
+    },
+};
 pub use dead::DeadQuestion;
 pub use messages::{IMPORT_BYTES_MAX, Messages, MessagesQuestion, PAGE_MESSAGES_MAX, Part, Taken};
 pub use orders::{Answer, Order, Refused, Why};
+pub use publish::{
+    ALL_BODIES_BYTES, BODY_BYTES_MIN, BODY_TIMEOUT, CLIENT_ID as PUBLISHER_ID, MAX_BODY_BYTES, PUBLISH_TIMEOUT,
+};
 pub use rates::RATE_WINDOW;
 
 /// Most connections at a time.
@@ -121,6 +141,14 @@ pub trait Sources: Send + Sync + 'static {
     fn import(&self, stream: String, messages: Vec<Message>, again: bool) -> Answer<Taken>;
     /// The figures of all dead letters. Does not block.
     fn dead_stats(&self) -> DeadStats;
+    /// Publishes a message; answers once it is accepted. Dropping the answer does not call it back.
+    fn publish(&self, message: Message) -> Answer<Published>;
+    /// The largest payload that can be published, in bytes. Does not block.
+    fn publish_max_bytes(&self) -> usize;
+    /// Local clients.
+    fn clients(&self, question: &ClientQuestion) -> ClientPage;
+    /// Ends the connection of a client; answers once it has ended.
+    fn disconnect(&self, client_id: String) -> Answer<()>;
     /// The store at a glance.
     fn store(&self) -> StoreStats;
     /// All uplinks, in configuration order.
@@ -204,7 +232,7 @@ pub fn start(
     let token = settings.token_file.as_deref().map(token::Token::read).transpose()?;
     let metrics = metrics::Metrics::new(registry, Arc::clone(&sources))?;
     let (listener, address) = listen(asked).map_err(|source| StartError::Bind { address: asked, source })?;
-    let state = routes::State::new(sources, metrics, token, gate::Gate::new(address));
+    let state = routes::State::new(sources, metrics, token, gate::Gate::new(address, &settings.hosts));
     tracing::info!(%address, token = settings.token_file.is_some(), "admin listens");
     let server = tokio::spawn(run(listener, state, stop.clone()));
     Ok(Admin { address: Some(address), stop, server })

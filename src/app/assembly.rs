@@ -10,6 +10,7 @@ use tokio::task;
 
 use super::{
     facts::{Facts, Heartbeat},
+    meters::Meters,
     scratch::Scratch,
     sys,
 };
@@ -63,6 +64,7 @@ impl Assembly {
             heartbeats: heartbeats(&handle, &forwarders),
             stopping: AtomicBool::new(false),
         });
+        Meters::register(config, &facts, &registry)?;
         broker.tell_sys(sys::facts(Arc::downgrade(&facts)));
         let admin = admin::start(&config.admin, Arc::clone(&facts) as _, registry)?;
         Ok(Self { store, handle, forwarders, downlinks, broker, admin, scratch, facts })

@@ -12,7 +12,10 @@ use crate::{
     admin::{Answer, DeadQuestion, Messages, MessagesQuestion, Order, Sources, Taken},
     broker::Broker,
     message::Message,
-    stats::{DeadLetter, DeadStats, DownlinkStats, ListenerStats, StoreStats, StreamStats, UplinkState, UplinkStats},
+    stats::{
+        ClientPage, ClientQuestion, DeadLetter, DeadStats, DownlinkStats, ListenerStats, Published, StoreStats,
+        StreamStats, UplinkState, UplinkStats,
+    },
     store,
     systemd::Pulse,
 };
@@ -132,6 +135,22 @@ impl Sources for Facts {
 
     fn import(&self, stream: String, messages: Vec<Message>, again: bool) -> Answer<Taken> {
         super::messages::import(&self.store, &self.gateway_id, stream, messages, again)
+    }
+
+    fn publish(&self, message: Message) -> Answer<Published> {
+        super::clients::publish(&self.broker, &self.store, message)
+    }
+
+    fn publish_max_bytes(&self) -> usize {
+        super::clients::publish_max_bytes(&self.broker)
+    }
+
+    fn clients(&self, question: &ClientQuestion) -> ClientPage {
+        self.broker.clients(question)
+    }
+
+    fn disconnect(&self, client_id: String) -> Answer<()> {
+        super::clients::disconnect(&self.broker, client_id)
     }
 
     fn dead_stats(&self) -> DeadStats {

@@ -11,8 +11,10 @@
 //! ends the program, in order, with an exit code that makes systemd start it again.
 
 mod assembly;
+mod clients;
 mod facts;
 mod messages;
+mod meters;
 mod orders;
 mod reload;
 mod scratch;
@@ -30,6 +32,7 @@ use self::{assembly::Assembly, facts::Facts, reload::Reload};
 use crate::{
     config::Config,
     forward::Forwarder,
+    log, memory,
     signal::{Signal, Signals},
     systemd::Systemd,
 };
@@ -85,9 +88,14 @@ async fn live(config: &Config, file: Option<&Path>) -> anyhow::Result<()> {
         }
     });
     let outcome = tokio::select! {
-        name = stop_signal(&mut signals, &reload_wanted) => { tracing::info!(signal = name, "stopping"); Ok(()) }
+        name = stop_signal(&mut signals, &reload_wanted) => {
+            log::settle();
+            tracing::info!(signal = name, "stopping");
+            Ok(())
+        }
         never = reload.run(&reload_wanted) => match never {},
-        failure = assembly.failed() => { tracing::error!(failure, "stopping: a part of the gateway failed"); Err(anyhow!(failure)) }
+        never = memory::give_back_after_work() => match never {},
+        failure = assembly.failed() => { tracing::error!(error = failure, "stopping: a part of the gateway failed"); Err(anyhow!(failure)) }
     };
     stopped.cancel();
     if let Ok(systemd) = watch.await {

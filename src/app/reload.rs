@@ -125,7 +125,7 @@ impl Reload {
 
 fn tell(warnings: &[Problem]) {
     for warning in warnings {
-        tracing::warn!(%warning, "configuration: surely not meant");
+        tracing::warn!(problem = %warning, "configuration: surely not meant");
     }
 }
 

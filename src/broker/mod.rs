@@ -14,6 +14,7 @@
 //! | [`access`] | who may connect, publish and subscribe; reload of that |
 //! | [`fanout`] | subscriptions, shared ones too, and the way to subscribers |
 //! | `retained`, `publisher` | retained messages; wills |
+//! | `clients` | clients as an operator sees them; sending one away; what is published over HTTP |
 //! | `commands` | the door for messages that come down an uplink |
 //! | `pending` | connections that have not sent their CONNECT, and the bounds on them |
 //! | `metrics`, `gauges`, `sys` | what is counted, for Prometheus and as `$SYS` |
@@ -21,6 +22,7 @@
 //! Stopping, in the direction of travel: [`Broker::close_listeners`], then [`Broker::drain`], and after it the store.
 
 pub mod access;
+mod clients;
 mod commands;
 #[doc = include_str!("conformance.md")]
 pub mod conformance {}
@@ -31,7 +33,6 @@ mod hub;
 mod limits;
 mod listener;
 mod metrics;
-mod noise;
 mod packet;
 mod pending;
 mod publisher;
@@ -41,18 +42,21 @@ mod settings;
 mod sys;
 mod transport;
 
-use std::{future::Future, io, sync::Arc, time::Duration, time::Instant};
+use std::{future::Future, io, path::Path, sync::Arc, time::Duration, time::Instant};
 
 use tokio::sync::{mpsc, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
+pub use clients::{Expelled, NotTaken, Taken};
 pub(crate) use commands::{Kept, Locals, Look, Receipt, Report};
 pub use metrics::Drops;
 #[cfg(any(test, feature = "fuzzing"))]
 pub use packet::fuzz;
 pub use settings::*;
 pub use sys::SysFacts;
-pub use transport::{TlsProblem, TlsRefused, check_tls};
+pub use transport::{
+    CertificateFacts, TlsProblem, TlsRefused, certificates_end, check_tls, inspect_certificate, inspect_certificates,
+};
 
 use self::{
     access::Access, fanout::Fanout, hub::Hub, listener::Listener, metrics::Metrics, pending::Pending,
@@ -132,7 +136,6 @@ pub async fn start(settings: Settings, intake: Intake, registry: &prometheus::Re
         aborted: CancellationToken::new(),
         last_call: CancellationToken::new(),
         connections: TaskTracker::new(),
-        noise: noise::Throttle::default(),
         sys: Sys::new(Instant::now()),
     });
     registry.register(Box::new(gauges::Gauges::new(&hub)?))?;
@@ -193,6 +196,11 @@ impl Broker {
     /// The listeners as they are now, in configuration order.
     pub fn listeners(&self) -> Vec<ListenerStats> {
         self.listeners.iter().map(|listener| listener.stats()).collect()
+    }
+
+    /// Shows in the metrics when the first certificate of a file ends that other rooms use, in seconds since 1970.
+    pub fn show_certificate(&self, file: &Path, not_after: i64) {
+        self.hub.metrics.tls_not_after.with_label_values(&[&file.display().to_string()]).set(not_after);
     }
 
     /// The door for messages that come from elsewhere.

@@ -26,7 +26,7 @@ use super::{
     words::{printable, printable_json},
 };
 use crate::{
-    admin::Settings,
+    admin,
     config::{self, Refused},
     named_file::{self, Content},
 };
@@ -92,29 +92,15 @@ impl Door {
     /// Finds out where the gateway is.
     pub(super) fn open(&self) -> Result<Gateway, Trouble> {
         if let Some(address) = self.admin {
-            return self.open_at(address, None);
+            return Ok(Gateway::at(address, self.token_file.clone())?);
         }
         self.open_with(config::load(self.config.as_deref()).map_err(Trouble::Config)?.admin)
     }
 
     /// The same, of a configuration that was read already.
-    pub(super) fn open_with(&self, admin: Settings) -> Result<Gateway, Trouble> {
-        let bind = admin.bind.context("the configuration has `[admin] bind = \"off\"`: there is nothing to ask")?;
-        self.open_at(bind, admin.token_file)
-    }
-
-    fn open_at(&self, address: SocketAddr, token_file: Option<PathBuf>) -> Result<Gateway, Trouble> {
-        let token_file = self.token_file.clone().or(token_file);
-        if address.port() == 0 {
-            return Err(anyhow!("`[admin] bind` leaves the port to the system; say which it is with --admin").into());
-        }
-        let token = token_file.map(|file| {
-            let (bytes, _) = named_file::read(&file, Content::Secret)
-                .map_err(|problem| anyhow!("the token file {} {problem}", file.display()))?;
-            let line = bytes.split(|byte| *byte == b'\n').next().unwrap_or_default();
-            Ok::<_, anyhow::Error>(String::from_utf8_lossy(line.trim_ascii()).into_owned())
-        });
-        Ok(Gateway { address: reachable(address), token: token.transpose()? })
+    pub(super) fn open_with(&self, admin: admin::Settings) -> Result<Gateway, Trouble> {
+        let token_file = self.token_file.clone().or(admin.token_file);
+        Ok(Gateway::of(&admin::Settings { token_file, ..admin })?)
     }
 
     /// Prints an answer as JSON, or in words.
@@ -138,6 +124,25 @@ impl Gateway {
         self.address
     }
 
+    /// The gateway that these settings are of.
+    pub(super) fn of(admin: &admin::Settings) -> anyhow::Result<Self> {
+        let bind = admin.bind.context("the configuration has `[admin] bind = \"off\"`: there is nothing to ask")?;
+        Self::at(bind, admin.token_file.clone())
+    }
+
+    fn at(address: SocketAddr, token_file: Option<PathBuf>) -> anyhow::Result<Self> {
+        if address.port() == 0 {
+            bail!("`[admin] bind` leaves the port to the system; say which it is with --admin");
+        }
+        let token = token_file.map(|file| {
+            let (bytes, _) = named_file::read(&file, Content::Secret)
+                .map_err(|problem| anyhow!("the token file {} {problem}", file.display()))?;
+            let line = bytes.split(|byte| *byte == b'\n').next().unwrap_or_default();
+            Ok::<_, anyhow::Error>(String::from_utf8_lossy(line.trim_ascii()).into_owned())
+        });
+        Ok(Self { address: reachable(address), token: token.transpose()? })
+    }
+
     pub(super) fn get(&self, path: &str) -> anyhow::Result<Value> {
         self.ask(&Method::GET, path)
     }
@@ -159,8 +164,7 @@ impl Gateway {
 
     /// Why it is not ready, in its words; nothing where it is.
     pub(super) fn not_ready(&self) -> anyhow::Result<Vec<String>> {
-        let (_, body) = self.exchange(&Method::GET, "/health/ready", Bytes::new(), PATIENCE)?;
-        let answer: Value = serde_json::from_slice(&body).context("the gateway's answer cannot be read")?;
+        let (_, answer) = self.answer("/health/ready")?;
         Ok(answer["reasons"].as_array().into_iter().flatten().filter_map(|why| why.as_str().map(printable)).collect())
     }
 
@@ -178,6 +182,17 @@ impl Gateway {
         self.understand(status, &body)
     }
 
+    /// Asks, and gives the status and JSON of the answer, whatever it is.
+    pub(super) fn answer(&self, path: &str) -> anyhow::Result<(u16, Value)> {
+        let (status, body) = self.exchange(&Method::GET, path, Bytes::new(), PATIENCE)?;
+        Ok((status, self.json(&body)?))
+    }
+
+    fn json(&self, body: &[u8]) -> anyhow::Result<Value> {
+        serde_json::from_slice(body)
+            .with_context(|| format!("what listens on {} is no gateway's admin interface", self.address))
+    }
+
     fn exchange(&self, method: &Method, path: &str, body: Bytes, patience: Duration) -> anyhow::Result<(u16, Bytes)> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start")?;
         let asked = runtime.block_on(async { timeout(patience, self.converse(method, path, body)).await });
@@ -187,8 +202,7 @@ impl Gateway {
 
     /// The JSON of an answer; what the gateway refuses is an error in its own words.
     fn understand(&self, status: u16, body: &[u8]) -> anyhow::Result<Value> {
-        let answer: Value = serde_json::from_slice(body)
-            .with_context(|| format!("what listens on {} is no gateway's admin interface", self.address))?;
+        let answer = self.json(body)?;
         if (200..300).contains(&status) {
             return Ok(answer);
         }

@@ -6,10 +6,12 @@
 mod check;
 mod dead;
 mod demo;
+mod doctor;
 mod export;
 mod gateway;
 mod generate;
 mod import;
+mod import_mosquitto;
 mod operate;
 mod passwd;
 mod peek;
@@ -71,6 +73,8 @@ enum Command {
     Import(import::Arguments),
     Completions(generate::Completions),
     Man(generate::Manual),
+    Doctor(doctor::Arguments),
+    ImportMosquitto(import_mosquitto::Arguments),
 }
 
 /// Runs the program with these arguments, the program's name first.
@@ -94,6 +98,8 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             generate::completions(&arguments, Arguments::command())
         }
         Ok(Arguments { command: Command::Man(arguments) }) => generate::manual(&arguments, Arguments::command()),
+        Ok(Arguments { command: Command::Doctor(arguments) }) => doctor::main(&arguments),
+        Ok(Arguments { command: Command::ImportMosquitto(arguments) }) => import_mosquitto::main(&arguments),
         Err(error) if error.kind() == ErrorKind::DisplayVersion => {
             print(&error.to_string());
             ExitCode::SUCCESS

@@ -17,6 +17,12 @@ use prometheus::{
 use super::Queue;
 use crate::{stats::DownlinkStats, store};
 
+/// Why messages of an upstream are refused at the door: by the message, or for want of room.
+const REFUSALS: [&str; 7] = ["unmatched", "topic", "too-large", "queue-full", "store-full", "disk-full", "suspended"];
+
+/// Why messages that were received are dropped.
+const DROPS: [&str; 4] = ["oldest", "newest", "too-large", "damaged"];
+
 /// Messages that were refused at the door, by uplink and reason.
 #[derive(Debug, Clone)]
 pub(super) struct Refused(IntCounterVec);
@@ -27,6 +33,13 @@ impl Refused {
         let refused = IntCounterVec::new(Opts::new("tidegate_downlink_refused_total", help), &["uplink", "reason"])?;
         registry.register(Box::new(refused.clone()))?;
         Ok(Self(refused))
+    }
+
+    /// Shows that there were none yet, so that the first is an increase.
+    pub(super) fn show(&self, uplink: &str) {
+        for reason in REFUSALS {
+            self.0.with_label_values(&[uplink, reason]);
+        }
     }
 
     pub(super) fn count(&self, uplink: &str, reason: &str) {
@@ -115,8 +128,10 @@ impl Collector for Collected {
             stats.iter().map(|it| (vec![("downlink", it.name.clone())], of(it))).collect()
         };
         let dropped = stats.iter().flat_map(|it| {
-            let labels = |reason: &String| vec![("downlink", it.name.clone()), ("reason", reason.clone())];
-            it.dropped.iter().map(move |(reason, count)| (labels(reason), *count))
+            let labels = |reason: &str| vec![("downlink", it.name.clone()), ("reason", reason.to_owned())];
+            let count =
+                |word: &str| it.dropped.iter().find(|(reason, _)| reason == word).map_or(0, |(_, count)| *count);
+            DROPS.into_iter().map(move |word| (labels(word), count(word)))
         });
         let lost =
             self.0.lost.iter().map(|(uplink, lost)| (vec![("uplink", uplink.clone())], lost.load(Ordering::Relaxed)));

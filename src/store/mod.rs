@@ -140,6 +140,7 @@ mod failure;
 mod figures;
 mod handle;
 mod import;
+mod inspect;
 mod lane;
 mod lock;
 mod mend;
@@ -157,6 +158,7 @@ mod sessions;
 mod shared;
 #[cfg(test)]
 mod tests;
+mod trial;
 mod writer;
 
 pub use self::{
@@ -166,9 +168,11 @@ pub use self::{
     disk::DISK_PATIENCE,
     handle::{Handle, OpenError, Store, StoreError},
     import::{Imported, Stop},
+    inspect::*,
     lane::{LANE_BATCHES_MAX, Lane, Permit, Returns},
     opening::open,
     orders::OrderError,
     reader::{READ_BYTES_MAX, READ_MESSAGES_MAX},
     sessions::*,
+    trial::*,
 };

@@ -29,6 +29,7 @@ mod dial;
 mod error;
 mod inbound;
 pub mod mqtt;
+mod probe;
 mod settings;
 mod tls;
 
@@ -39,6 +40,7 @@ use bytes::Bytes;
 pub use self::{
     error::{Error, Step},
     inbound::*,
+    probe::{Handshake, Login, Probe, ProbeId, check_files, probe},
     settings::*,
 };
 use crate::{

@@ -48,6 +48,8 @@ pub(super) enum Ending {
     Stalled,
     /// A reload took its access away.
     Revoked,
+    /// An operator sent it away.
+    Expelled,
     /// Another connection took the session.
     TakenOver,
     /// The gateway stops.
@@ -81,6 +83,7 @@ impl Ending {
             Self::Silent => Some(Reason::KEEP_ALIVE_TIMEOUT),
             Self::TakenOver => Some(Reason::TAKEN_OVER),
             Self::Revoked => Some(Reason::NOT_AUTHORIZED),
+            Self::Expelled => Some(Reason::ADMINISTRATIVE),
             Self::Stopping => Some(Reason::SHUTTING_DOWN),
             Self::StoreGone => Some(Reason::IMPLEMENTATION),
         }
@@ -92,6 +95,7 @@ impl Ending {
             Self::Decode(error) => error.to_string().into(),
             Self::Offence(_, cause) => (*cause).into(),
             Self::Revoked => REVOKED.into(),
+            Self::Expelled => "disconnected by an operator".into(),
             Self::Silent => SILENT.into(),
             Self::TakenOver => "another connection has the same client id".into(),
             Self::Stopping => "the gateway stops".into(),
@@ -113,6 +117,7 @@ impl Ending {
             | Self::Stalled
             | Self::TakenOver
             | Self::Revoked
+            | Self::Expelled
             | Self::Stopping => true,
         }
     }
@@ -129,6 +134,7 @@ impl Ending {
             | Self::Silent
             | Self::TakenOver
             | Self::Revoked
+            | Self::Expelled
             | Self::Stopping
             | Self::StoreGone => true,
         }
@@ -148,7 +154,7 @@ impl Connection {
             () = aborted.cancelled() => {}
             verdicts = timeout(LAST_VERDICTS, self.last_verdicts(&ending)) => {
                 if verdicts.is_err() {
-                    tracing::debug!(client_id = %self.claim.client_id(), "ended before the store's verdict");
+                    tracing::debug!(client = %self.claim.client_id(), "ended before the store's verdict");
                 }
             }
         }
@@ -261,7 +267,7 @@ impl Connection {
             stowed = timeout(LAST_SAVE, self.stow()) => stowed.unwrap_or(Err(StoreError::Deadline)),
         };
         if let Err(error) = stowed {
-            tracing::debug!(client_id = %self.claim.client_id(), %error, "session not put away");
+            tracing::debug!(client = %self.claim.client_id(), %error, "session not put away");
         }
     }
 
@@ -342,6 +348,12 @@ impl Connection {
             Ending::Stalled => self.hub.refused(who, "slow-reader", "reads nothing of what is sent to it"),
             Ending::Revoked => self.hub.refused(who, "access-revoked", REVOKED),
             Ending::Silent => self.hub.refused(who, "keep-alive", SILENT),
+            Ending::Expelled => tracing::info!(
+                listener = who.listener,
+                address = who.address,
+                client_id = who.client_id,
+                "client disconnected by an operator"
+            ),
             Ending::Disconnected { .. }
             | Ending::Lost(_)
             | Ending::TakenOver
@@ -350,7 +362,7 @@ impl Connection {
                 tracing::debug!(
                     listener = who.listener,
                     address = who.address,
-                    client_id = who.client_id,
+                    client = who.client_id,
                     ?ending,
                     "client disconnected"
                 );
