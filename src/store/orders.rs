@@ -71,7 +71,7 @@ pub enum OrderError {
 impl Handle {
     /// The stream of this name, configured or not.
     pub fn find(&self, name: &str) -> Option<StreamId> {
-        let at = self.shared.doors.iter().position(|door| door.name == name)?;
+        let at = self.shared.doors.find(name)?;
         u32::try_from(at).ok().map(StreamId)
     }
 
@@ -85,7 +85,7 @@ impl Handle {
     /// # Panics
     /// When there is no such stream.
     pub fn paused(&self, stream: StreamId) -> Arc<AtomicBool> {
-        let door = self.shared.door(stream).expect("stream ids come from the configuration that opened the store");
+        let door = self.shared.door(stream).expect("stream ids come from the store");
         Arc::clone(&door.paused)
     }
 
@@ -101,8 +101,8 @@ impl Handle {
     /// that are, at most, when it is committed; it goes on by itself, across restarts too.
     pub async fn replay(&self, stream: StreamId, since: i64, until: i64) -> Result<u64, OrderError> {
         let index = self.index(stream)?;
-        let door = &self.shared.doors[index];
-        if !door.configured {
+        let door = self.shared.doors.at(index);
+        if !door.is_configured() {
             return Err(OrderError::NotConfigured(door.name.clone()));
         }
         let ranges = self.ask(|reply| Query::FindKept { stream: index, since, until, reply }).await?;
@@ -119,7 +119,7 @@ impl Handle {
     /// # Panics
     /// When there is no such stream.
     pub fn replay_position(&self, stream: StreamId) -> watch::Receiver<ReplayPosition> {
-        let door = self.shared.door(stream).expect("stream ids come from the configuration that opened the store");
+        let door = self.shared.door(stream).expect("stream ids come from the store");
         door.replay.subscribe()
     }
 

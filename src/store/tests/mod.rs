@@ -2,6 +2,7 @@
 
 mod basics;
 mod bench;
+mod configure;
 mod damage;
 mod dead;
 mod full;

@@ -1,5 +1,6 @@
 //! The writer thread: gathers what is queued into one transaction, commits, and only then says what became of it.
 
+mod configure;
 mod control;
 mod dead;
 mod decide;
@@ -31,10 +32,7 @@ use std::{
 
 use bytes::BytesMut;
 
-pub(super) use self::{
-    desk::{Start, poison, run},
-    transaction::limits,
-};
+pub(super) use self::desk::{Start, poison, run};
 use self::{
     round::{Last, Round},
     settling::PutOff,
@@ -42,7 +40,7 @@ use self::{
     transaction::Transaction,
 };
 use super::{
-    api::{Entry, Outcome, Refusal},
+    api::{Entry, Outcome, Refusal, Settings, StreamSettings},
     clock::Now,
     failure::Failure,
     shared::{Control, Job, Place, Work, locked},
@@ -78,6 +76,9 @@ struct Writer<'c> {
     queue: &'c Receiver<Work>,
     data_dir: PathBuf,
     commit_delay: Duration,
+    /// What the desk keeps for the next connection.
+    desk_settings: &'c mut Settings,
+    desk_streams: &'c mut Vec<StreamSettings>,
     boot: i64,
     /// What could not be written yet, and keeps its permits; it goes first next time.
     deferred: Vec<Job>,
@@ -157,7 +158,16 @@ impl Writer<'_> {
                     }
                     let trouble = round.trouble.take();
                     self.closing = last == Some(Last::Close);
-                    self.settle_round(round)?;
+                    let configure = round.configure.take();
+                    let settled = self.settle_round(round);
+                    match (settled, configure) {
+                        (settled, None) => settled?,
+                        (Ok(()), Some(configure)) => self.configure(configure)?,
+                        (Err(failure), Some(configure)) => {
+                            configure.refuse(Refusal::Suspended);
+                            return Err(failure);
+                        }
+                    }
                     if let Some(last) = last {
                         return Ok(last);
                     }
@@ -188,7 +198,7 @@ impl Writer<'_> {
         for index in 0..self.transaction.streams.len() {
             self.transaction.look_at_head(index)?;
             let head_at = self.transaction.streams[index].head_at;
-            locked(&self.transaction.shared.doors[index].published).head_at = head_at;
+            locked(&self.transaction.streams[index].door.published).head_at = head_at;
         }
         Ok(())
     }
