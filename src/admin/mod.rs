@@ -10,6 +10,7 @@
 //! | `GET /api/v1/streams`, `GET /api/v1/streams/{name}` | the books, backlog, rates; also of streams that are not configured any more | yes |
 //! | `POST /api/v1/streams/{name}/replay?since=&until=`, or `?stop=true` | the same; times are RFC 3339, or how long ago (`2h`) | yes |
 //! | `POST /api/v1/streams/{name}/{pause,resume,purge}` | the stream as it is now, and how many messages it was about | yes |
+//! | `POST /api/v1/reload` | what has changed, and what waits for a restart; 422 with all problems, and nothing has changed | yes |
 //! | `GET /api/v1/dead?stream=&after=&limit=`, `GET /api/v1/dead/{id}` | dead letters, oldest first; one with its payload | yes |
 //! | `POST /api/v1/dead/{id}/retry`, `DELETE /api/v1/dead/{id}`, `DELETE /api/v1/dead?stream=` or `?all=true` | how many it was about | yes |
 //!
@@ -46,6 +47,7 @@ mod guests;
 mod metrics;
 mod orders;
 mod rates;
+mod reload;
 mod routes;
 mod server;
 mod settings;
@@ -73,6 +75,7 @@ use crate::stats::{DeadLetter, DeadStats, DownlinkStats, ListenerStats, StoreSta
 pub use dead::DeadQuestion;
 pub use orders::{Answer, Order, Refused, Why};
 pub use rates::RATE_WINDOW;
+pub use reload::{Changed, NotReloaded, Problem, Reloaded, Reloading};
 
 /// Most connections at a time.
 pub const MAX_CONNECTIONS: usize = 128;
@@ -111,6 +114,14 @@ pub trait Sources: Send + Sync + 'static {
     fn dead(&self, question: DeadQuestion) -> Answer<Vec<DeadLetter>>;
     /// The figures of all dead letters. Does not block.
     fn dead_stats(&self) -> DeadStats;
+    /// Has the configuration read again.
+    fn reload(&self) -> Reloading {
+        Box::pin(std::future::ready(Err(NotReloaded::NotNow("this gateway has no configuration to read again"))))
+    }
+    /// Keys of the configuration that have changed and wait for a restart.
+    fn restart_required(&self) -> Vec<String> {
+        Vec::new()
+    }
     /// The store at a glance.
     fn store(&self) -> StoreStats;
     /// All uplinks, in configuration order.

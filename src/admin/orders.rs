@@ -17,7 +17,7 @@ use serde::Deserialize;
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 use super::{
-    ANSWER_TIMEOUT, dead, gate,
+    ANSWER_TIMEOUT, dead, gate, reload,
     routes::{Failure, State, bad_path, stream_now},
     views,
 };
@@ -117,6 +117,7 @@ pub(super) fn router(state: State) -> Router<State> {
         .route("/api/v1/streams/{name}/resume", post(resume))
         .route("/api/v1/streams/{name}/purge", post(purge))
         .route("/api/v1/streams/{name}/replay", post(replay))
+        .route("/api/v1/reload", post(reload::reload))
         .merge(dead::router())
         .route_layer(middleware::from_fn_with_state(state, gate::check))
 }

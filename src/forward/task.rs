@@ -196,7 +196,7 @@ impl Task {
     }
 
     /// Forwards until it is stopped or the store has failed.
-    pub(super) async fn run<U: Upstream>(mut self, mut upstream: U) -> Result<(), ForwardError> {
+    pub(super) async fn run<U: Upstream>(mut self, mut upstream: U) -> Result<Inbound, ForwardError> {
         let mut waits = Waits::new(self.settings.backoff);
         let mut may_resume = false;
         loop {
@@ -255,7 +255,7 @@ impl Task {
     }
 
     /// Gives the store what is done and not settled yet.
-    async fn finish(mut self) -> Result<(), ForwardError> {
+    async fn finish(mut self) -> Result<Inbound, ForwardError> {
         let last = async {
             while let Some(settled) = self.settling.join_next().await {
                 settled??;
@@ -277,7 +277,7 @@ impl Task {
         };
         self.status.in_flight(0);
         self.status.stopped();
-        settled
+        settled.map(|()| self.inbound)
     }
 
     /// Begins to read every stream from the oldest message that is not done.

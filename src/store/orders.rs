@@ -75,6 +75,11 @@ impl Handle {
         u32::try_from(at).ok().map(StreamId)
     }
 
+    /// Whether there is a stream of this name, and the configuration has it.
+    pub fn is_configured(&self, name: &str) -> bool {
+        self.shared.doors.find(name).is_some_and(|place| self.shared.doors.at(place).is_configured())
+    }
+
     /// Pauses a stream, or lets it go on; returns when that is committed. What is in flight is still settled.
     pub async fn pause(&self, stream: StreamId, paused: bool) -> Result<(), OrderError> {
         self.order(Order::Pause { stream: self.index(stream)?, paused }).await.map(|_| ())

@@ -33,6 +33,14 @@ pub(super) async fn prepare(settings: &Settings, url: &Url) -> Result<Tls, Error
     Ok(Tls { connector: TlsConnector::from(Arc::new(config)), server })
 }
 
+/// Says what is wrong with the files of an uplink's TLS. Blocks on files.
+pub(super) fn check(settings: &Settings) -> Result<(), Error> {
+    match settings.urls.iter().find(|url| url.tls) {
+        Some(url) => configure(settings, &url.to_string()).map(drop),
+        None => Ok(()),
+    }
+}
+
 impl Tls {
     /// Shakes hands over a connection.
     pub(super) async fn handshake(self, tcp: TcpStream, url: &Url) -> Result<TlsStream<TcpStream>, Error> {

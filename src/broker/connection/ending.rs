@@ -52,6 +52,8 @@ pub(super) enum Ending {
     TakenOver,
     /// The gateway stops.
     Stopping,
+    /// A reload took its listener away.
+    ListenerGone,
     /// The store takes and gives nothing any more.
     StoreGone,
 }
@@ -81,7 +83,7 @@ impl Ending {
             Self::Silent => Some(Reason::KEEP_ALIVE_TIMEOUT),
             Self::TakenOver => Some(Reason::TAKEN_OVER),
             Self::Revoked => Some(Reason::NOT_AUTHORIZED),
-            Self::Stopping => Some(Reason::SHUTTING_DOWN),
+            Self::Stopping | Self::ListenerGone => Some(Reason::SHUTTING_DOWN),
             Self::StoreGone => Some(Reason::IMPLEMENTATION),
         }
     }
@@ -95,6 +97,7 @@ impl Ending {
             Self::Silent => SILENT.into(),
             Self::TakenOver => "another connection has the same client id".into(),
             Self::Stopping => "the gateway stops".into(),
+            Self::ListenerGone => "this listener is no more".into(),
             Self::StoreGone => "the store takes nothing any more".into(),
             Self::Disconnected { .. } | Self::Lost(_) | Self::Stalled => "".into(),
         }
@@ -113,7 +116,8 @@ impl Ending {
             | Self::Stalled
             | Self::TakenOver
             | Self::Revoked
-            | Self::Stopping => true,
+            | Self::Stopping
+            | Self::ListenerGone => true,
         }
     }
 
@@ -130,6 +134,7 @@ impl Ending {
             | Self::TakenOver
             | Self::Revoked
             | Self::Stopping
+            | Self::ListenerGone
             | Self::StoreGone => true,
         }
     }
@@ -346,6 +351,7 @@ impl Connection {
             | Ending::Lost(_)
             | Ending::TakenOver
             | Ending::Stopping
+            | Ending::ListenerGone
             | Ending::StoreGone => {
                 tracing::debug!(
                     listener = who.listener,

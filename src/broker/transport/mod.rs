@@ -36,7 +36,7 @@ use tokio::{
 };
 
 use self::{origin::Origins, websocket::WebSocket, whole_writes::WholeWrites};
-pub(crate) use self::{tls::Tls, watch::watch};
+pub(crate) use self::{tls::Tls, turns::Turns, watch::watch};
 pub use self::{
     tls::TlsRefused,
     tls_files::{TlsProblem, check_tls},
