@@ -167,3 +167,6 @@ fn goings<'c>(config: &'c Config, uplink: &str) -> Vec<Going<'c>> {
 fn subscribes(config: &Config, uplink: &str) -> bool {
     config.downlinks.iter().any(|downlink| uplink_at(config, Some(downlink.from)) == Some(uplink))
 }
+
+#[cfg(test)]
+mod tests;

@@ -10,6 +10,7 @@ mod gateway;
 mod operate;
 mod passwd;
 mod prompt;
+mod reload;
 mod run;
 mod status;
 mod table;
@@ -59,6 +60,7 @@ enum Command {
     Purge(operate::Purge),
     Replay(operate::Replay),
     Dead(dead::Arguments),
+    Reload(reload::Reload),
 }
 
 /// Runs the program with these arguments, the program's name first.
@@ -75,6 +77,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Ok(Arguments { command: Command::Purge(arguments) }) => operate::purge(&arguments),
         Ok(Arguments { command: Command::Replay(arguments) }) => operate::replay(&arguments),
         Ok(Arguments { command: Command::Dead(arguments) }) => dead::main(&arguments),
+        Ok(Arguments { command: Command::Reload(arguments) }) => reload::main(&arguments),
         Err(error) if error.kind() == ErrorKind::DisplayVersion => {
             print(&error.to_string());
             ExitCode::SUCCESS
