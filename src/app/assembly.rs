@@ -6,6 +6,7 @@ use anyhow::Context as _;
 use tokio::task;
 
 use super::{
+    change::Unwanted,
     facts::{Facts, Heartbeat, Parts},
     reload::Requests,
     scratch::Scratch,
@@ -41,6 +42,8 @@ pub(super) struct Assembly {
     pub(super) intake: Intake,
     pub(super) registry: prometheus::Registry,
     pub(super) facts: Arc<Facts>,
+    /// What upstreams were asked for once and are not any more.
+    pub(super) unwanted: Unwanted,
 }
 
 /// The places of the configured streams in the store, in configuration order.
@@ -72,7 +75,21 @@ impl Assembly {
         broker.tell_sys(sys::facts(Arc::downgrade(&facts)));
         let admin = admin::start(&config.admin, Arc::clone(&facts) as _, registry.clone())?;
         let config = config.clone();
-        Ok(Self { store, handle, forwarders, downlinks, broker, admin, scratch, config, intake, registry, facts })
+        let unwanted = Unwanted::default();
+        Ok(Self {
+            store,
+            handle,
+            forwarders,
+            downlinks,
+            broker,
+            admin,
+            scratch,
+            config,
+            intake,
+            registry,
+            facts,
+            unwanted,
+        })
     }
 
     /// The figures of all parts.

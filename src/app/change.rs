@@ -22,7 +22,11 @@
 //!
 //! Before 2: nothing has happened. After it: the next start reads the new file anyway. There is nothing on disk that belongs to a reload but new streams.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::Arc,
+    time::Duration,
+};
 
 use tokio::task::{JoinSet, spawn_blocking};
 
@@ -35,7 +39,9 @@ use crate::{
     config::Config,
     downlink,
     forward::{Figures, Forwarder},
-    store, uplink,
+    store,
+    topic::TopicFilter,
+    uplink,
 };
 
 /// How long upstreams get to acknowledge what is in flight when their uplink is changed.
@@ -46,6 +52,12 @@ const DOWNLINK_GRACE: Duration = Duration::from_secs(5);
 
 /// How long the store may take to learn of other streams: its disk may be slow.
 const STORE_PATIENCE: Duration = Duration::from_secs(20);
+
+/// Most filters that one upstream is told that it is not asked for any more.
+const UNWANTED_MAX: usize = 1000;
+
+/// Filters by uplink.
+pub(super) type Unwanted = HashMap<String, BTreeSet<TopicFilter>>;
 
 /// Something that keeps a configuration from being used; `key` and `name` as in a problem of the configuration.
 #[derive(Debug)]
@@ -140,11 +152,15 @@ impl Assembly {
         Ok(Ok(plan))
     }
 
-    /// Makes users, rules and `anonymous` of these settings hold; gives how many clients had to go.
-    pub(super) async fn apply_access(&self, settings: broker::Settings) -> usize {
+    /// Makes users, rules and `anonymous` of these settings hold, and says how many clients had to go.
+    pub(super) async fn apply_access(&self, settings: broker::Settings) {
+        let users = settings.access.users.as_ref().map_or(0, |users| users.len());
+        let rules = settings.access.rules.as_ref().map_or(0, |rules| rules.len());
         let broker = Arc::clone(&self.broker);
         // Judging every client takes a while where there are many. The task fails only when the runtime ends.
-        spawn_blocking(move || broker.apply_access(&settings)).await.map_or(0, |applied| applied.disconnected)
+        let applied = spawn_blocking(move || broker.apply_access(&settings)).await;
+        let disconnected = applied.map_or(0, |applied| applied.disconnected);
+        tracing::info!(users, rules, disconnected, "access reloaded");
     }
 
     async fn learn(&self, config: &Config) -> Result<Vec<store::StreamId>, Obstacle> {
@@ -186,14 +202,19 @@ impl Assembly {
         let mut inbound = stop_all(leaving).await?;
         let mut arrivals = Vec::new();
         if plan.renews_downlinks {
+            self.unwanted = unwanted(&self.unwanted, &self.config, new);
             let (ours, theirs) = downlink::connect(&new.downlinks, new.uplinks.len());
-            inbound = names(new).into_iter().zip(ours).collect();
+            let forget = |name: &String| self.unwanted.get(name).cloned().unwrap_or_default().into_iter().collect();
+            let ours = names(new).into_iter().zip(ours);
+            inbound = ours.map(|(name, ours)| (name.clone(), ours.without(forget(&name)))).collect();
             arrivals = theirs;
         }
         for (place, settings) in new.uplinks.iter().enumerate() {
             let name = &settings.name;
             if let Some(at) = staying.iter().position(|forwarder| forwarder.name() == name) {
-                self.forwarders.push(staying.swap_remove(at));
+                let forwarder = staying.swap_remove(at);
+                forwarder.tune(settings.clone());
+                self.forwarders.push(forwarder);
                 continue;
             }
             let Some(figures) = figures.get(name) else { continue };
@@ -224,6 +245,26 @@ async fn stop_all(forwarders: Vec<Forwarder>) -> Result<HashMap<String, uplink::
             Err(error) => Err(format!("the uplink {name}: {error}")),
         })
         .collect()
+}
+
+/// Filters that upstreams may have been asked for since the start, and are not any more, by uplink: those with a session of ours go on sending
+/// until they are told.
+fn unwanted(before: &Unwanted, old: &Config, new: &Config) -> Unwanted {
+    let asked = |config: &Config, name: &str| -> BTreeSet<TopicFilter> {
+        let ours = config.downlinks.iter().filter(|downlink| config.uplinks[downlink.from].name == name);
+        ours.flat_map(|downlink| downlink.filters.clone()).collect()
+    };
+    let of = |name: String| {
+        let mut filters = before.get(&name).cloned().unwrap_or_default();
+        filters.append(&mut asked(old, &name));
+        let wanted = asked(new, &name);
+        filters.retain(|filter| !wanted.contains(filter));
+        while filters.len() > UNWANTED_MAX {
+            filters.pop_first();
+        }
+        (name, filters)
+    };
+    names(new).into_iter().map(of).filter(|(_, filters)| !filters.is_empty()).collect()
 }
 
 fn wrong_files(uplinks: &[uplink::Settings]) -> Vec<Obstacle> {

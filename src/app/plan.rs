@@ -57,7 +57,7 @@ impl Plan {
         plan.note_settings(running, new);
         plan.renews_downlinks = wants_other_downlinks(running, new);
         for name in kept_names(running, new) {
-            let is_changed = plan.uplinks.changed.iter().any(|changed| changed == name);
+            let is_changed = !is_only_tuned(running, new, name);
             let subscribes = subscribes(running, name) || subscribes(new, name);
             let others_come_down = plan.renews_downlinks && subscribes;
             if is_changed || others_come_down || goings(running, name) != goings(new, name) {
@@ -129,6 +129,12 @@ fn compare<T>(old: &[T], new: &[T], name: impl Fn(&T) -> &String, same: impl Fn(
 fn kept_names<'c>(running: &'c Config, new: &'c Config) -> impl Iterator<Item = &'c str> {
     let is_kept = |name: &&str| new.uplinks.iter().any(|uplink| uplink.name == *name);
     running.uplinks.iter().map(|uplink| &*uplink.name).filter(is_kept)
+}
+
+/// Whether an uplink that is in both is the same but for what can change on a connection.
+fn is_only_tuned(running: &Config, new: &Config, name: &str) -> bool {
+    let of = |config: &'_ Config| config.uplinks.iter().find(|uplink| uplink.name == name).cloned();
+    of(running).zip(of(new)).is_some_and(|(old, other)| old.is_only_tuned(&other))
 }
 
 fn uplink_at(config: &Config, place: Option<usize>) -> Option<&str> {

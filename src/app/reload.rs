@@ -15,7 +15,7 @@
 
 use std::{
     path::{Path, PathBuf},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use tokio::{
@@ -143,6 +143,7 @@ impl Reload {
         assembly: &mut Assembly,
         ready: Ready,
     ) -> Result<Result<Reloaded, NotReloaded>, String> {
+        let began = Instant::now();
         let Ready { prepared, warnings } = ready;
         let plan = match assembly.apply(prepared).await? {
             Ok(plan) => plan,
@@ -150,7 +151,7 @@ impl Reload {
         };
         // Refusals are logged there; a file that was good a moment ago is rarely bad now.
         let _ = assembly.broker.reload_tls().await;
-        log(&plan, assembly);
+        log(&plan, began);
         let warnings = warnings.iter().map(problem).collect();
         Ok(Ok(reloaded(plan, warnings)))
     }
@@ -171,9 +172,8 @@ impl Reload {
             Ok(Ok((access, warnings))) => {
                 tell(&warnings);
                 let settings = broker::Settings { access, ..assembly.config.broker.clone() };
-                let disconnected = assembly.apply_access(settings.clone()).await;
+                assembly.apply_access(settings.clone()).await;
                 assembly.config.broker = settings;
-                tell_access(assembly, disconnected);
             }
             Ok(Err(refused)) => drop(refuse(&refused.0)),
             Err(error) => tracing::error!(%error, "reload: reading the files of access failed"),
@@ -240,14 +240,7 @@ fn reloaded(plan: Plan, warnings: Vec<Problem>) -> Reloaded {
     Reloaded { listeners, streams, uplinks, downlinks, settings, restart_required, warnings }
 }
 
-fn tell_access(assembly: &Assembly, disconnected: usize) {
-    let access = &assembly.config.broker.access;
-    let users = access.users.as_ref().map_or(0, |users| users.len());
-    let rules = access.rules.as_ref().map_or(0, |rules| rules.len());
-    tracing::info!(users, rules, disconnected, "access reloaded");
-}
-
-fn log(plan: &Plan, assembly: &Assembly) {
+fn log(plan: &Plan, began: Instant) {
     let kinds = [
         ("listeners", &plan.listeners),
         ("streams", &plan.streams),
@@ -258,15 +251,13 @@ fn log(plan: &Plan, assembly: &Assembly) {
         let (added, removed, changed) = (added.join(", "), removed.join(", "), changed.join(", "));
         tracing::info!(kind, added, removed, changed, "reloaded");
     }
-    tell_access(assembly, 0);
     if !plan.settings.is_empty() {
         tracing::info!(sections = plan.settings.join(", "), "reloaded");
-    }
-    if plan.is_empty() {
-        tracing::info!("reloaded: nothing has changed that can change at run time");
     }
     if !plan.restart_required.is_empty() {
         let keys = plan.restart_required.join(", ");
         tracing::warn!(keys, "reload: this has changed too, and takes a restart");
     }
+    let (changed, took_ms) = (!plan.is_empty(), began.elapsed().as_millis());
+    tracing::info!(changed, took_ms, "configuration reloaded");
 }

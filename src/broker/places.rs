@@ -83,20 +83,25 @@ mod tests {
     async fn fewer_places_send_nobody_away_and_more_are_there_at_once() {
         let places = Places::new(3);
         let take = || places.free().try_acquire_owned().ok();
+        let others = || async {
+            for _ in 0..10 {
+                tokio::task::yield_now().await;
+            }
+        };
         let mut taken = vec![take().unwrap(), take().unwrap(), take().unwrap()];
         assert!(take().is_none());
         places.resize(1);
+        others().await;
         taken.truncate(2);
-        tokio::task::yield_now().await;
+        others().await;
         assert!(take().is_none(), "two are still there");
         places.resize(3);
         let third = take().unwrap();
         assert!(take().is_none());
         places.resize(2);
+        others().await;
         drop(third);
-        for _ in 0..10 {
-            tokio::task::yield_now().await;
-        }
+        others().await;
         assert!(take().is_none());
         taken.pop();
         assert!(take().is_some());

@@ -108,6 +108,7 @@ pub struct Figures {
 pub struct Forwarder {
     figures: Figures,
     stop: watch::Sender<Option<Duration>>,
+    tuning: watch::Sender<uplink::Settings>,
     task: JoinHandle<Result<uplink::Inbound, ForwardError>>,
 }
 
@@ -180,10 +181,11 @@ pub fn start_again(
     inbound: uplink::Inbound,
 ) -> Forwarder {
     let (stop, stopped) = watch::channel(None);
-    let upstream = Mqtt::new(settings.clone()).subscribing(inbound.subscriptions());
-    let task = Task::new(settings, routes, gateway_id, store, figures.status.clone(), stopped, inbound);
+    let (tuning, tuned) = watch::channel(settings.clone());
+    let upstream = Mqtt::new(settings.clone()).subscribing(inbound.subscriptions()).without(inbound.unwanted());
+    let task = Task::new(settings, routes, gateway_id, store, figures.status.clone(), stopped, tuned, inbound);
     let task = tokio::spawn(task.run(upstream));
-    Forwarder { figures, stop, task }
+    Forwarder { figures, stop, tuning, task }
 }
 
 impl Forwarder {
@@ -215,6 +217,11 @@ impl Forwarder {
     /// See [`Figures::heartbeat`].
     pub fn heartbeat(&self) -> Arc<AtomicU64> {
         self.figures.heartbeat()
+    }
+
+    /// From now on goes by what of these settings can change on a connection ([`uplink::Settings::tune`]).
+    pub fn tune(&self, settings: uplink::Settings) {
+        self.tuning.send_replace(settings);
     }
 
     /// Waits until the task ends, which it does of itself only when something is wrong. Cancel safe; not to be called again once it has returned.

@@ -61,6 +61,8 @@ pub(super) struct Task {
     /// Rings when the position of any stream changes.
     pub(super) backlog: Arc<Notify>,
     pub(super) stop: Stop,
+    /// Settings that can change on a connection; see `uplink::Settings::tune`.
+    pub(super) tuning: watch::Receiver<uplink::Settings>,
     /// What comes the other way.
     pub(super) inbound: Inbound,
     store: store::Handle,
@@ -161,6 +163,7 @@ impl Task {
         store: store::Handle,
         status: Status,
         stop: watch::Receiver<Option<Duration>>,
+        tuning: watch::Receiver<uplink::Settings>,
         inbound: Inbound,
     ) -> Self {
         let backlog = Arc::new(Notify::new());
@@ -185,6 +188,7 @@ impl Task {
             settling: JoinSet::new(),
             backlog,
             stop: Stop::new(stop),
+            tuning,
             inbound,
             store,
             sources,
@@ -251,6 +255,16 @@ impl Task {
                 () = self.stop.requested() => return Ok(Away::Stop),
                 () = sleep_until(look_at.into()) => {}
             }
+        }
+    }
+
+    /// Goes by what was tuned, if anything was.
+    pub(super) fn tune(&mut self) {
+        let before = (self.settings.messages_per_s, self.settings.bytes_per_s);
+        self.settings.tune(&self.tuning.borrow_and_update());
+        let now = (self.settings.messages_per_s, self.settings.bytes_per_s);
+        if now != before {
+            self.pacing = Pacing::new(now.0, now.1);
         }
     }
 

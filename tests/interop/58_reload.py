@@ -88,7 +88,7 @@ def hup(gateway):
     """SIGHUP; waits until the log says what came of it."""
     before = len(gateway.log())
     gateway.process.child.send_signal(signal.SIGHUP)
-    return wait_for("the log tells of the reload", lambda: gateway.logged("access reloaded|reload refused", before), 60)
+    return wait_for("the log tells of the reload", lambda: gateway.logged("configuration reloaded|reload refused", before), 60)
 
 
 def books(gateway):
@@ -172,7 +172,7 @@ def settle(t, label, gateway, variants, verifier, sensors, resent=True):
 def under_load(t, folder):
     folder.mkdir()
     upstream, verifier, proxy, gateway, variants = everything(t, folder)
-    sensors = start_sensors(folder, gateway, variants, 400)
+    sensors = start_sensors(folder, gateway, variants, 1500)
     wrong = []
     for number in range(ROUNDS):
         # An outage of one of the ways now and then, and its end.
@@ -193,7 +193,7 @@ def under_load(t, folder):
 def killed(t, folder):
     folder.mkdir()
     upstream, verifier, proxy, gateway, variants = everything(t, folder)
-    sensors = start_sensors(folder, gateway, variants, 300)
+    sensors = start_sensors(folder, gateway, variants, 1000)
     for _ in range(KILLS):
         for _ in range(t.random.randrange(1, 4)):
             gateway.config.write_text(variants.text())
@@ -239,6 +239,32 @@ def for_ever(t, folder):
             before == after and series == other_series, (before, after, sorted(set(series) ^ set(other_series))[:5]))
     t.check("and the memory", more - memory < 4 << 20, f"{memory / 2**20:.1f} MiB before, {more / 2**20:.1f} after")
     t.check("for ever: SIGTERM ends it with code 0", gateway.stop() == 0)
+
+
+def commands(t, folder, upstream, gateway, plain):
+    """A downlink comes, asks for something else, and goes; a client that stays connected gets what is asked for."""
+    arrived = folder / "arrived"
+    client = subprocess.Popen(["mosquitto_sub", "-p", str(gateway.port), "-t", "cmd/#", "-q", "1", "-v"], stdout=arrived.open("w"))
+    t.later(client.kill)
+    say = lambda topic: subprocess.run(["mosquitto_pub", "-p", str(upstream.port), "-t", topic, "-q", "1", "-m", "x"], check=True, timeout=20)
+    ask = lambda what: gateway.config.write_text(plain + f'[[downlink]]\nname = "commands"\nfrom = "cloud"\nfilter = ["cmd/{what}/#"]\n')
+    refused = lambda: gateway.metric("tidegate_downlink_refused_total")
+    for what, other in (("a", "b"), ("b", "a")):
+        ask(what)
+        status, answer = post(gateway)
+        wait_for("the uplink is connected", lambda: gateway.metric("tidegate_uplink_connected", uplink="cloud") == 1)
+
+        def comes():
+            say(f"cmd/{other}/no")
+            say(f"cmd/{what}/yes")
+            return f"cmd/{what}/yes" in arrived.read_text()
+
+        wait_for("a command arrives", comes, 20, 0.2)
+        t.check(f"a downlink gets what it asks for now, and nothing else ({what})",
+                f"cmd/{other}/no" not in arrived.read_text() and refused() == 0, (answer["downlinks"], refused()))
+    gateway.config.write_text(plain)
+    post(gateway)
+    t.check("a downlink that is gone is not shown any more", 'downlink="commands"' not in gateway.http("/metrics")[1])
 
 
 def details(t, folder):
@@ -307,6 +333,7 @@ def details(t, folder):
     write(plain.replace("[admin]", '[[stream]]\nname = "x"\nfrom = []\n\n[admin]'))
     code, out = gateway.cli("reload", "--json")
     t.check("and what is wrong", code == 78 and "at least one topic filter" in out, out[:300])
+    commands(t, folder, upstream, gateway, plain)
     t.check("SIGTERM ends the last with code 0", gateway.stop() == 0)
 
 

@@ -63,6 +63,18 @@ fn what_a_forwarder_does_not_go_by_leaves_its_connection_alone() {
 }
 
 #[test]
+fn what_can_be_tuned_leaves_the_connection_alone() {
+    let with = |more: &str| format!("[[uplink]]\nname = \"u\"\nurl = \"mqtt://one\"\n{more}\n{}", stream("a", "u", ""));
+    let renewed = |more: &str| {
+        let plan = plan(&with(""), &with(more));
+        assert_eq!(words(&plan.uplinks), " /  / u", "{more}");
+        plan.renewed.len()
+    };
+    assert_eq!((renewed("rate = { bytes_per_s = \"1KiB\" }"), renewed("progress_timeout = \"9s\"")), (0, 0));
+    assert_eq!((renewed("qos = 2"), renewed("keep_alive = \"9s\""), renewed("backoff = { min = \"1s\" }")), (1, 1, 1));
+}
+
+#[test]
 fn places_in_the_file_mean_nothing() {
     let swapped = "[[uplink]]\nname = \"v\"\nurl = \"mqtt://two\"\n[[uplink]]\nname = \"u\"\nurl = \"mqtt://one\"\n";
     let rest = [stream("a", "u", ""), stream("b", "v", ""), downlink("d", "u")];
@@ -122,6 +134,7 @@ fn some() -> impl Strategy<Value = Config> {
         let mut toml = String::new();
         for (uplink, inflight) in uplinks.iter().zip(inflight) {
             toml += &format!("[[uplink]]\nname = \"{uplink}\"\nurl = \"mqtt://{uplink}\"\nmax_inflight = {inflight}\n");
+            toml += &format!("rate = {{ messages_per_s = {inflight} }}\n");
         }
         for (name, (to, priority, limit)) in streams {
             // One more than there are goes nowhere.
@@ -142,7 +155,9 @@ fn forwarding(config: &Config) -> BTreeMap<(String, String), String> {
         let down = config.downlinks.iter().filter(|it| config.uplinks[it.from].name == uplink.name);
         let down: Vec<_> = down.map(|it| (&it.name, &it.filters)).collect();
         let name = uplink.name.clone();
-        let settings = format!("{uplink:?} {down:?}");
+        let mut tuned = uplink.clone();
+        tuned.tune(&crate::uplink::Settings { messages_per_s: 0, ..uplink.clone() });
+        let settings = format!("{tuned:?} {down:?}");
         let mut all: Vec<_> =
             goings.iter().map(|going| ((name.clone(), going.0.to_owned()), format!("{settings} {going:?}"))).collect();
         all.push(((name.clone(), String::new()), settings.clone()));

@@ -14,7 +14,7 @@ use super::{
 };
 
 /// Time between two looks at the files: one `stat` each.
-pub(super) const LOOK_EVERY: Duration = Duration::from_secs(30);
+pub(super) const LOOK_EVERY: Duration = Duration::from_secs(5);
 /// Time between two warnings of a certificate that ends soon.
 const WARN_EVERY: Duration = Duration::from_secs(24 * 3600);
 

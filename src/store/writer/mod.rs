@@ -150,33 +150,9 @@ impl Writer<'_> {
                 #[cfg(test)]
                 Ok(Work::NoSpace(no_space)) => self.transaction.no_space = no_space,
                 Ok(work) => {
-                    let mut round = self.gather(work);
-                    let last = round.last;
-                    #[cfg(test)]
-                    if last == Some(Last::Abandon) {
-                        return Ok(Last::Abandon);
-                    }
-                    let trouble = round.trouble.take();
-                    self.closing = last == Some(Last::Close);
-                    let configure = round.configure.take();
-                    let settled = self.settle_round(round);
-                    match (settled, configure) {
-                        (settled, None) => settled?,
-                        (Ok(()), Some(configure)) => self.configure(configure)?,
-                        (Err(failure), Some(configure)) => {
-                            configure.refuse(Refusal::Suspended);
-                            return Err(failure);
-                        }
-                    }
-                    if let Some(last) = last {
+                    if let Some(last) = self.go_round(work)? {
                         return Ok(last);
                     }
-                    if let Some((failure, epoch)) = trouble
-                        && epoch == self.epoch
-                    {
-                        return Err(failure);
-                    }
-                    self.after_round()?;
                 }
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return Ok(Last::Close),
@@ -191,6 +167,36 @@ impl Writer<'_> {
                 self.next_chore = Instant::now() + began.elapsed() * upkeep::CHORE_SHARE;
             }
         }
+    }
+
+    /// One round, whatever is in it; the end, where that was asked for.
+    fn go_round(&mut self, work: Work) -> Result<Option<Last>, Failure> {
+        let mut round = self.gather(work);
+        let (last, trouble, configure) = (round.last, round.trouble.take(), round.configure.take());
+        #[cfg(test)]
+        if last == Some(Last::Abandon) {
+            return Ok(last);
+        }
+        self.closing = last == Some(Last::Close);
+        let settled = self.settle_round(round);
+        match (settled, configure) {
+            (settled, None) => settled?,
+            (Ok(()), Some(configure)) => self.configure(configure)?,
+            (Err(failure), Some(configure)) => {
+                configure.refuse(Refusal::Suspended);
+                return Err(failure);
+            }
+        }
+        if last.is_some() {
+            return Ok(last);
+        }
+        if let Some((failure, epoch)) = trouble
+            && epoch == self.epoch
+        {
+            return Err(failure);
+        }
+        self.after_round()?;
+        Ok(None)
     }
 
     /// Publishes when the oldest message of each stream was accepted.
