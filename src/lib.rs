@@ -40,7 +40,7 @@
 //! | [`downlink`] | station: from an uplink through the store to local clients | |
 //! | [`config`] | what the user wrote, checked into what the program may use | TOML |
 //! | [`app`] | builds the rooms, starts and stops them in order | all of them |
-//! | [`cli`], [`log`], [`signal`], [`systemd`], [`demo`] | the program around it | clap, tracing's output, signals, rumqttd (the demo) |
+//! | [`cli`], [`log`], [`memory`], [`signal`], [`systemd`], [`demo`] | the program around it | clap, tracing's output, the C library, signals, rumqttd (the demo) |
 //!
 //! **Architecture invariant:** shores never import each other; stations join two. Arrows point downwards only. The
 //! test `tests/tidy.rs` holds the house to it.
@@ -85,6 +85,7 @@ pub mod downlink;
 pub mod forward;
 pub mod intake;
 pub mod log;
+pub mod memory;
 pub mod message;
 pub mod named_file;
 pub mod signal;

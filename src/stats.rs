@@ -168,6 +168,83 @@ pub struct ListenerStats {
     pub connections: u64,
 }
 
+/// A local client at a glance: one that is connected, or one that is away and whose session waits for it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClientStats {
+    /// The client id.
+    pub id: String,
+    /// For how long it has been connected, or away.
+    pub since: Duration,
+    /// Its connection; `None` while it is away.
+    pub connection: Option<ClientConnection>,
+    /// Whether its session outlives its connection, and so is on disk.
+    pub lasting: bool,
+    /// When its session ends, where it is away and that is not never.
+    pub ends_in: Option<Duration>,
+    /// Messages sent to it at QoS 1 or 2 and not acknowledged.
+    pub in_flight: u64,
+    /// Messages that wait to be sent to it.
+    pub queued_messages: u64,
+    /// Bytes of what waits, of what is in flight in a lasting session too.
+    pub queued_bytes: u64,
+    /// How many filters it is subscribed to.
+    pub subscriptions: u64,
+}
+
+/// The connection of a client.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClientConnection {
+    /// Who it is to access rules: a user name, `anonymous`, `cert:NAME`.
+    pub user: String,
+    /// Name of the listener that it came through.
+    pub listener: String,
+    /// Where it comes from.
+    pub address: String,
+    /// Version of MQTT.
+    pub version: &'static str,
+    /// Whether it asked for a new session.
+    pub clean_start: bool,
+    /// Keep alive in seconds; zero = none.
+    pub keep_alive_s: u16,
+}
+
+/// Which clients are asked for.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ClientQuestion {
+    /// Those that are connected.
+    pub connected: bool,
+    /// Those that are away and have a session.
+    pub away: bool,
+    /// Behind this id.
+    pub after: Option<String>,
+    /// At most so many.
+    pub limit: usize,
+}
+
+/// Clients, in the order of their ids' bytes.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ClientPage {
+    /// Those that were asked for.
+    pub clients: Vec<ClientStats>,
+    /// How many are connected in all.
+    pub connected: u64,
+    /// How many are away and have a session.
+    pub away: u64,
+    /// Whether there are more behind the last one.
+    pub more: bool,
+}
+
+/// What was done with a message that an operator or a program published.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Published {
+    /// The streams that took it.
+    pub streams: Vec<String>,
+    /// Lasting local sessions that it was queued for, on disk.
+    pub sessions: u64,
+    /// Whether it is the retained message of its topic now (or, empty, has deleted that).
+    pub retained: bool,
+}
+
 /// All dead letters together: `buried = messages + retried + purged + dropped`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct DeadStats {

@@ -1,10 +1,18 @@
 //! The admin room over real HTTP: answers, errors, the token, and clients that mean no good.
 #![allow(clippy::unwrap_used, reason = "a test says what is wrong by failing")]
 
+#[path = "admin/bad_input.rs"]
+mod bad_input;
+#[path = "admin/clients.rs"]
+mod clients;
+#[path = "admin/document.rs"]
+mod document;
 #[path = "admin/figures.rs"]
 mod figures;
 #[path = "admin/orders.rs"]
 mod orders;
+#[path = "admin/publish.rs"]
+mod publish;
 
 use std::{
     io::{Read, Write},
@@ -18,14 +26,18 @@ use std::{
 
 use serde_json::Value;
 use tidegate::{
-    admin::{self, Admin, MAX_CONNECTIONS, Order, Refused, Settings, Sources, StartError, Why},
-    stats::{DeadLetter, DeadStats, ListenerStats, StoreStats, StreamStats, UplinkState, UplinkStats},
+    admin::{self, Admin, MAX_BODY_BYTES, MAX_CONNECTIONS, Order, Refused, Settings, Sources, StartError, Why},
+    message::Message,
+    stats::{
+        ClientConnection, ClientPage, ClientQuestion, ClientStats, DeadLetter, DeadStats, ListenerStats, Published,
+        StoreStats, StreamStats, UplinkState, UplinkStats,
+    },
 };
 
 use figures::Figures;
 
 /// Longest time that a test waits for anything.
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A started room on a port of its own.
 struct Room {
@@ -43,7 +55,7 @@ fn room_with(figures: Figures, token: Option<&str>) -> Room {
         std::fs::write(&path, token).unwrap();
         path
     });
-    let settings = Settings { bind: Some(([127, 0, 0, 1], 0).into()), token_file };
+    let settings = Settings { bind: Some(([127, 0, 0, 1], 0).into()), token_file, ..Settings::default() };
     let registry = prometheus::Registry::new();
     let figures = Arc::new(figures);
     let admin = admin::start(&settings, Arc::clone(&figures) as _, registry.clone()).unwrap();
@@ -95,7 +107,7 @@ fn converse(address: SocketAddr, bytes: &[u8]) -> String {
 fn ask(address: SocketAddr, method: &str, path: &str, header: &str) -> Answer {
     let text = converse(
         address,
-        format!("{method} {path} HTTP/1.1\r\nHost: gateway\r\nConnection: close\r\n{header}\r\n").as_bytes(),
+        format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{header}\r\n").as_bytes(),
     );
     let (head, body) = text.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no HTTP answer: {text:?}"));
     let status = head.split(' ').nth(1).unwrap().parse().unwrap();
@@ -217,7 +229,7 @@ fn check_prometheus_text(text: &str) {
 #[tokio::test]
 async fn a_second_start_with_the_same_registry_works() {
     let room = room();
-    let settings = Settings { bind: Some(([127, 0, 0, 1], 0).into()), token_file: None };
+    let settings = Settings { bind: Some(([127, 0, 0, 1], 0).into()), token_file: None, ..Settings::default() };
     let second = admin::start(&settings, room.figures.clone(), room.registry.clone()).unwrap();
     check_prometheus_text(&get(second.address().unwrap(), "/metrics").await.body);
     second.stop().await;
@@ -276,7 +288,7 @@ async fn the_token_opens_all_and_health_is_open() {
 
 #[tokio::test]
 async fn the_open_network_needs_a_token() {
-    let settings = Settings { bind: Some(([0, 0, 0, 0], 0).into()), token_file: None };
+    let settings = Settings { bind: Some(([0, 0, 0, 0], 0).into()), token_file: None, ..Settings::default() };
     let refused = admin::start(&settings, Arc::new(Figures::default()), prometheus::Registry::new());
     assert!(matches!(refused, Err(StartError::TokenRequired(_))));
 }
@@ -284,14 +296,14 @@ async fn the_open_network_needs_a_token() {
 #[tokio::test]
 async fn a_port_in_use_is_named() {
     let room = room();
-    let settings = Settings { bind: Some(room.address), token_file: None };
+    let settings = Settings { bind: Some(room.address), token_file: None, ..Settings::default() };
     let refused = admin::start(&settings, room.figures.clone(), prometheus::Registry::new()).unwrap_err();
     assert!(refused.to_string().contains(&room.address.to_string()), "{refused}");
 }
 
 #[tokio::test]
 async fn off_is_a_room_without_a_door() {
-    let settings = Settings { bind: None, token_file: None };
+    let settings = Settings { bind: None, token_file: None, ..Settings::default() };
     let admin = admin::start(&settings, Arc::new(Figures::default()), prometheus::Registry::new()).unwrap();
     assert_eq!(admin.address(), None);
     admin.stop().await;

@@ -187,6 +187,14 @@ fn foreign_crates_stay_in_their_rooms() {
     none(&offences);
 }
 
+#[test]
+fn unsafe_code_is_one_call_in_one_file() {
+    let with = |source: &Source| source.code_without_tests().lines().filter(|line| line.contains("unsafe ")).count();
+    let found: Vec<_> =
+        sources("src").iter().map(|source| (source.path.clone(), with(source))).filter(|(_, n)| *n > 0).collect();
+    assert_eq!(found, [("src/memory.rs".to_owned(), 1)]);
+}
+
 fn starts_word(line: &str, at: usize) -> bool {
     !line[..at].ends_with(|c: char| c.is_alphanumeric() || c == '_')
 }

@@ -18,19 +18,13 @@ use serde_json::json;
 
 use super::{
     orders::{Order, in_time},
-    routes::{Failure, State, bad_path},
+    routes::{Failure, State, bad_path, bad_query, page_limit},
     views,
 };
 use crate::{
     message::Message,
     stats::{DeadLetter, DeadStats},
 };
-
-/// Dead letters given where no `limit` says how many.
-const LIMIT: usize = 100;
-
-/// Most dead letters of one answer.
-const LIMIT_MAX: usize = 1000;
 
 /// Which dead letters are asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -93,7 +87,7 @@ struct List {
 struct Page {
     stream: Option<String>,
     after: Option<u64>,
-    limit: Option<usize>,
+    limit: Option<u64>,
 }
 
 #[derive(Deserialize)]
@@ -103,7 +97,6 @@ struct Which {
     all: bool,
 }
 
-/// The routes, to which [`super::gate::check`] is added with those of the other orders.
 pub(super) fn router() -> Router<State> {
     Router::new()
         .route("/api/v1/dead", get(list).delete(purge_all))
@@ -115,7 +108,7 @@ type Id = Result<Path<u64>, PathRejection>;
 
 async fn list(Shared(state): Shared<State>, page: Result<Query<Page>, QueryRejection>) -> Result<Response, Failure> {
     let Query(Page { stream, after, limit }) = page.map_err(bad_query)?;
-    let limit = limit.unwrap_or(LIMIT).clamp(1, LIMIT_MAX);
+    let limit = page_limit(limit)?;
     let question = DeadQuestion::List { stream, after: after.unwrap_or(0), limit };
     let letters = in_time(state.sources().dead(question)).await?;
     let next = letters.last().filter(|_| letters.len() >= limit).map(|last| last.id);
@@ -162,11 +155,6 @@ async fn purge_all(
 async fn order(state: &State, order: Order) -> Result<Response, Failure> {
     let messages = in_time(state.sources().operate(order)).await?;
     Ok(Json(json!({ "messages": messages, "dead": state.sources().dead_stats() })).into_response())
-}
-
-#[expect(clippy::needless_pass_by_value, reason = "for `map_err`")]
-pub(super) fn bad_query(rejection: QueryRejection) -> Failure {
-    Failure::new(StatusCode::BAD_REQUEST, "bad-query", rejection.body_text())
 }
 
 impl View {

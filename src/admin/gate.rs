@@ -1,21 +1,24 @@
-//! Which requests may change something, or read messages: none that a web page of another site has its reader's browser make.
+//! Which requests are heard at all: none that a web page of another site has its reader's browser make.
 //!
 //! A browser lets any page send a POST to any address that its machine can reach, and with a name that resolves to loopback (DNS rebinding)
 //! a page can even read the answers. Without a token, which is allowed on loopback only, nothing else stands between such a page and the streams.
-//! So POST and DELETE need, beside the token where there is one:
+//! So every request but those for health needs, beside the token where there is one,
 //!
-//! - a `Host` that no attacker's name server can point at us: an address, `localhost`, or the name of this machine;
-//! - no `Origin`, as programs send none, or the one of this very `Host` (the gateway's own pages).
+//! - a `Host` that no attacker's name server can point at us: an address of ours, `localhost`, the name of this machine, or a name in
+//!   `hosts` of `[admin]`;
+//! - where it may change something (all but GET and HEAD): no `Origin`, as programs send none, or that of this very `Host` (the gateway's own pages).
 //!
-//! The same holds for reading dead letters where there is no token: they have payloads.
+//! Health takes any `Host`: load balancers and kubelets put there what they like, and what a page could learn is that a gateway is here.
+//! No answer has CORS headers, so that no page of another site can read one, and preflights (OPTIONS) get 405.
 
 use std::net::{IpAddr, SocketAddr};
 
 use axum::{
     extract::{Request, State as Shared},
     http::{
-        HeaderMap, Method, StatusCode,
+        HeaderMap, Method, StatusCode, Uri,
         header::{HOST, ORIGIN},
+        uri::Authority,
     },
     middleware::Next,
     response::{IntoResponse, Response},
@@ -29,29 +32,35 @@ pub(super) struct Gate {
     bound: IpAddr,
     /// The first label of this machine's name; empty where it has none.
     machine: String,
+    /// Other names of ours, in lower case.
+    hosts: Vec<String>,
 }
 
 impl Gate {
-    /// The gate of a room that listens on this address.
-    pub(super) fn new(bound: SocketAddr) -> Self {
+    /// The gate of a room that listens on this address and is known under these names too.
+    pub(super) fn new(bound: SocketAddr, hosts: &[String]) -> Self {
         let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-        Self { bound: bound.ip(), machine: first_label(name.trim()).to_owned() }
+        let hosts = hosts.iter().map(|host| host.to_ascii_lowercase()).collect();
+        Self { bound: bound.ip(), machine: first_label(name.trim()).to_owned(), hosts }
     }
 
-    /// Why a request with these headers may change nothing; `None` if it may.
-    fn objection(&self, headers: &HeaderMap) -> Option<(&'static str, String)> {
+    /// Why a request to this address with these headers is not heard; `None` if it is. `changes`: it may change something.
+    fn objection(&self, uri: &Uri, headers: &HeaderMap, changes: bool) -> Option<(&'static str, String)> {
         let one = |name| {
             let mut values = headers.get_all(name).iter();
             let value = values.next().map(|value| value.to_str().unwrap_or("?"));
             if values.next().is_some() { Some("?") } else { value }
         };
         let host = one(HOST).unwrap_or_default();
-        if !self.is_ours(host) {
-            let message =
-                format!("`Host: {host}` is not this gateway; use its address, `localhost` or this machine's name");
+        // `GET http://name/ HTTP/1.1`, as proxies are asked: that name counts for as much as the header's (RFC 9112, section 3.2.2).
+        let asked = uri.authority().map_or(host, Authority::as_str);
+        if let Some(wrong) = [host, asked].into_iter().find(|name| !self.is_ours(name)) {
+            let message = format!(
+                "`Host: {wrong}` is not this gateway; use its address, `localhost`, this machine's name, or add the name to `hosts` of [admin]"
+            );
             return Some(("wrong-host", message));
         }
-        let origin = one(ORIGIN)?;
+        let origin = one(ORIGIN).filter(|_| changes)?;
         let is_ours = origin.split_once("://").is_some_and(|(_, from)| from.eq_ignore_ascii_case(host));
         (!is_ours).then(|| ("wrong-origin", format!("pages of {origin} may not change anything here")))
     }
@@ -67,7 +76,8 @@ impl Gate {
         }
         let name = name.to_ascii_lowercase();
         let is_machine = !self.machine.is_empty() && first_label(&name).eq_ignore_ascii_case(&self.machine);
-        name == "localhost"
+        self.hosts.contains(&name)
+            || name == "localhost"
             || name.ends_with(".localhost")
             || is_machine && (!self.bound.is_loopback() || name.eq_ignore_ascii_case(&self.machine))
     }
@@ -77,10 +87,10 @@ fn first_label(name: &str) -> &str {
     name.split('.').next().unwrap_or_default()
 }
 
-/// Refuses POST and DELETE that a page of another site may have sent, and without a token GET too.
+/// Refuses what a page of another site may have sent.
 pub(super) async fn check(Shared(state): Shared<State>, request: Request, next: Next) -> Response {
-    let changes = ![Method::GET, Method::HEAD, Method::OPTIONS].contains(request.method());
-    match state.gate().objection(request.headers()).filter(|_| changes || !state.has_token()) {
+    let changes = ![Method::GET, Method::HEAD].contains(request.method());
+    match state.gate().objection(request.uri(), request.headers(), changes) {
         Some((code, message)) => Failure::new(StatusCode::FORBIDDEN, code, message).into_response(),
         None => next.run(request).await,
     }
@@ -92,11 +102,12 @@ mod tests {
     use axum::http::HeaderValue;
 
     fn code(bound: &str, host: &str, origin: Option<&str>) -> Option<&'static str> {
-        let gate = Gate { bound: bound.parse().unwrap(), machine: "gw7".to_owned() };
+        let hosts = vec!["tidegate.plant.example".to_owned()];
+        let gate = Gate { bound: bound.parse().unwrap(), machine: "gw7".to_owned(), hosts };
         let mut headers = HeaderMap::new();
         headers.insert(HOST, HeaderValue::from_str(host).unwrap());
         origin.map(|origin| headers.insert(ORIGIN, HeaderValue::from_str(origin).unwrap()));
-        gate.objection(&headers).map(|(code, _)| code)
+        gate.objection(&Uri::from_static("/"), &headers, true).map(|(code, _)| code)
     }
 
     #[test]
@@ -119,6 +130,8 @@ mod tests {
             ("192.168.0.9", "gw7.plant.example", None),
             ("0.0.0.0", "192.168.0.9", None),
             ("0.0.0.0", "evil.example", Some("wrong-host")),
+            ("127.0.0.1", "Tidegate.Plant.example:80", None),
+            ("127.0.0.1", "x.tidegate.plant.example", Some("wrong-host")),
         ];
         for (bound, host, expected) in table {
             assert_eq!(code(bound, host, None), expected, "{host} at {bound}");
@@ -136,13 +149,27 @@ mod tests {
     }
 
     #[test]
-    fn two_hosts_are_none() {
-        let gate = Gate { bound: "127.0.0.1".parse().unwrap(), machine: String::new() };
+    fn the_name_in_the_request_line_counts_too_and_reading_needs_no_origin() {
+        let gate = Gate::new("127.0.0.1:9883".parse().unwrap(), &[]);
         let mut headers = HeaderMap::new();
-        assert_eq!(gate.objection(&headers).map(|(code, _)| code), Some("wrong-host"));
+        headers.insert(HOST, HeaderValue::from_static("localhost"));
+        headers.insert(ORIGIN, HeaderValue::from_static("http://evil.example"));
+        let code = |uri, changes| gate.objection(&Uri::from_static(uri), &headers, changes).map(|(code, _)| code);
+        assert_eq!(code("/metrics", false), None);
+        assert_eq!(code("http://localhost/metrics", false), None);
+        assert_eq!(code("http://evil.example/metrics", false), Some("wrong-host"));
+        assert_eq!(code("/metrics", true), Some("wrong-origin"));
+    }
+
+    #[test]
+    fn two_hosts_are_none() {
+        let gate = Gate { bound: "127.0.0.1".parse().unwrap(), machine: String::new(), hosts: Vec::new() };
+        let objection = |headers: &HeaderMap| gate.objection(&Uri::from_static("/"), headers, true);
+        let mut headers = HeaderMap::new();
+        assert_eq!(objection(&headers).map(|(code, _)| code), Some("wrong-host"));
         headers.append(HOST, HeaderValue::from_static("localhost"));
-        assert_eq!(gate.objection(&headers), None);
+        assert_eq!(objection(&headers), None);
         headers.append(HOST, HeaderValue::from_static("localhost"));
-        assert_eq!(gate.objection(&headers).map(|(code, _)| code), Some("wrong-host"));
+        assert_eq!(objection(&headers).map(|(code, _)| code), Some("wrong-host"));
     }
 }

@@ -34,6 +34,11 @@ pub(super) struct Guest {
     guests: Guests,
 }
 
+/// A request whose body has not come yet; the connection is busy again when it is dropped.
+pub(super) struct Waiting {
+    guest: Arc<Guest>,
+}
+
 /// An answer in the making; the connection is idle again when it is dropped.
 pub(super) struct Busy {
     guest: Arc<Guest>,
@@ -79,6 +84,21 @@ impl Guest {
         }
         Busy { guest: Arc::clone(self) }
     }
+
+    /// Marks a connection that is being answered as one that waits for its client: it may have to make room.
+    pub(super) fn waiting(self: &Arc<Self>) -> Waiting {
+        self.idle();
+        Waiting { guest: Arc::clone(self) }
+    }
+
+    fn idle(&self) {
+        let mut book = self.guests.book();
+        book.tick += 1;
+        let tick = book.tick;
+        if let Some(entry) = book.guests.get_mut(&self.name) {
+            entry.idle_since = Some(tick);
+        }
+    }
 }
 
 impl Drop for Guest {
@@ -89,11 +109,14 @@ impl Drop for Guest {
 
 impl Drop for Busy {
     fn drop(&mut self) {
-        let mut book = self.guest.guests.book();
-        book.tick += 1;
-        let tick = book.tick;
-        if let Some(entry) = book.guests.get_mut(&self.guest.name) {
-            entry.idle_since = Some(tick);
+        self.guest.idle();
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        if let Some(entry) = self.guest.guests.book().guests.get_mut(&self.guest.name) {
+            entry.idle_since = None;
         }
     }
 }
@@ -126,6 +149,18 @@ mod tests {
         drop(busy);
         assert!(guests.welcome().is_some());
         assert!(asked(&first));
+    }
+
+    #[test]
+    fn who_waits_for_its_client_makes_room() {
+        let guests = Guests::new(2);
+        let first = Arc::new(guests.welcome().unwrap());
+        let second = Arc::new(guests.welcome().unwrap());
+        let _busy = (first.busy(), second.busy());
+        drop(first.waiting());
+        let _waiting = second.waiting();
+        assert!(guests.welcome().is_some());
+        assert!(asked(&second) && !asked(&first), "the body of the first has come");
     }
 
     #[test]

@@ -13,10 +13,17 @@
 //! | `POST /api/v1/reload` | what has changed, and what waits for a restart; 422 with all problems, and nothing has changed | yes |
 //! | `GET /api/v1/dead?stream=&after=&limit=`, `GET /api/v1/dead/{id}` | dead letters, oldest first; one with its payload | yes |
 //! | `POST /api/v1/dead/{id}/retry`, `DELETE /api/v1/dead/{id}`, `DELETE /api/v1/dead?stream=` or `?all=true` | how many it was about | yes |
+//! | `GET /api/v1/clients?state=&after=&limit=`, `DELETE /api/v1/clients/{id}` | local clients; one disconnected (see `clients`) | yes |
+//! | `POST /api/v1/publish?topic=&qos=&retain=` | the body becomes a message; 200 once it is accepted (see `publish`) | yes |
+//! | `GET /api/v1/openapi.json` | all of this for programs (see `document`) | yes |
 //!
 //! Health stays open because those who ask (kubelet, load balancers, systemd units with curl) cannot be given a secret,
 //! and the answer holds no figure of the plant. Prometheus can (`authorization.credentials_file`), so metrics need it.
-//! A wrong path, method or token is answered with `{"error":{"code","message"}}`.
+//! What is wrong is answered with `{"error":{"code","message"}}`: `code` for programs, `message` for people.
+//!
+//! Paths are taken literally (no trailing slash, no second spelling), a query says only what `openapi.json` has for that request and says it
+//! once (only health, whose answer restarts things, overlooks a query), a method that is not there is 405 with `Allow`, HEAD is GET without the body. An answer is JSON unless the table says otherwise,
+//! never cached, never guessed at (`nosniff`), and never readable by pages of other sites (no CORS).
 //!
 //! # Bounds
 //!
@@ -26,12 +33,13 @@
 //!   request's headers, [`MAX_HEAD_BYTES`] bytes and [`MAX_HEADERS`] lines of them.
 //! - [`ANSWER_TIMEOUT`] for the facts of one answer, [`MAX_GATHERING`] answers gathering facts at a time, on threads on
 //!   which a slow disk holds up nobody else.
-//! - No request has a body that is read; one that comes with a body is answered and then disconnected.
+//! - Only `publish` reads a body, within the bounds it says; any other request that comes with one is answered and then disconnected.
 //! - Rates: one sample a second and stream, [`RATE_WINDOW`] of them.
 //!
-//! # Who may change something
+//! # Who is heard
 //!
-//! POST and DELETE need the token where there is one, and always a `Host` and `Origin` that no web page of another site can have; see `gate`.
+//! Whoever carries the token, where there is one, with a `Host` that no web page of another site can have, and for what changes
+//! something such an `Origin` too; see `gate`. The right to use this room is the right to do everything in it: access rules are for MQTT clients.
 //!
 //! # Crash, stop, failure
 //!
@@ -41,11 +49,14 @@
 //! Architecture invariant: the room imports no other shore. Its facts come through [`Sources`], in the words of
 //! [`crate::stats`].
 
+mod clients;
 mod dead;
+mod document;
 mod gate;
 mod guests;
 mod metrics;
 mod orders;
+mod publish;
 mod rates;
 mod reload;
 mod routes;
@@ -71,9 +82,18 @@ use tokio_util::sync::CancellationToken;
 
 pub use settings::*;
 
-use crate::stats::{DeadLetter, DeadStats, DownlinkStats, ListenerStats, StoreStats, StreamStats, UplinkStats};
+use crate::{
+    message::Message,
+    stats::{
+        ClientPage, ClientQuestion, DeadLetter, DeadStats, DownlinkStats, ListenerStats, Published, StoreStats,
+        StreamStats, UplinkStats,
+    },
+};
 pub use dead::DeadQuestion;
 pub use orders::{Answer, Order, Refused, Why};
+pub use publish::{
+    ALL_BODIES_BYTES, BODY_BYTES_MIN, BODY_TIMEOUT, CLIENT_ID as PUBLISHER_ID, MAX_BODY_BYTES, PUBLISH_TIMEOUT,
+};
 pub use rates::RATE_WINDOW;
 pub use reload::{Changed, NotReloaded, Problem, Reloaded, Reloading};
 
@@ -114,6 +134,14 @@ pub trait Sources: Send + Sync + 'static {
     fn dead(&self, question: DeadQuestion) -> Answer<Vec<DeadLetter>>;
     /// The figures of all dead letters. Does not block.
     fn dead_stats(&self) -> DeadStats;
+    /// Publishes a message; answers once it is accepted. Dropping the answer does not call it back.
+    fn publish(&self, message: Message) -> Answer<Published>;
+    /// The largest payload that can be published, in bytes. Does not block.
+    fn publish_max_bytes(&self) -> usize;
+    /// Local clients.
+    fn clients(&self, question: &ClientQuestion) -> ClientPage;
+    /// Ends the connection of a client; answers once it has ended.
+    fn disconnect(&self, client_id: String) -> Answer<()>;
     /// Has the configuration read again.
     fn reload(&self) -> Reloading {
         Box::pin(std::future::ready(Err(NotReloaded::NotNow("this gateway has no configuration to read again"))))
@@ -205,7 +233,7 @@ pub fn start(
     let token = settings.token_file.as_deref().map(token::Token::read).transpose()?;
     let metrics = metrics::Metrics::new(registry, Arc::clone(&sources))?;
     let (listener, address) = listen(asked).map_err(|source| StartError::Bind { address: asked, source })?;
-    let state = routes::State::new(sources, metrics, token, gate::Gate::new(address));
+    let state = routes::State::new(sources, metrics, token, gate::Gate::new(address, &settings.hosts));
     tracing::info!(%address, token = settings.token_file.is_some(), "admin listens");
     let server = tokio::spawn(run(listener, state, stop.clone()));
     Ok(Admin { address: Some(address), stop, server })

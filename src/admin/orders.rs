@@ -9,7 +9,6 @@ use axum::{
         rejection::{PathRejection, QueryRejection},
     },
     http::StatusCode,
-    middleware,
     response::{IntoResponse, Response},
     routing::post,
 };
@@ -17,8 +16,8 @@ use serde::Deserialize;
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 use super::{
-    ANSWER_TIMEOUT, dead, gate, reload,
-    routes::{Failure, State, bad_path, stream_now},
+    ANSWER_TIMEOUT, dead, reload,
+    routes::{Failure, State, bad_path, bad_query, stream_now},
     views,
 };
 use crate::units::parse_duration;
@@ -88,12 +87,20 @@ pub struct Refused {
 /// Why an order was not carried out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Why {
-    /// There is no such stream or dead letter.
+    /// There is no such stream, dead letter or client.
     NotFound,
+    /// The client has a session and is not connected.
+    NotConnected,
+    /// The gateway keeps that for itself.
+    Reserved,
     /// It does not go with how things are.
     Conflict,
     /// There is no room.
     Full,
+    /// Nothing can be stored before the disk is well again.
+    Suspended,
+    /// The gateway stops.
+    Stopping,
     /// The store has failed.
     Failed,
 }
@@ -102,8 +109,12 @@ impl From<Refused> for Failure {
     fn from(refused: Refused) -> Self {
         let (status, code) = match refused.why {
             Why::NotFound => (StatusCode::NOT_FOUND, "not-found"),
+            Why::NotConnected => (StatusCode::NOT_FOUND, "not-connected"),
+            Why::Reserved => (StatusCode::FORBIDDEN, "reserved-topic"),
             Why::Conflict => (StatusCode::CONFLICT, "conflict"),
             Why::Full => (StatusCode::INSUFFICIENT_STORAGE, "full"),
+            Why::Suspended => (StatusCode::SERVICE_UNAVAILABLE, "store-suspended"),
+            Why::Stopping => (StatusCode::SERVICE_UNAVAILABLE, "stopping"),
             Why::Failed => (StatusCode::SERVICE_UNAVAILABLE, "store-failed"),
         };
         Self::new(status, code, refused.message)
@@ -111,7 +122,7 @@ impl From<Refused> for Failure {
 }
 
 /// The routes of all orders.
-pub(super) fn router(state: State) -> Router<State> {
+pub(super) fn router() -> Router<State> {
     Router::new()
         .route("/api/v1/streams/{name}/pause", post(pause))
         .route("/api/v1/streams/{name}/resume", post(resume))
@@ -119,7 +130,6 @@ pub(super) fn router(state: State) -> Router<State> {
         .route("/api/v1/streams/{name}/replay", post(replay))
         .route("/api/v1/reload", post(reload::reload))
         .merge(dead::router())
-        .route_layer(middleware::from_fn_with_state(state, gate::check))
 }
 
 type Name = Result<Path<String>, PathRejection>;
@@ -150,7 +160,7 @@ async fn replay(
     name: Name,
     span: Result<Query<Span>, QueryRejection>,
 ) -> Result<Response, Failure> {
-    let Query(span) = span.map_err(dead::bad_query)?;
+    let Query(span) = span.map_err(bad_query)?;
     let moment = |text: Option<String>, unbounded| text.map_or(Ok(unbounded), |text| unix_ms(&text, SystemTime::now()));
     let (since_unix_ms, until_unix_ms) = (moment(span.since, i64::MIN)?, moment(span.until, i64::MAX)?);
     let order = |stream| {

@@ -7,10 +7,13 @@ use std::{
 
 use axum::{
     Json, Router,
-    extract::{Path, Request, State as Shared, rejection::PathRejection},
+    extract::{
+        Path, Request, State as Shared,
+        rejection::{PathRejection, QueryRejection},
+    },
     http::{
         HeaderValue, StatusCode,
-        header::{AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS},
+        header::{AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS},
     },
     middleware::{self, Next},
     response::{IntoResponse, Response},
@@ -20,15 +23,25 @@ use serde_json::json;
 use tokio::sync::Semaphore;
 
 use super::{
-    ANSWER_TIMEOUT, MAX_GATHERING, Sources,
-    gate::Gate,
+    ANSWER_TIMEOUT, MAX_GATHERING, Sources, clients, document,
+    gate::{self, Gate},
     metrics::{self, Metrics},
-    orders,
+    orders, publish,
+    publish::Bodies,
     rates::Sampler,
     token::Token,
     views,
 };
 use crate::stats::StreamStats;
+
+/// Seconds after which trying again may help where the answer was 503.
+const RETRY_AFTER_S: HeaderValue = HeaderValue::from_static("5");
+
+/// Entries of a page where no `limit` says how many.
+const PAGE: usize = 100;
+
+/// Most entries of a page.
+const PAGE_MAX: usize = 1000;
 
 /// What all requests share.
 #[derive(Clone)]
@@ -41,6 +54,7 @@ struct Inner {
     gate: Gate,
     sampler: Mutex<Sampler>,
     gathering: Arc<Semaphore>,
+    bodies: Bodies,
 }
 
 /// An answer that is not what was asked for.
@@ -60,14 +74,26 @@ impl Failure {
 impl IntoResponse for Failure {
     fn into_response(self) -> Response {
         let body = json!({ "error": { "code": self.code, "message": self.message } });
-        (self.status, Json(body)).into_response()
+        let mut response = (self.status, Json(body)).into_response();
+        if self.status == StatusCode::SERVICE_UNAVAILABLE {
+            response.headers_mut().insert(RETRY_AFTER, RETRY_AFTER_S);
+        }
+        response
     }
 }
 
 impl State {
     pub(super) fn new(sources: Arc<dyn Sources>, metrics: Metrics, token: Option<Token>, gate: Gate) -> Self {
         let gathering = Arc::new(Semaphore::new(MAX_GATHERING));
-        Self(Arc::new(Inner { sources, metrics, token, gate, sampler: Mutex::default(), gathering }))
+        Self(Arc::new(Inner {
+            sources,
+            metrics,
+            token,
+            gate,
+            sampler: Mutex::default(),
+            gathering,
+            bodies: Bodies::default(),
+        }))
     }
 
     /// Keeps a sample of the books for the rates.
@@ -80,8 +106,9 @@ impl State {
         &*self.0.sources
     }
 
-    pub(super) fn has_token(&self) -> bool {
-        self.0.token.is_some()
+    /// Room for the bodies of requests.
+    pub(super) fn bodies(&self) -> &Bodies {
+        &self.0.bodies
     }
 
     pub(super) fn gate(&self) -> &Gate {
@@ -131,18 +158,27 @@ impl State {
     }
 }
 
-/// All routes. Health is open, everything else, also what does not exist, is behind the token.
+/// All routes. Health is open; everything else, also what does not exist, is behind the gate, and all but the page behind the token.
 pub(super) fn router(state: State) -> Router {
-    let health = Router::new().route("/health/live", get(live)).route("/health/ready", get(ready));
+    let health = Router::new()
+        .route("/health/live", get(live))
+        .route("/health/ready", get(ready))
+        .method_not_allowed_fallback(wrong_method);
     let guarded = Router::new()
         .route("/metrics", get(scrape))
         .route("/api/v1/status", get(status))
         .route("/api/v1/streams", get(streams))
         .route("/api/v1/streams/{name}", get(stream))
-        .merge(orders::router(state.clone()))
+        .merge(orders::router())
+        .merge(publish::router())
+        .merge(clients::router())
+        .merge(document::router())
         .fallback(not_found)
+        .method_not_allowed_fallback(wrong_method)
+        .layer(middleware::from_fn(document::check))
         .layer(middleware::from_fn_with_state(state.clone(), guard));
-    health.merge(guarded).method_not_allowed_fallback(wrong_method).layer(middleware::from_fn(seal)).with_state(state)
+    let gated = guarded.layer(middleware::from_fn_with_state(state.clone(), gate::check));
+    health.merge(gated).layer(middleware::from_fn(seal)).with_state(state)
 }
 
 /// Lets through who carries the token, where there is one.
@@ -201,6 +237,22 @@ async fn streams(Shared(state): Shared<State>) -> Result<Response, Failure> {
 async fn stream(Shared(state): Shared<State>, name: Result<Path<String>, PathRejection>) -> Result<Response, Failure> {
     let Path(name) = name.map_err(bad_path)?;
     Ok(Json(stream_now(&state, &name).await?).into_response())
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "for `map_err`")]
+pub(super) fn bad_query(rejection: QueryRejection) -> Failure {
+    Failure::new(StatusCode::BAD_REQUEST, "bad-query", rejection.body_text())
+}
+
+/// How many entries a page has.
+pub(super) fn page_limit(asked: Option<u64>) -> Result<usize, Failure> {
+    match asked {
+        None => Ok(PAGE),
+        Some(limit) => usize::try_from(limit).ok().filter(|limit| (1..=PAGE_MAX).contains(limit)).ok_or_else(|| {
+            let message = format!("`limit={limit}`: expected 1 to {PAGE_MAX}");
+            Failure::new(StatusCode::BAD_REQUEST, "bad-query", message)
+        }),
+    }
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "for `map_err`")]

@@ -94,8 +94,9 @@ async fn converse(
 ) {
     let guest = Arc::new(guest);
     let answering = Arc::clone(&guest);
-    let service = service_fn(move |request| {
+    let service = service_fn(move |mut request: hyper::Request<hyper::body::Incoming>| {
         let busy = answering.busy();
+        request.extensions_mut().insert(Arc::clone(&answering));
         let answer = TowerToHyperService::new(router.clone()).call(request);
         async move {
             let answer = answer.await;

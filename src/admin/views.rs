@@ -256,7 +256,7 @@ fn alarms(stats: &StoreStats) -> Vec<String> {
 }
 
 /// Milliseconds are as fine as anybody wants to read.
-fn seconds(duration: Duration) -> f64 {
+pub(super) fn seconds(duration: Duration) -> f64 {
     thousandths(duration.as_secs_f64())
 }
 

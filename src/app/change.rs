@@ -79,7 +79,9 @@ pub(super) struct Prepared {
 
 impl Drop for Prepared {
     fn drop(&mut self) {
-        self.figures.iter().for_each(|figures| figures.unregister(&self.registry));
+        for figures in &self.figures {
+            figures.unregister(&self.registry);
+        }
     }
 }
 
@@ -118,7 +120,9 @@ impl Assembly {
         match listeners {
             Some(listeners) if obstacles.is_empty() => Ok(Prepared { plan, config, listeners, figures, registry }),
             Some(_) | None => {
-                figures.iter().for_each(|figures| figures.unregister(&registry));
+                for figures in figures {
+                    figures.unregister(&registry);
+                }
                 Err(obstacles)
             }
         }

@@ -13,7 +13,11 @@ use super::reload::Requests;
 use crate::{
     admin::{Answer, DeadQuestion, Order, Reloading, Sources},
     broker::Broker,
-    stats::{DeadLetter, DeadStats, DownlinkStats, ListenerStats, StoreStats, StreamStats, UplinkState, UplinkStats},
+    message::Message,
+    stats::{
+        ClientPage, ClientQuestion, DeadLetter, DeadStats, DownlinkStats, ListenerStats, Published, StoreStats,
+        StreamStats, UplinkState, UplinkStats,
+    },
     store,
     systemd::Pulse,
 };
@@ -186,6 +190,22 @@ impl Sources for Facts {
 
     fn dead(&self, question: DeadQuestion) -> Answer<Vec<DeadLetter>> {
         super::orders::dead(&self.store, question)
+    }
+
+    fn publish(&self, message: Message) -> Answer<Published> {
+        super::clients::publish(&self.broker, &self.store, message)
+    }
+
+    fn publish_max_bytes(&self) -> usize {
+        super::clients::publish_max_bytes(&self.broker)
+    }
+
+    fn clients(&self, question: &ClientQuestion) -> ClientPage {
+        self.broker.clients(question)
+    }
+
+    fn disconnect(&self, client_id: String) -> Answer<()> {
+        super::clients::disconnect(&self.broker, client_id)
     }
 
     fn dead_stats(&self) -> DeadStats {

@@ -12,6 +12,7 @@
 
 mod assembly;
 mod change;
+mod clients;
 mod facts;
 mod files;
 mod orders;
@@ -36,6 +37,7 @@ use crate::{
     admin::NotReloaded,
     config::Config,
     forward::Forwarder,
+    memory,
     signal::{Signal, Signals},
     systemd::Systemd,
 };
@@ -90,7 +92,10 @@ async fn live(config: &Config, file: Option<&Path>) -> anyhow::Result<()> {
         }
     });
     let life = Life { signals: &mut signals, systemd: teller, asked, reload: Reload::new(file) };
-    let outcome = life.run(&mut assembly).await;
+    let outcome = tokio::select! {
+        outcome = life.run(&mut assembly) => outcome,
+        never = memory::give_back_after_work() => match never {},
+    };
     stopped.cancel();
     if let Ok(systemd) = watch.await {
         systemd.stopping();

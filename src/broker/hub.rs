@@ -11,7 +11,7 @@ use super::{
     metrics::Metrics,
     noise::Throttle,
     pending::Pending,
-    publisher::Errand,
+    publisher::{Decision, Errand},
     retained::Retained,
     sessions::Sessions,
     sys::Sys,
@@ -119,12 +119,12 @@ impl Hub {
     }
 
     /// Publishes a message of a client that has gone, or of the gateway itself, and waits until it is decided.
-    pub(crate) async fn publish(&self, message: Message) {
+    /// `None`: nobody decided, for the gateway stops or the store takes nothing any more.
+    pub(crate) async fn publish(&self, message: Message) -> Option<Decision> {
         let (done, decided) = oneshot::channel();
         // The publisher ends last of all, so either it answers or nothing is published any more.
-        if self.publisher.send(Errand::Publish { message, done: Some(done) }).await.is_ok() {
-            let _ = decided.await;
-        }
+        self.publisher.send(Errand::Publish { message, done: Some(done) }).await.ok()?;
+        decided.await.ok()
     }
 
     /// Whether a message is to be kept as the retained one of its topic; counts it when there is no room.

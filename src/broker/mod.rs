@@ -15,6 +15,7 @@
 //! | [`access`] | who may connect, publish and subscribe; reload of that |
 //! | [`fanout`] | subscriptions, shared ones too, and the way to subscribers |
 //! | `retained`, `publisher` | retained messages; wills |
+//! | `clients` | clients as an operator sees them; sending one away; what is published over HTTP |
 //! | `commands` | the door for messages that come down an uplink |
 //! | `pending` | connections that have not sent their CONNECT, and the bounds on them |
 //! | `metrics`, `gauges`, `sys` | what is counted, for Prometheus and as `$SYS` |
@@ -22,6 +23,7 @@
 //! Stopping, in the direction of travel: [`Broker::close_listeners`], then [`Broker::drain`], and after it the store.
 
 pub mod access;
+mod clients;
 mod commands;
 #[doc = include_str!("conformance.md")]
 pub mod conformance {}
@@ -54,6 +56,7 @@ use std::{
 use tokio::sync::{mpsc, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
+pub use clients::{Expelled, NotTaken, Taken};
 pub(crate) use commands::{Kept, Locals, Look, Receipt, Report};
 pub use metrics::Drops;
 #[cfg(any(test, feature = "fuzzing"))]

@@ -1,5 +1,5 @@
-//! The gateway's own publisher: wills take the same road as what clients publish (intake, store, fan-out), and so do
-//! messages of a shared subscription whose member has gone.
+//! The gateway's own publisher: wills take the same road as what clients publish (intake, store, fan-out), and so do messages
+//! that come over HTTP and those of a shared subscription whose member has gone.
 //!
 //! What waits goes into the store in batches; the queue before it is bounded
 //! ([`PUBLISHER_QUEUE`](super::limits::PUBLISHER_QUEUE)) and whoever fills it waits. A crash loses what was not published
@@ -19,17 +19,33 @@ use super::{
     sys::is_reserved,
 };
 use crate::{
-    intake::{Entry, Lane, OnRefusal, Outcome, Publish, Returns, StoreError},
+    intake::{Entry, Lane, OnRefusal, Outcome, Publish, Refusal, Returns, StoreError, StreamId},
     message::Message,
 };
 
 /// What the publisher is asked to do.
 #[derive(Debug)]
 pub(crate) enum Errand {
-    /// Publish a message; `done` hears when that is decided.
-    Publish { message: Message, done: Option<oneshot::Sender<()>> },
+    /// Publish a message; `done` hears what is decided, after the commit.
+    Publish { message: Message, done: Option<oneshot::Sender<Decision>> },
     /// Find another member for a message of a shared subscription.
     Orphan(Orphan),
+}
+
+/// What became of a message.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Decision {
+    /// Every stream that takes it has it, and every lasting session, on disk; and local subscribers have it in their queues.
+    Accepted {
+        /// The streams.
+        streams: SmallVec<[StreamId; 2]>,
+        /// How many lasting sessions.
+        sessions: usize,
+        /// Whether it is the retained one of its topic.
+        retained: bool,
+    },
+    /// Nobody has it.
+    Refused(Refusal),
 }
 
 impl From<Message> for Errand {
@@ -43,11 +59,14 @@ struct Pending {
     onward: Onward,
     /// Only one member of a shared subscription is to get it.
     is_orphan: bool,
-    _done: Option<oneshot::Sender<()>>,
+    done: Option<oneshot::Sender<Decision>>,
 }
 
 impl Pending {
-    fn accepted(self, hub: &Hub, publish: Publish) {
+    fn accepted(mut self, hub: &Hub, publish: Publish) {
+        let done = self.done.take();
+        let (sessions, retained) = (publish.copies.len(), publish.set_retained);
+        let decision = Decision::Accepted { streams: publish.streams.clone(), sessions, retained };
         let now = Instant::now();
         let mut round = hub.fanout.round(now);
         if self.is_orphan {
@@ -55,6 +74,14 @@ impl Pending {
         } else {
             hub.accepted(publish, self.onward, &mut round, now);
         }
+        tell(done, decision);
+    }
+}
+
+/// Tells whoever asked for it, if anybody still waits.
+fn tell(done: Option<oneshot::Sender<Decision>>, decision: Decision) {
+    if let Some(done) = done {
+        let _ = done.send(decision);
     }
 }
 
@@ -72,7 +99,7 @@ pub(crate) async fn run(hub: Arc<Hub>, mut errands: mpsc::Receiver<Errand>) {
             return;
         }
         if let Err(error) = publish(&hub, &mut lane, &mut returns, &mut batch).await {
-            tracing::debug!(%error, "wills not published");
+            tracing::debug!(%error, "messages of the gateway's own publisher not published");
             // Whoever waits for an answer hears that there is none.
             drop((batch, errands));
             return hub.last_call.cancelled().await;
@@ -120,7 +147,11 @@ async fn publish(
             (Entry::Publish(publish), Outcome::Accepted) => then.accepted(hub, publish),
             (Entry::Publish(publish), Outcome::Refused(refusal)) => {
                 hub.metrics.refused(refusal.reason());
-                tracing::debug!(topic = %publish.message.topic, reason = refusal.reason(), "will refused");
+                tracing::debug!(
+                    topic = %publish.message.topic, client_id = %publish.message.client, reason = refusal.reason(),
+                    "message of the gateway's own publisher refused"
+                );
+                tell(then.done, Decision::Refused(refusal));
             }
             (Entry::Publish(_), Outcome::Duplicate | Outcome::Released | Outcome::Stepped)
             | (Entry::Release { .. } | Entry::Step { .. } | Entry::Handover(_), _) => {}
@@ -152,5 +183,5 @@ async fn prepare(hub: &Hub, errand: Errand) -> Result<(Publish, Pending), StoreE
     };
     let Routed { copies, onward, .. } = routed;
     let publish = Publish { message, streams, packet_id: None, copies, set_retained, retained_revision: 0, tag: 0 };
-    Ok((publish, Pending { onward, is_orphan, _done: done }))
+    Ok((publish, Pending { onward, is_orphan, done }))
 }

@@ -76,7 +76,7 @@ impl Broker {
     pub async fn apply(&self, prepared: Prepared) {
         let before = self.now();
         let after: Vec<_> = prepared.0.into_iter().map(|candidate| self.take_in(candidate)).collect();
-        *self.listeners.write().unwrap_or_else(PoisonError::into_inner) = after.clone();
+        self.listeners.write().unwrap_or_else(PoisonError::into_inner).clone_from(&after);
         for old in before.iter().filter(|old| !after.iter().any(|new| Arc::ptr_eq(old, new))) {
             old.close();
             // Its address is free then.

@@ -33,7 +33,7 @@ pub(super) const LISTENER_KEYS: &[&str] = &[
     "max_publish_rate",
     "max_keep_alive",
 ];
-pub(super) const ADMIN_KEYS: &[&str] = &["bind", "token_file"];
+pub(super) const ADMIN_KEYS: &[&str] = &["bind", "token_file", "hosts"];
 
 /// Name of the listener that is there when none is configured.
 pub const DEFAULT_LISTENER_NAME: &str = "local";
@@ -150,7 +150,25 @@ pub(super) fn read_admin(section: &Section<'_>) -> admin::Settings {
     if bind.is_some_and(|bind| !bind.ip().is_loopback()) && !section.has("token_file") {
         section.refuse("token_file", "is missing; expected a file with a token, for `bind` is not a loopback address");
     }
-    admin::Settings { bind, token_file }
+    admin::Settings { bind, token_file, hosts: read_hosts(section) }
+}
+
+/// Names under which people reach `[admin]`, as a browser has them in `Host`: without scheme, port and path.
+fn read_hosts(section: &Section<'_>) -> Vec<String> {
+    let expected = "a host name such as \"gateway.plant.example\", without scheme and port";
+    let texts = section.texts("hosts", expected).unwrap_or_default();
+    for text in &texts {
+        let is_name = |name: &str| {
+            (1..=253).contains(&name.len())
+                && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".-_".contains(&byte))
+        };
+        if !is_name(&text.value) {
+            let bare = text.value.split_once("://").map_or(&*text.value, |(_, rest)| rest).split([':', '/']).next();
+            let hint = bare.filter(|bare| is_name(bare)).map(|bare| format!("{bare:?}"));
+            section.refuse_text(text, format!("expected {expected}"), hint);
+        }
+    }
+    texts.into_iter().map(|text| text.value).collect()
 }
 
 fn address(section: &Section<'_>, text: &str, expected: &str, usual_port: u16) -> Option<SocketAddr> {

@@ -94,8 +94,8 @@ impl Books {
     }
 
     /// From now on this is shown.
-    pub(super) fn show(&self, shelf: Arc<Shelf>) {
-        *self.shelf.lock().unwrap_or_else(PoisonError::into_inner) = shelf;
+    pub(super) fn show(&self, shown: Arc<Shelf>) {
+        *self.shelf.lock().unwrap_or_else(PoisonError::into_inner) = shown;
     }
 
     fn shelf(&self) -> Arc<Shelf> {
@@ -141,9 +141,9 @@ impl Collector for Collected {
             let labels = |reason: &String| vec![("downlink", it.name.clone()), ("reason", reason.clone())];
             it.dropped.iter().map(move |(reason, count)| (labels(reason), *count))
         });
-        let shelf = self.0.shelf();
+        let shown = self.0.shelf();
         let lost =
-            shelf.lost.iter().map(|(uplink, lost)| (vec![("uplink", uplink.clone())], lost.load(Ordering::Relaxed)));
+            shown.lost.iter().map(|(uplink, lost)| (vec![("uplink", uplink.clone())], lost.load(Ordering::Relaxed)));
         let mut families = vec![
             family(RECEIVED, MetricType::COUNTER, plain(|it| it.received)),
             family(DELIVERED, MetricType::COUNTER, plain(|it| it.delivered)),

@@ -70,7 +70,10 @@ use prometheus::Registry;
 use tokio::{sync::watch, task::JoinHandle};
 
 pub use self::settings::*;
-use self::{status::Status, task::Task};
+use self::{
+    status::Status,
+    task::{Orders, Task},
+};
 use crate::{
     stats::UplinkStats,
     store::{self, StoreError},
@@ -182,8 +185,9 @@ pub fn start_again(
 ) -> Forwarder {
     let (stop, stopped) = watch::channel(None);
     let (tuning, tuned) = watch::channel(settings.clone());
+    let orders = Orders { stop: stopped, tuning: tuned };
     let upstream = Mqtt::new(settings.clone()).subscribing(inbound.subscriptions()).without(inbound.unwanted());
-    let task = Task::new(settings, routes, gateway_id, store, figures.status.clone(), stopped, tuned, inbound);
+    let task = Task::new(settings, routes, gateway_id, store, figures.status.clone(), orders, inbound);
     let task = tokio::spawn(task.run(upstream));
     Forwarder { figures, stop, tuning, task }
 }

@@ -76,6 +76,14 @@ pub(super) struct Task {
     _watchers: JoinSet<()>,
 }
 
+/// What a forwarder is told while it runs.
+pub(super) struct Orders {
+    /// Stop; what is in flight may be waited for so long.
+    pub(super) stop: watch::Receiver<Option<Duration>>,
+    /// Go by these settings, as far as they can change on a connection.
+    pub(super) tuning: watch::Receiver<uplink::Settings>,
+}
+
 /// The wish to stop, and for how long what is in flight may be waited for.
 #[derive(Debug)]
 pub(super) struct Stop {
@@ -162,8 +170,7 @@ impl Task {
         gateway_id: &str,
         store: store::Handle,
         status: Status,
-        stop: watch::Receiver<Option<Duration>>,
-        tuning: watch::Receiver<uplink::Settings>,
+        Orders { stop, tuning }: Orders,
         inbound: Inbound,
     ) -> Self {
         let backlog = Arc::new(Notify::new());

@@ -80,6 +80,11 @@ impl Handle {
         self.shared.doors.find(name).is_some_and(|place| self.shared.doors.at(place).is_configured())
     }
 
+    /// The name of a stream.
+    pub fn name_of(&self, stream: StreamId) -> Option<String> {
+        self.shared.door(stream).map(|door| door.name.clone())
+    }
+
     /// Pauses a stream, or lets it go on; returns when that is committed. What is in flight is still settled.
     pub async fn pause(&self, stream: StreamId, paused: bool) -> Result<(), OrderError> {
         self.order(Order::Pause { stream: self.index(stream)?, paused }).await.map(|_| ())

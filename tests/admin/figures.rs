@@ -8,6 +8,8 @@ pub(super) struct Figures {
     pub(super) not_ready: Mutex<Vec<String>>,
     pub(super) panics: bool,
     pub(super) paused: AtomicBool,
+    /// What was published.
+    pub(super) published: Mutex<Vec<Message>>,
 }
 
 impl Sources for Figures {
@@ -106,6 +108,65 @@ impl Sources for Figures {
             }
         };
         Box::pin(std::future::ready(Ok(letters)))
+    }
+    fn publish(&self, message: Message) -> admin::Answer<Published> {
+        let done = match message.topic.as_str() {
+            "full" => Err(Refused { why: Why::Full, message: "the stream `s` is full".to_owned() }),
+            "suspended" => Err(Refused { why: Why::Suspended, message: "the disk fails: I/O error".to_owned() }),
+            "stopping" => Err(Refused { why: Why::Stopping, message: "the gateway stops".to_owned() }),
+            "$SYS/x" => Err(Refused { why: Why::Reserved, message: "topics below $SYS are ours".to_owned() }),
+            "stuck" => {
+                self.published.lock().unwrap().push(message);
+                return Box::pin(std::future::pending());
+            }
+            _ => Ok(Published { streams: vec!["telemetry".to_owned()], sessions: 2, retained: message.retain }),
+        };
+        self.published.lock().unwrap().push(message);
+        Box::pin(std::future::ready(done))
+    }
+    fn publish_max_bytes(&self) -> usize {
+        1000
+    }
+    fn clients(&self, question: &ClientQuestion) -> ClientPage {
+        let connection = ClientConnection {
+            user: "anonymous".to_owned(),
+            listener: "sensors".to_owned(),
+            address: "127.0.0.1:5".to_owned(),
+            version: "5",
+            clean_start: true,
+            keep_alive_s: 60,
+        };
+        let client = |number: usize| {
+            let away = number.is_multiple_of(2);
+            ClientStats {
+                id: format!("c{number:02}"),
+                since: Duration::from_millis(1500),
+                connection: (!away).then(|| connection.clone()),
+                lasting: away,
+                ends_in: away.then(|| Duration::from_secs(60)),
+                in_flight: 1,
+                queued_messages: 2,
+                queued_bytes: 3,
+                subscriptions: 4,
+            }
+        };
+        let wanted = |client: &ClientStats| {
+            let state = if client.connection.is_some() { question.connected } else { question.away };
+            state && question.after.as_deref().is_none_or(|after| &*client.id > after)
+        };
+        let mut clients: Vec<_> = (1..=10).map(client).filter(wanted).collect();
+        let more = clients.len() > question.limit;
+        clients.truncate(question.limit);
+        ClientPage { clients, connected: 5, away: 5, more }
+    }
+    fn disconnect(&self, client_id: String) -> admin::Answer<()> {
+        let refused = |why, message: &str| Err(Refused { why, message: message.to_owned() });
+        let done = match &*client_id {
+            "c01" | "/a b+#\n\u{e9}?" => Ok(()),
+            "c02" => refused(Why::NotConnected, "the client is not connected"),
+            _ => refused(Why::NotFound, "there is no such client"),
+        };
+        Box::pin(std::future::ready(done))
     }
     fn dead_stats(&self) -> DeadStats {
         DeadStats { messages: 3, bytes: 27, retried: 2, purged: 1, dropped: 0 }

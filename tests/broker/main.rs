@@ -9,6 +9,7 @@ mod durable;
 mod limits;
 #[cfg(feature = "interop")]
 mod mosquitto;
+mod operator;
 mod protocol;
 mod queues;
 mod rig;

@@ -1,6 +1,6 @@
 //! The plan, from pairs of configurations: by hand, and from dice.
 
-use std::{collections::BTreeMap, fs};
+use std::{collections::BTreeMap, fmt::Write as _, fs};
 
 use proptest::prelude::*;
 
@@ -133,13 +133,14 @@ fn some() -> impl Strategy<Value = Config> {
     (uplinks, inflight, streams, downlinks).prop_map(|(uplinks, inflight, streams, downlinks)| {
         let mut toml = String::new();
         for (uplink, inflight) in uplinks.iter().zip(inflight) {
-            toml += &format!("[[uplink]]\nname = \"{uplink}\"\nurl = \"mqtt://{uplink}\"\nmax_inflight = {inflight}\n");
-            toml += &format!("rate = {{ messages_per_s = {inflight} }}\n");
+            let _ =
+                write!(toml, "[[uplink]]\nname = \"{uplink}\"\nurl = \"mqtt://{uplink}\"\nmax_inflight = {inflight}\n");
+            let _ = writeln!(toml, "rate = {{ messages_per_s = {inflight} }}");
         }
         for (name, (to, priority, limit)) in streams {
             // One more than there are goes nowhere.
             let to = uplinks.get(to).map_or(String::new(), |to| format!("to = \"{to}\"\npriority = {priority}\n"));
-            toml += &format!("[[stream]]\nname = \"{name}\"\nfrom = [\"{name}\"]\nmax_messages = {limit}\n{to}");
+            let _ = write!(toml, "[[stream]]\nname = \"{name}\"\nfrom = [\"{name}\"]\nmax_messages = {limit}\n{to}");
         }
         for (name, from) in downlinks {
             toml += &downlink(&name, uplinks[from % uplinks.len()]);

@@ -47,6 +47,11 @@ impl Badge {
         rights.as_ref().is_none_or(|rights| ask(rights))
     }
 
+    /// Who carries it.
+    pub(crate) fn principal(&self) -> &Principal {
+        &self.admission.principal
+    }
+
     /// Whether the client may publish to this topic.
     pub(crate) fn may_publish(&self, topic: &TopicName) -> bool {
         self.has(|rights| rights.may(Action::Publish, topic))

@@ -98,6 +98,11 @@ impl Durable {
         }
     }
 
+    /// Messages that were sent and whose exchange is not finished.
+    pub(super) fn in_flight(&self) -> usize {
+        self.window.unfinished()
+    }
+
     /// Whether this answer of the client may come now.
     pub(super) fn allows(&self, packet_id: u16, kind: AckKind) -> bool {
         self.window.allows(packet_id, kind)

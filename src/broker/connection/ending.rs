@@ -48,6 +48,8 @@ pub(super) enum Ending {
     Stalled,
     /// A reload took its access away.
     Revoked,
+    /// An operator sent it away.
+    Expelled,
     /// Another connection took the session.
     TakenOver,
     /// The gateway stops.
@@ -83,6 +85,7 @@ impl Ending {
             Self::Silent => Some(Reason::KEEP_ALIVE_TIMEOUT),
             Self::TakenOver => Some(Reason::TAKEN_OVER),
             Self::Revoked => Some(Reason::NOT_AUTHORIZED),
+            Self::Expelled => Some(Reason::ADMINISTRATIVE),
             Self::Stopping | Self::ListenerGone => Some(Reason::SHUTTING_DOWN),
             Self::StoreGone => Some(Reason::IMPLEMENTATION),
         }
@@ -94,6 +97,7 @@ impl Ending {
             Self::Decode(error) => error.to_string().into(),
             Self::Offence(_, cause) => (*cause).into(),
             Self::Revoked => REVOKED.into(),
+            Self::Expelled => "disconnected by an operator".into(),
             Self::Silent => SILENT.into(),
             Self::TakenOver => "another connection has the same client id".into(),
             Self::Stopping => "the gateway stops".into(),
@@ -116,6 +120,7 @@ impl Ending {
             | Self::Stalled
             | Self::TakenOver
             | Self::Revoked
+            | Self::Expelled
             | Self::Stopping
             | Self::ListenerGone => true,
         }
@@ -133,6 +138,7 @@ impl Ending {
             | Self::Silent
             | Self::TakenOver
             | Self::Revoked
+            | Self::Expelled
             | Self::Stopping
             | Self::ListenerGone
             | Self::StoreGone => true,
@@ -347,6 +353,12 @@ impl Connection {
             Ending::Stalled => self.hub.refused(who, "slow-reader", "reads nothing of what is sent to it"),
             Ending::Revoked => self.hub.refused(who, "access-revoked", REVOKED),
             Ending::Silent => self.hub.refused(who, "keep-alive", SILENT),
+            Ending::Expelled => tracing::info!(
+                listener = who.listener,
+                address = who.address,
+                client_id = who.client_id,
+                "client disconnected by an operator"
+            ),
             Ending::Disconnected { .. }
             | Ending::Lost(_)
             | Ending::TakenOver

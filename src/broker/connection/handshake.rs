@@ -7,7 +7,6 @@ use std::{
 
 use bytes::BytesMut;
 use bytestring::ByteString;
-use prometheus::IntGauge;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     sync::OwnedSemaphorePermit,
@@ -16,19 +15,19 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Connection, Durable, Inbound, PublishRate, Tally, Wire, aliases::Aliases, arrivals::Arrivals,
+    Connection, Durable, Inbound, PublishRate, Tally, Wire, aliases::Aliases, arrivals::Arrivals, connected::Connected,
     inbound::wrong_payload,
 };
 use crate::{
     broker::{
         CONNECT_TIMEOUT, ListenerSettings,
         access::Badge,
+        clients::Presence,
         hub::{Hub, Who},
         limits::{
             CLIENT_ID_MAX, CONNECT_MAX, LAST_SAVE, LAST_WRITE, OUTGOING_WINDOW, READ_MIN, TAKEOVER, TOPIC_ALIAS_MAX,
         },
         listener::Listener,
-        metrics::Peak,
         packet::{
             ConnAckProperties, Connect, DecodeError, Decoder, Manner, Reason, Version, connack, connack_refusal,
             decode_connect, version_of,
@@ -59,7 +58,7 @@ pub(super) struct Door {
     pub(super) began: Instant,
     wire: Wire,
     /// Made when the client is let in.
-    badge: Option<Arc<Badge>>,
+    pub(super) badge: Option<Arc<Badge>>,
 }
 
 /// Serves one connection from its first byte to its last. `place` is its place among those that wait for their CONNECT.
@@ -361,15 +360,23 @@ impl Door {
         let settings = &self.listener.settings;
         let properties = self.properties(&connect, assigned);
         connack(&mut self.wire.output, version, session_present, &properties);
-        let connected = Connected::enter(&self.hub, &self.listener, place);
+        let (presence, gone) = self.presence(&connect, &kick);
+        claim.announce(&presence);
+        let connected = Connected::enter(&self.hub, &self.listener, place, gone);
         tracing::debug!(
             listener = settings.name, address = self.address, client_id = %connect.client_id, ?version,
             certificate_name = self.certificate_name.as_deref(), session_present, keep_alive_s = connect.keep_alive_s, "client connected"
         );
-        Some((self.connection(connect, claim, kick), connected))
+        Some((self.connection(connect, claim, kick, presence), connected))
     }
 
-    fn connection(self, connect: Connect, mut claim: Claim, kick: CancellationToken) -> Connection {
+    fn connection(
+        self,
+        connect: Connect,
+        mut claim: Claim,
+        kick: CancellationToken,
+        presence: Arc<Presence>,
+    ) -> Connection {
         let Self { hub, listener, address, wire, badge, .. } = self;
         let badge = badge.expect("who was admitted has a badge");
         claim.subscriber().set_badge(&badge);
@@ -425,33 +432,10 @@ impl Door {
             listener,
             address,
             badge,
+            presence,
             wire,
             claim,
         }
-    }
-}
-
-/// A client's place among the connections of its listener; given up also where its task panics.
-struct Connected {
-    clients: Arc<Peak>,
-    gauge: IntGauge,
-    place: Option<OwnedSemaphorePermit>,
-}
-
-impl Connected {
-    fn enter(hub: &Hub, listener: &Listener, place: OwnedSemaphorePermit) -> Self {
-        listener.connected.inc();
-        hub.metrics.clients.enter();
-        Self { clients: Arc::clone(&hub.metrics.clients), gauge: listener.connected.clone(), place: Some(place) }
-    }
-}
-
-impl Drop for Connected {
-    fn drop(&mut self) {
-        // First the place, so that who sees the lower number finds it free.
-        self.place.take();
-        self.gauge.dec();
-        self.clients.leave();
     }
 }
 
@@ -484,7 +468,7 @@ fn check(connect: &Connect) -> Result<(), Refusal> {
 
 /// The keep alive that holds: the client's, or the listener's where that is shorter and the client can be told of it
 /// (MQTT 5, section 3.2.2.3.14). A client of 3.1.1 cannot, and is left its own.
-fn keep_alive_s(connect: &Connect, max_s: u16) -> u16 {
+pub(super) fn keep_alive_s(connect: &Connect, max_s: u16) -> u16 {
     let too_long = connect.keep_alive_s == 0 || connect.keep_alive_s > max_s;
     if connect.version == Version::V5 && max_s > 0 && too_long { max_s } else { connect.keep_alive_s }
 }

@@ -35,6 +35,7 @@
 mod admission;
 mod aliases;
 mod arrivals;
+mod connected;
 mod durable;
 mod ending;
 mod handshake;
@@ -79,6 +80,7 @@ use wire::Wire;
 
 use super::{
     access::Badge,
+    clients::Presence,
     fanout::Delivery,
     hub::{Hub, Who},
     limits::{IDLE, READ_MAX, UNDECIDED_BYTES, UNDECIDED_MAX, WRITE_HIGH},
@@ -95,6 +97,8 @@ struct Connection {
     address: String,
     /// Who it is and what it may.
     badge: Arc<Badge>,
+    /// What an operator sees of it.
+    presence: Arc<Presence>,
     version: Version,
     claim: Claim,
     kicked: Pin<Box<WaitForCancellationFutureOwned>>,
@@ -188,7 +192,15 @@ impl Connection {
         self.pump();
         self.tally.packets_out += self.wire.new_packets();
         self.tally.enter(&self.hub.metrics);
+        self.note_presence();
         Ok(())
+    }
+
+    /// Says what an operator may want to know.
+    fn note_presence(&self) {
+        let kept = &self.claim.kept;
+        let in_flight = self.durable.as_ref().map_or(kept.outgoing.unfinished(), |durable| durable.in_flight());
+        self.presence.note(in_flight, self.inbox.len() + self.replay.len(), kept.subscriptions.len());
     }
 
     /// Takes acknowledgements that are next in the input also while the client is not listened to: they make room, and what
@@ -262,6 +274,7 @@ impl Connection {
             Event::Kicked if self.hub.stopping.is_cancelled() => Err(Ending::Stopping),
             Event::Kicked if self.listener.leaving.is_cancelled() => Err(Ending::ListenerGone),
             Event::Kicked if self.badge.is_revoked() => Err(Ending::Revoked),
+            Event::Kicked if self.presence.is_expelled() => Err(Ending::Expelled),
             Event::Kicked => Err(Ending::TakenOver),
             Event::Submitted(lane) => {
                 self.inbound.submitted(lane?);

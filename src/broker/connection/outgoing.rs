@@ -87,6 +87,11 @@ impl Outgoing {
         self.resend.is_empty() && self.on_wire < self.window && self.bytes < OUTGOING_BYTES && self.next_id().is_some()
     }
 
+    /// Messages sent on this connection and not finished.
+    pub(crate) fn unfinished(&self) -> usize {
+        self.on_wire.into()
+    }
+
     /// Bytes of the messages that may have to be sent again.
     pub(crate) fn bytes(&self) -> usize {
         self.bytes

@@ -84,6 +84,11 @@ impl Window {
         self.cursor
     }
 
+    /// Messages that were sent and are not finished.
+    pub(crate) fn unfinished(&self) -> usize {
+        self.open.len()
+    }
+
     /// How many more messages may be sent; the next must be within the span of packet ids, too.
     pub(crate) fn room(&self) -> usize {
         if self.spans(self.cursor) { usize::from(self.most).saturating_sub(self.open.len()) } else { 0 }

@@ -251,6 +251,11 @@ impl Mailbox {
         self.expendable = 0;
     }
 
+    /// Messages that wait, and their bytes.
+    pub(crate) fn waiting(&self) -> (usize, usize) {
+        (self.queue.len(), self.bytes)
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
         self.queue.is_empty()
     }

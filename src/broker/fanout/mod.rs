@@ -189,6 +189,16 @@ impl Subscriber {
         self.queue().waiting()
     }
 
+    /// Messages that wait for it in memory, and their bytes.
+    pub(crate) fn waiting_in_memory(&self) -> (usize, usize) {
+        self.mailbox().waiting()
+    }
+
+    /// Its queue in the store, where it has one.
+    pub(crate) fn session(&self) -> Option<SessionId> {
+        self.queue().session()
+    }
+
     /// Whether the session's durable queue takes one more message.
     pub(crate) fn has_room(&self) -> bool {
         self.queue().has_room()

@@ -46,6 +46,7 @@ reasons! {
     TOPIC_ALIAS_INVALID = 0x94, "topic alias invalid";
     PACKET_TOO_LARGE = 0x95, "packet too large";
     QUOTA_EXCEEDED = 0x97, "quota exceeded";
+    ADMINISTRATIVE = 0x98, "administrative action";
     PAYLOAD_FORMAT = 0x99, "payload format invalid";
     CONNECTION_RATE = 0x9F, "connection rate exceeded";
 }

@@ -17,6 +17,7 @@
 //! A crash loses what memory alone has: sessions that end with their connections, whose connections have ended.
 
 mod kept;
+mod look;
 mod sweep;
 
 use std::{
@@ -32,9 +33,11 @@ use tokio_util::sync::CancellationToken;
 
 use kept::decode_state;
 pub(crate) use kept::{Kept, Receipt, Subscription};
+pub(crate) use look::Whereabouts;
 pub(crate) use sweep::sweep;
 
 use super::{
+    clients::Presence,
     fanout::{Fanout, Subscriber},
     limits::{EVICTED_AT_ONCE, SESSIONS_MAX, TAKEOVER},
 };
@@ -57,6 +60,8 @@ struct Slot {
     claim: u64,
     /// Sends the latest claimant away; `None` while the client is away.
     kick: Option<CancellationToken>,
+    /// The connection that owns the session, once its client was let in.
+    presence: Option<Arc<Presence>>,
     /// Since when the client is away, while it is.
     left: Instant,
     /// When the session ends, while the client is away; `None` = never.
@@ -154,6 +159,7 @@ impl Sessions {
             session,
             claim: 0,
             kick: None,
+            presence: None,
             left: now.checked_sub(away).unwrap_or(now),
             expires: (expiry_s != u32::MAX).then(|| left(expiry_s)),
             will: due,
@@ -230,7 +236,8 @@ impl Sessions {
         }
         let session = Arc::new(Session { subscriber: Subscriber::new(client_id.clone()), kept: Arc::default() });
         let (kick, left) = (Some(kick.clone()), Instant::now());
-        let slot = Slot { session: Arc::clone(&session), claim: number, kick, left, expires: None, will: None };
+        let session_here = Arc::clone(&session);
+        let slot = Slot { session: session_here, claim: number, kick, presence: None, left, expires: None, will: None };
         map.slots.insert(client_id.clone(), slot);
         Ok((session, number, false))
     }
@@ -274,6 +281,13 @@ impl Claim {
 
     pub(crate) fn subscriber(&self) -> &Arc<Subscriber> {
         &self.session.subscriber
+    }
+
+    /// The client is let in: from now on operators see its connection.
+    pub(crate) fn announce(&self, presence: &Arc<Presence>) {
+        if let Some(slot) = self.sessions.map().slots.get_mut(&self.client_id) {
+            slot.presence = Some(Arc::clone(presence));
+        }
     }
 
     /// Ends the session, in memory and in the store; a new one begins under the same claim.
@@ -322,6 +336,8 @@ impl Drop for Claim {
         }
         let mut map = sessions.map();
         let Some(slot) = map.slots.get_mut(client_id) else { return };
+        // A successor says that it is here only once it has the session, so this is our own.
+        slot.presence = None;
         if slot.claim != *number && slot.kick.is_some() {
             // The successor decides: a clean start ends the session, and then the will is due (MQTT 5, section 3.1.3.2.2).
             slot.will = delayed_will.take();

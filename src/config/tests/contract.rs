@@ -15,6 +15,8 @@ max_publish_rate = 0
 max_keep_alive = \"0s\"
 unix_mode = \"0660\"
 origins = []
+[admin]
+hosts = []
 ";
 
 /// Keys whose value in the contract is an example and not the default.

@@ -137,6 +137,20 @@ fn wrong_values_of_a_downlink_are_told_too() {
 }
 
 #[test]
+fn names_of_the_http_interface_are_names_alone() {
+    let hosts = |list: &str| format!("[admin]\nhosts = {list}");
+    assert_eq!(load(&hosts("[\"gw.plant.example\", \"gw_7\"]")).admin.hosts, ["gw.plant.example", "gw_7"]);
+    let expected = "expected a host name such as \"gateway.plant.example\", without scheme and port";
+    for (wrong, hint) in
+        [("http://gw.example:9883/", Some("gw.example")), ("gw:9883", Some("gw")), ("", None), ("a b", None)]
+    {
+        let problem = folder(&[("tidegate.toml", &hosts(&format!("[{wrong:?}]")))]).problems().remove(0);
+        assert!(problem.contains(expected), "{problem}");
+        assert_eq!(hint.is_some_and(|hint| problem.contains(&format!("{hint:?}"))), hint.is_some(), "{problem}");
+    }
+}
+
+#[test]
 fn addresses_to_listen_on_are_read_or_refused_with_the_right_form() {
     let bind =
         |text: &str| load(&format!("[[listener]]\nname = \"l\"\nbind = \"{text}\"\n")).broker.listeners.remove(0).bind;

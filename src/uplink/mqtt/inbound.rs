@@ -197,7 +197,9 @@ fn write_unsubscribe(version: Version, filters: &[TopicFilter], out: &mut BytesM
     if version == Version::V5 {
         body.put_u8(0);
     }
-    filters.iter().for_each(|filter| put_filter(filter, &mut body));
+    for filter in filters {
+        put_filter(filter, &mut body);
+    }
     put_packet(0xa2, &body, out);
 }
 

@@ -92,7 +92,7 @@ impl Mqtt {
     pub fn new(settings: Settings) -> Self {
         let (subscriptions, unwanted, granted) = (Arc::default(), Arc::default(), Arc::default());
         let (last, assigned_client_id, resolver) = (None, None, Resolver::new());
-        Self { settings, last, assigned_client_id, subscriptions, unwanted, granted, resolver }
+        Self { settings, last, assigned_client_id, resolver, subscriptions, unwanted, granted }
     }
 
     /// The same with these subscriptions.

@@ -20,7 +20,8 @@ class NameServer:
         self.socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self.socket.bind(("127.0.0.1", 53))
         conf = folder / "resolv.conf"
-        conf.write_text("nameserver 127.0.0.1\noptions timeout:2 attempts:1\n")
+        # Longer than any `connect_timeout` here: with the same 2 s it is chance whether the resolver or the gateway gives up first.
+        conf.write_text("nameserver 127.0.0.1\noptions timeout:6 attempts:1\n")
         bind(t, conf, "/etc/resolv.conf")
         threading.Thread(target=self._serve, daemon=True).start()
         t.later(self.socket.close)
