@@ -39,6 +39,8 @@
 //! | [`forward`] | station: from the store to an uplink | |
 //! | [`downlink`] | station: from an uplink through the store to local clients | |
 //! | [`config`] | what the user wrote, checked into what the program may use | TOML |
+//! | [`doctor`] | station: checks a device beside the gateway, changes nothing | |
+//! | [`mosquitto`] | a mosquitto.conf into a configuration of ours | |
 //! | [`app`] | builds the rooms, starts and stops them in order | all of them |
 //! | [`cli`], [`log`], [`memory`], [`signal`], [`systemd`], [`demo`] | the program around it | clap, tracing's output, the C library, signals, rumqttd (the demo) |
 //!
@@ -81,12 +83,14 @@ pub mod bucket;
 pub mod cli;
 pub mod config;
 pub mod demo;
+pub mod doctor;
 pub mod downlink;
 pub mod forward;
 pub mod intake;
 pub mod log;
 pub mod memory;
 pub mod message;
+pub mod mosquitto;
 pub mod named_file;
 pub mod signal;
 pub mod stats;

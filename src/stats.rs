@@ -6,6 +6,16 @@ use serde::Serialize;
 
 use crate::message::Message;
 
+/// Upper ends of the buckets of durations, in seconds: half a millisecond (flash with a capacitor) to ten seconds (a card that cleans up, a link by satellite).
+pub const DURATION_BUCKETS_S: [f64; 14] =
+    [0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0];
+
+/// Why a stream drops messages: the words of `tidegate_stream_dropped_total{reason}`.
+pub const DROP_REASONS: [&str; 6] = ["oldest", "newest", "too-large", "offline", "qos0-full", "damaged"];
+
+/// Why messages become dead letters: the words of `tidegate_stream_dead_total{reason}`.
+pub const DEAD_REASONS: [&str; 6] = ["too-large", "topic", "refused", "hung-up", "unanswered", "damaged"];
+
 /// The books of one stream (contract, section 1): `accepted = forwarded + expired + dropped + dead + purged + backlog`.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct StreamStats {

@@ -1,9 +1,11 @@
-//! Sizes and durations as people write them.
+//! Sizes, durations and moments as people write them, and which characters are not for their eyes.
 //!
 //! Sizes: `"64KiB"`, `"1.5GiB"`, `"200MB"` (decimal), `"512B"`, or bytes without a unit. Durations: `"250ms"`, `"30s"`, `"5m"`,
 //! `"7d"`, `"1h30m"`; only zero goes without a unit. What [`format_size`] and [`format_duration`] write is read back as it was.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
+
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 /// Longest duration that can be written: 100 years, so that adding it to any point in time cannot overflow.
 pub const MAX_DURATION: Duration = Duration::from_secs(36_500 * 24 * 3600);
@@ -174,6 +176,20 @@ fn shorten(text: &str) -> String {
     text.chars().take(16).collect()
 }
 
+/// UTC with milliseconds; `None` for a clock before 1970 or beyond the year 9999, which RFC 3339 cannot say.
+pub fn rfc3339(time: SystemTime) -> Option<String> {
+    let since = time.duration_since(SystemTime::UNIX_EPOCH).ok()?;
+    let time = OffsetDateTime::from_unix_timestamp(i64::try_from(since.as_secs()).ok()?).ok()?;
+    let seconds = time.format(&Rfc3339).ok()?;
+    Some(format!("{}.{:03}Z", seconds.strip_suffix('Z')?, since.subsec_millis()))
+}
+
+/// Control characters, line ends of Unicode, and characters that turn the direction of writing: what strangers say is shown without them.
+pub fn rules_a_terminal(c: char) -> bool {
+    c.is_control()
+        || matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}' | '\u{2029}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -259,5 +275,15 @@ mod tests {
         fn no_text_makes_reading_panic(text in "[0-9.]{0,25}[a-zA-Z µ-]{0,4}[0-9.]{0,25}\\PC{0,4}") {
             let _ = (parse_size(&text), parse_duration(&text));
         }
+    }
+
+    #[test]
+    fn times_have_milliseconds_and_a_clock_gone_mad_has_none() {
+        let at =
+            |seconds, ms| rfc3339(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds) + Duration::from_millis(ms));
+        assert_eq!(at(0, 0).unwrap(), "1970-01-01T00:00:00.000Z");
+        assert_eq!(at(1_795_257_690, 290).unwrap(), "2026-11-21T10:41:30.290Z");
+        assert_eq!(at(400_000_000_000, 0), None);
+        assert_eq!(rfc3339(SystemTime::UNIX_EPOCH - Duration::from_secs(1)), None);
     }
 }

@@ -19,7 +19,6 @@ use serde_json::json;
 use super::{
     orders::{Order, in_time},
     routes::{Failure, State, bad_path, bad_query, page_limit},
-    views,
 };
 use crate::{
     message::Message,
@@ -195,5 +194,5 @@ impl Content {
 
 fn time(unix_ms: i64) -> Option<String> {
     let since = Duration::from_millis(u64::try_from(unix_ms).ok()?);
-    views::rfc3339(SystemTime::UNIX_EPOCH.checked_add(since)?)
+    crate::units::rfc3339(SystemTime::UNIX_EPOCH.checked_add(since)?)
 }

@@ -14,7 +14,7 @@ use prometheus::{
 };
 
 use super::Sources;
-use crate::stats::StreamStats;
+use crate::stats::{DEAD_REASONS, DROP_REASONS, StreamStats};
 
 /// The content type of the text format.
 pub(super) const CONTENT_TYPE: &str = prometheus::TEXT_FORMAT;
@@ -48,7 +48,8 @@ impl Metrics {
 /// How a family gets its samples from the books of a stream: (reason, value) pairs where it has reasons.
 enum Value {
     Counter(fn(&StreamStats) -> u64),
-    Reasons(fn(&StreamStats) -> &[(String, u64)]),
+    /// With the words that are always there, so that the first of a kind is an increase that an alert sees.
+    Reasons(&'static [&'static str], fn(&StreamStats) -> &[(String, u64)]),
     Gauge(fn(&StreamStats) -> f64),
 }
 
@@ -71,12 +72,12 @@ const FAMILIES: &[(&str, &str, Value)] = &[
     (
         "tidegate_stream_dropped_total",
         "Messages dropped because of the limits of the stream, by reason.",
-        Value::Reasons(|stream| &stream.dropped),
+        Value::Reasons(&DROP_REASONS, |stream| &stream.dropped),
     ),
     (
         "tidegate_stream_dead_total",
         "Messages moved to the dead letters, by reason.",
-        Value::Reasons(|stream| &stream.dead),
+        Value::Reasons(&DEAD_REASONS, |stream| &stream.dead),
     ),
     ("tidegate_stream_purged_total", "Messages removed by an operator.", Value::Counter(|stream| stream.purged)),
     (
@@ -136,7 +137,7 @@ impl StreamCollector {
     fn new(sources: Arc<dyn Sources>) -> Result<Self, prometheus::Error> {
         let desc = |(name, help, value): &(&str, &str, Value)| {
             let mut labels = vec!["stream".to_owned()];
-            if matches!(value, Value::Reasons(_)) {
+            if matches!(value, Value::Reasons(..)) {
                 labels.push("reason".to_owned());
             }
             Desc::new((*name).to_owned(), (*help).to_owned(), labels, std::collections::HashMap::new())
@@ -168,10 +169,14 @@ fn family(name: &str, help: &str, value: &Value, streams: &[StreamStats]) -> Met
         };
         match value {
             Value::Counter(of) => samples.push(counter(vec![label("stream", &stream.name)], of(stream))),
-            Value::Reasons(of) => samples.extend(of(stream).iter().map(|(reason, count)| {
-                // Labels go in name order, as the registry's own vectors have them.
-                counter(vec![label("reason", reason), label("stream", &stream.name)], *count)
-            })),
+            Value::Reasons(always, of) => {
+                let met = of(stream).iter().map(|(reason, count)| (reason.as_str(), *count));
+                let not_met = always.iter().filter(|word| !of(stream).iter().any(|(reason, _)| reason == *word));
+                samples.extend(met.chain(not_met.map(|word| (*word, 0))).map(|(reason, count)| {
+                    // Labels go in name order, as the registry's own vectors have them.
+                    counter(vec![label("reason", reason), label("stream", &stream.name)], count)
+                }));
+            }
             Value::Gauge(of) => {
                 let mut gauge = Gauge::default();
                 gauge.set_value(of(stream));

@@ -9,10 +9,12 @@ use std::{
 };
 
 use serde::Serialize;
-use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 use super::{Sources, rates::Rates};
-use crate::stats::{DownlinkStats, ListenerStats, StoreStats, StreamStats, UplinkState, UplinkStats};
+use crate::{
+    stats::{DownlinkStats, ListenerStats, StoreStats, StreamStats, UplinkState, UplinkStats},
+    units::rfc3339,
+};
 
 /// `/health/*`.
 #[derive(Serialize)]
@@ -262,27 +264,4 @@ pub(super) fn seconds(duration: Duration) -> f64 {
 
 fn thousandths(value: f64) -> f64 {
     (value * 1000.0).round() / 1000.0
-}
-
-/// UTC with milliseconds; `None` for a clock before 1970 or beyond the year 9999, which RFC 3339 cannot say.
-pub(super) fn rfc3339(time: SystemTime) -> Option<String> {
-    let since = time.duration_since(SystemTime::UNIX_EPOCH).ok()?;
-    let time = OffsetDateTime::from_unix_timestamp(i64::try_from(since.as_secs()).ok()?).ok()?;
-    let seconds = time.format(&Rfc3339).ok()?;
-    Some(format!("{}.{:03}Z", seconds.strip_suffix('Z')?, since.subsec_millis()))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn times_have_milliseconds_and_a_clock_gone_mad_has_none() {
-        let at =
-            |seconds, ms| rfc3339(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds) + Duration::from_millis(ms));
-        assert_eq!(at(0, 0).unwrap(), "1970-01-01T00:00:00.000Z");
-        assert_eq!(at(1_795_257_690, 290).unwrap(), "2026-11-21T10:41:30.290Z");
-        assert_eq!(at(400_000_000_000, 0), None);
-        assert_eq!(rfc3339(SystemTime::UNIX_EPOCH - Duration::from_secs(1)), None);
-    }
 }

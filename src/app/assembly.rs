@@ -8,6 +8,7 @@ use tokio::task;
 use super::{
     change::Unwanted,
     facts::{Facts, Heartbeat, Parts},
+    meters::Meters,
     reload::Requests,
     scratch::Scratch,
     sys,
@@ -42,6 +43,7 @@ pub(super) struct Assembly {
     pub(super) intake: Intake,
     pub(super) registry: prometheus::Registry,
     pub(super) facts: Arc<Facts>,
+    pub(super) meters: Meters,
     /// What upstreams were asked for once and are not any more.
     pub(super) unwanted: Unwanted,
 }
@@ -72,6 +74,7 @@ impl Assembly {
         let parts = places.parts(&forwarders, &downlinks, Vec::new());
         let facts = Facts::new(config.gateway_id.clone(), handle.clone(), Arc::clone(&broker), requests, parts);
         let facts = Arc::new(facts);
+        let meters = Meters::register(config, &facts, &registry)?;
         broker.tell_sys(sys::facts(Arc::downgrade(&facts)));
         let admin = admin::start(&config.admin, Arc::clone(&facts) as _, registry.clone())?;
         let config = config.clone();
@@ -88,6 +91,7 @@ impl Assembly {
             intake,
             registry,
             facts,
+            meters,
             unwanted,
         })
     }

@@ -152,6 +152,7 @@ impl Assembly {
             }
         }
         self.facts.replace(places.parts(&self.forwarders, &self.downlinks, plan.restart_required.clone()));
+        self.meters.configure(&new);
         self.config = new;
         Ok(Ok(plan))
     }

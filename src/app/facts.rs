@@ -70,7 +70,7 @@ pub(super) struct Facts {
     gateway_id: String,
     started: Instant,
     store: store::Handle,
-    broker: Arc<Broker>,
+    pub(super) broker: Arc<Broker>,
     /// Of the store.
     heartbeat: Heartbeat,
     stopping: AtomicBool,

@@ -15,6 +15,7 @@ mod change;
 mod clients;
 mod facts;
 mod files;
+mod meters;
 mod orders;
 mod plan;
 mod reload;
@@ -37,7 +38,7 @@ use crate::{
     admin::NotReloaded,
     config::Config,
     forward::Forwarder,
-    memory,
+    log, memory,
     signal::{Signal, Signals},
     systemd::Systemd,
 };
@@ -155,11 +156,12 @@ impl Life<'_> {
             match next {
                 Ok(None) => {}
                 Ok(Some(name)) => {
+                    log::settle();
                     tracing::info!(signal = name, "stopping");
                     return Ok(());
                 }
                 Err(failure) => {
-                    tracing::error!(failure, "stopping: a part of the gateway failed");
+                    tracing::error!(error = failure, "stopping: a part of the gateway failed");
                     return Err(anyhow!(failure));
                 }
             }

@@ -105,6 +105,7 @@ fn waiting(running: &Config, new: &Config) -> Vec<String> {
         (running.store.durability != new.store.durability, "store.durability"),
         (running.admin.bind != new.admin.bind, "admin.bind"),
         (running.admin.token_file != new.admin.token_file, "admin.token_file"),
+        (running.admin.hosts != new.admin.hosts, "admin.hosts"),
         (running.log.format != new.log.format, "log.format"),
     ];
     keys.into_iter().filter(|(differs, _)| *differs).map(|(_, key)| key.to_owned()).collect()

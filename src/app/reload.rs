@@ -34,6 +34,7 @@ use crate::{
     admin::{Changed, NotReloaded, Problem, Reloaded, Reloading},
     broker,
     config::{self, Config, Inputs, Refused, Severity},
+    log,
 };
 
 /// How often the files of access are looked at.
@@ -151,7 +152,11 @@ impl Reload {
         };
         // Refusals are logged there; a file that was good a moment ago is rarely bad now.
         let _ = assembly.broker.reload_tls().await;
-        log(&plan, began);
+        let level = &assembly.config.log.level;
+        if plan.settings.iter().any(|section| section == "[log]") && !log::set_level(level) {
+            tracing::warn!(level, "reload: RUST_LOG is set and overrides the level");
+        }
+        tell_of(&plan, began);
         let warnings = warnings.iter().map(problem).collect();
         Ok(Ok(reloaded(plan, warnings)))
     }
@@ -195,7 +200,7 @@ fn read(file: Option<PathBuf>, id: String) -> Result<Config, Refused> {
 
 fn tell(warnings: &[config::Problem]) {
     for warning in warnings {
-        tracing::warn!(%warning, "configuration: surely not meant");
+        tracing::warn!(problem = %warning, "configuration: surely not meant");
     }
 }
 
@@ -240,7 +245,7 @@ fn reloaded(plan: Plan, warnings: Vec<Problem>) -> Reloaded {
     Reloaded { listeners, streams, uplinks, downlinks, settings, restart_required, warnings }
 }
 
-fn log(plan: &Plan, began: Instant) {
+fn tell_of(plan: &Plan, began: Instant) {
     let kinds = [
         ("listeners", &plan.listeners),
         ("streams", &plan.streams),

@@ -9,7 +9,6 @@ use super::{
     access::{Access, Principal},
     fanout::{Fanout, Onward, Round},
     metrics::Metrics,
-    noise::Throttle,
     pending::Pending,
     publisher::{Decision, Errand},
     retained::Retained,
@@ -44,7 +43,6 @@ pub(crate) struct Hub {
     pub(crate) last_call: CancellationToken,
     /// All connections.
     pub(crate) connections: TaskTracker,
-    pub(crate) noise: Throttle,
     /// What the gateway says of itself.
     pub(crate) sys: Sys,
 }
@@ -62,33 +60,26 @@ impl Hub {
     /// Counts and logs that a client was refused or sent away: `word` for the metric, `cause` for people.
     pub(crate) fn refused(&self, who: Who<'_>, word: &'static str, cause: impl Display) {
         self.metrics.refused(word);
-        if let Some(suppressed) = self.noise.pass(Instant::now()) {
-            let Who { listener, address, client_id } = who;
-            tracing::warn!(listener, address, client_id, reason = word, %cause, suppressed, "client refused");
-        }
+        let Who { listener, address, client_id } = who;
+        tracing::warn!(listener, address, client = client_id, reason = word, error = %cause, "client refused");
     }
 
     /// Logs that access rules stop a client. Counted by the caller, message by message.
-    pub(crate) fn denied(&self, who: Who<'_>, action: &'static str, topic: &str) {
-        if let Some(suppressed) = self.noise.pass(Instant::now()) {
-            let Who { listener, address, client_id } = who;
-            tracing::warn!(listener, address, client_id, action, topic, suppressed, "access rules stop a client");
-        }
+    pub(crate) fn denied(who: Who<'_>, action: &'static str, topic: &str) {
+        let Who { listener, address, client_id } = who;
+        tracing::warn!(listener, address, client = client_id, action, topic, "access rules stop a client");
     }
 
     /// Logs that access rules with `%c` or `%u` do nothing for a client because of its names.
-    pub(crate) fn unfit_names(&self, who: Who<'_>, user: &Principal) {
-        if let Some(suppressed) = self.noise.pass(Instant::now()) {
-            let Who { listener, address, client_id } = who;
-            tracing::warn!(
-                listener,
-                address,
-                client_id,
-                %user,
-                suppressed,
-                "access rules with %c or %u allow this client nothing: its client id or user name has one of + # / in it"
-            );
-        }
+    pub(crate) fn unfit_names(who: Who<'_>, user: &Principal) {
+        let Who { listener, address, client_id } = who;
+        tracing::warn!(
+            listener,
+            address,
+            client = client_id,
+            %user,
+            "access rules with %c or %u allow this client nothing: its client id or user name has one of + # / in it"
+        );
     }
 
     /// Does with an accepted message what is left to do: keeps it where it is retained, and gives it to local subscribers.

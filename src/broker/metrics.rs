@@ -153,6 +153,9 @@ impl Metrics {
             "tidegate_broker_dropped_total",
             "Messages that a local subscriber did not get, by reason (streams are not concerned).",
         )?;
+        for word in DROPPED {
+            dropped.with_label_values(&[word]);
+        }
         for (word, _) in REFUSED {
             refused.with_label_values(&[word]);
         }

@@ -34,7 +34,6 @@ mod hub;
 mod limits;
 mod listener;
 mod metrics;
-mod noise;
 mod packet;
 mod pending;
 mod places;
@@ -49,6 +48,7 @@ mod transport;
 use std::{
     future::Future,
     io,
+    path::Path,
     sync::{Arc, PoisonError, RwLock, atomic::AtomicUsize},
     time::{Duration, Instant},
 };
@@ -64,7 +64,9 @@ pub use packet::fuzz;
 pub use relisten::Prepared;
 pub use settings::*;
 pub use sys::SysFacts;
-pub use transport::{TlsProblem, TlsRefused, check_tls};
+pub use transport::{
+    CertificateFacts, TlsProblem, TlsRefused, certificates_end, check_tls, inspect_certificate, inspect_certificates,
+};
 
 use self::{
     access::Access, fanout::Fanout, hub::Hub, listener::Listener, metrics::Metrics, pending::Pending,
@@ -159,7 +161,6 @@ pub async fn start(settings: Settings, intake: Intake, registry: &prometheus::Re
         aborted: CancellationToken::new(),
         last_call: CancellationToken::new(),
         connections: TaskTracker::new(),
-        noise: noise::Throttle::default(),
         sys: Sys::new(Instant::now()),
     });
     registry.register(Box::new(gauges::Gauges::new(&hub)?))?;
@@ -227,6 +228,22 @@ impl Broker {
 
     fn now(&self) -> Vec<Arc<Listener>> {
         self.listeners.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Shows in the metrics when the first certificate of a file ends that other rooms use, in seconds since 1970.
+    pub fn show_certificate(&self, file: &Path, not_after: i64) {
+        self.hub.metrics.tls_not_after.with_label_values(&[&file.display().to_string()]).set(not_after);
+    }
+
+    /// Takes the end of a file's certificates away that other rooms use no more, unless a listener does.
+    pub fn forget_certificate(&self, file: &Path) {
+        let file = file.display().to_string();
+        let listeners = self.now();
+        let mut used = listeners.iter().filter_map(|listener| listener.tls.as_ref()).flat_map(|tls| tls.dates());
+        if !used.any(|(of, _)| of == file) {
+            // It may never have been readable.
+            let _ = self.hub.metrics.tls_not_after.remove_label_values(&[&file]);
+        }
     }
 
     /// The door for messages that come from elsewhere.

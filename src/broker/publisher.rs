@@ -119,7 +119,7 @@ async fn publish(
             && is_reserved(&message.topic)
         {
             hub.metrics.refused("sys-topic");
-            tracing::debug!(topic = %message.topic, client_id = %message.client, "will to a topic of the gateway's own dropped");
+            tracing::debug!(topic = %message.topic, client = %message.client, "will to a topic of the gateway's own dropped");
             continue;
         }
         if let Errand::Orphan(orphan) = &errand
@@ -148,7 +148,7 @@ async fn publish(
             (Entry::Publish(publish), Outcome::Refused(refusal)) => {
                 hub.metrics.refused(refusal.reason());
                 tracing::debug!(
-                    topic = %publish.message.topic, client_id = %publish.message.client, reason = refusal.reason(),
+                    topic = %publish.message.topic, client = %publish.message.client, reason = refusal.reason(),
                     "message of the gateway's own publisher refused"
                 );
                 tell(then.done, Decision::Refused(refusal));

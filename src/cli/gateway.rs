@@ -27,6 +27,7 @@ use super::{
     words::{printable, printable_json},
 };
 use crate::{
+    admin,
     config::{self, Refused},
     named_file::{self, Content},
 };
@@ -95,16 +96,7 @@ impl Door {
             let bind = admin.bind.context("the configuration has `[admin] bind = \"off\"`: there is nothing to ask")?;
             (bind, self.token_file.clone().or(admin.token_file))
         };
-        if address.port() == 0 {
-            return Err(anyhow!("`[admin] bind` leaves the port to the system; say which it is with --admin").into());
-        }
-        let token = token_file.map(|file| {
-            let (bytes, _) = named_file::read(&file, Content::Secret)
-                .map_err(|problem| anyhow!("the token file {} {problem}", file.display()))?;
-            let line = bytes.split(|byte| *byte == b'\n').next().unwrap_or_default();
-            Ok::<_, anyhow::Error>(String::from_utf8_lossy(line.trim_ascii()).into_owned())
-        });
-        Ok(Gateway { address: reachable(address), token: token.transpose()? })
+        Ok(Gateway::at(address, token_file)?)
     }
 
     /// Prints an answer as JSON, or in words.
@@ -124,6 +116,25 @@ fn reachable(address: SocketAddr) -> SocketAddr {
 }
 
 impl Gateway {
+    /// The gateway that these settings are of.
+    pub(super) fn of(admin: &admin::Settings) -> anyhow::Result<Self> {
+        let bind = admin.bind.context("the configuration has `[admin] bind = \"off\"`: there is nothing to ask")?;
+        Self::at(bind, admin.token_file.clone())
+    }
+
+    fn at(address: SocketAddr, token_file: Option<PathBuf>) -> anyhow::Result<Self> {
+        if address.port() == 0 {
+            bail!("`[admin] bind` leaves the port to the system; say which it is with --admin");
+        }
+        let token = token_file.map(|file| {
+            let (bytes, _) = named_file::read(&file, Content::Secret)
+                .map_err(|problem| anyhow!("the token file {} {problem}", file.display()))?;
+            let line = bytes.split(|byte| *byte == b'\n').next().unwrap_or_default();
+            Ok::<_, anyhow::Error>(String::from_utf8_lossy(line.trim_ascii()).into_owned())
+        });
+        Ok(Self { address: reachable(address), token: token.transpose()? })
+    }
+
     pub(super) fn get(&self, path: &str) -> anyhow::Result<Value> {
         self.ask(&Method::GET, path)
     }
@@ -138,12 +149,7 @@ impl Gateway {
 
     /// Asks and gives the JSON of the answer; what the gateway refuses is an error in its own words.
     fn ask(&self, method: &Method, path: &str) -> anyhow::Result<Value> {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start")?;
-        let asked = runtime.block_on(async { timeout(PATIENCE, self.converse(method, path)).await });
-        let no_answer = || anyhow!("the gateway at {} did not answer within {} s", self.address, PATIENCE.as_secs());
-        let (status, body) = asked.map_err(|_| no_answer())??;
-        let answer: Value = serde_json::from_slice(&body)
-            .with_context(|| format!("what listens on {} is no gateway's admin interface", self.address))?;
+        let (status, answer) = self.exchange(method, path)?;
         if (200..300).contains(&status) {
             return Ok(answer);
         }
@@ -154,6 +160,21 @@ impl Gateway {
             Some(message) => bail!("{}{}", printable(message), problems(&answer["error"])),
             None => bail!("the gateway at {} answered {status}", self.address),
         }
+    }
+
+    /// Asks, and gives the status and JSON of the answer, whatever it is.
+    pub(super) fn answer(&self, path: &str) -> anyhow::Result<(u16, Value)> {
+        self.exchange(&Method::GET, path)
+    }
+
+    fn exchange(&self, method: &Method, path: &str) -> anyhow::Result<(u16, Value)> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start")?;
+        let asked = runtime.block_on(async { timeout(PATIENCE, self.converse(method, path)).await });
+        let no_answer = || anyhow!("the gateway at {} did not answer within {} s", self.address, PATIENCE.as_secs());
+        let (status, body) = asked.map_err(|_| no_answer())??;
+        let answer = serde_json::from_slice(&body)
+            .with_context(|| format!("what listens on {} is no gateway's admin interface", self.address))?;
+        Ok((status, answer))
     }
 
     async fn converse(&self, method: &Method, path: &str) -> anyhow::Result<(u16, Bytes)> {

@@ -6,7 +6,9 @@
 mod check;
 mod dead;
 mod demo;
+mod doctor;
 mod gateway;
+mod import_mosquitto;
 mod operate;
 mod passwd;
 mod prompt;
@@ -61,6 +63,8 @@ enum Command {
     Replay(operate::Replay),
     Dead(dead::Arguments),
     Reload(reload::Reload),
+    Doctor(doctor::Arguments),
+    ImportMosquitto(import_mosquitto::Arguments),
 }
 
 /// Runs the program with these arguments, the program's name first.
@@ -78,6 +82,8 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Ok(Arguments { command: Command::Replay(arguments) }) => operate::replay(&arguments),
         Ok(Arguments { command: Command::Dead(arguments) }) => dead::main(&arguments),
         Ok(Arguments { command: Command::Reload(arguments) }) => reload::main(&arguments),
+        Ok(Arguments { command: Command::Doctor(arguments) }) => doctor::main(&arguments),
+        Ok(Arguments { command: Command::ImportMosquitto(arguments) }) => import_mosquitto::main(&arguments),
         Err(error) if error.kind() == ErrorKind::DisplayVersion => {
             print(&error.to_string());
             ExitCode::SUCCESS

@@ -4,7 +4,7 @@ use std::{path::PathBuf, process::ExitCode};
 
 use clap::Args;
 
-use super::{finish, refuse};
+use super::{FAILED, finish, refuse};
 use crate::{app, config, log};
 
 /// Runs the gateway in the foreground.
@@ -26,7 +26,19 @@ pub(super) fn main(arguments: &Arguments) -> ExitCode {
     };
     log::init(&config.log);
     for warning in &config.warnings {
-        tracing::warn!(%warning, "configuration: surely not meant");
+        tracing::warn!(problem = %warning, "configuration: surely not meant");
     }
-    finish(app::run(&config, arguments.config.as_deref()))
+    let outcome = app::run(&config, arguments.config.as_deref());
+    // In the form of the log, so that whoever reads that finds the end in it; where there is none, as any command says it.
+    match outcome {
+        Err(error) if tracing::enabled!(tracing::Level::ERROR) => {
+            tracing::error!(error = format!("{error:#}"), "ended with a failure");
+            log::finish();
+            ExitCode::from(FAILED)
+        }
+        outcome => {
+            log::finish();
+            finish(outcome)
+        }
+    }
 }

@@ -4,6 +4,8 @@ use std::fmt::Write as _;
 
 use serde_json::Value;
 
+use crate::units::rules_a_terminal;
+
 /// A text as a terminal may show it, `-` where there is none.
 pub(super) fn text(value: &Value) -> String {
     match value {
@@ -39,11 +41,6 @@ pub(super) fn printable_json(json: &Value) -> String {
         out
     };
     format!("{json:#}").chars().fold(String::new(), escaped)
-}
-
-/// Control characters, and those that turn the direction of writing.
-fn rules_a_terminal(c: char) -> bool {
-    c.is_control() || matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 /// Bytes in the unit that suits: `1.4MiB`.

@@ -17,6 +17,12 @@ use prometheus::{
 use super::Queue;
 use crate::{stats::DownlinkStats, store};
 
+/// Why messages of an upstream are refused at the door: by the message, or for want of room.
+const REFUSALS: [&str; 7] = ["unmatched", "topic", "too-large", "queue-full", "store-full", "disk-full", "suspended"];
+
+/// Why messages that were received are dropped.
+const DROPS: [&str; 4] = ["oldest", "newest", "too-large", "damaged"];
+
 /// Messages that were refused at the door, by uplink and reason.
 #[derive(Debug, Clone)]
 pub(super) struct Refused(IntCounterVec);
@@ -38,6 +44,13 @@ impl Refused {
                 // It is there: nobody else takes any away.
                 let _ = self.0.remove_label_values(&[uplink, reason]);
             }
+        }
+    }
+
+    /// Shows that there were none yet, so that the first is an increase.
+    pub(super) fn show(&self, uplink: &str) {
+        for reason in REFUSALS {
+            self.0.with_label_values(&[uplink, reason]);
         }
     }
 
@@ -138,8 +151,10 @@ impl Collector for Collected {
             stats.iter().map(|it| (vec![("downlink", it.name.clone())], of(it))).collect()
         };
         let dropped = stats.iter().flat_map(|it| {
-            let labels = |reason: &String| vec![("downlink", it.name.clone()), ("reason", reason.clone())];
-            it.dropped.iter().map(move |(reason, count)| (labels(reason), *count))
+            let labels = |reason: &str| vec![("downlink", it.name.clone()), ("reason", reason.to_owned())];
+            let count =
+                |word: &str| it.dropped.iter().find(|(reason, _)| reason == word).map_or(0, |(_, count)| *count);
+            DROPS.into_iter().map(move |word| (labels(word), count(word)))
         });
         let shown = self.0.shelf();
         let lost =

@@ -72,6 +72,7 @@ impl Reception {
         stop: CancellationToken,
     ) -> Self {
         let lane = store.lane(OnRefusal::Hold, None);
+        refused.show(&uplink);
         let (link, followed) = (Link::default(), HashMap::new());
         Self { uplink, places, arrivals, store, refused, stop, link, followed, lane }
     }

@@ -188,7 +188,7 @@ impl<'task, U: Upstream> Connection<'task, U> {
         self.task.suspects.connected(self.greeting.qos != QoS::AtMostOnce);
         self.task.fail_back.connected(self.greeting.is_first_url(), self.since, fastrand::f64());
         self.task.inbound.connected(&self.greeting);
-        self.task.status.connected(&self.greeting, self.window);
+        self.task.status.connected(&self.greeting, self.window, self.task.waiting());
         let cause = loop {
             let now = Instant::now();
             self.task.status.beat();

@@ -13,12 +13,9 @@ use tracing::{debug, info, warn};
 
 use super::suspects::{Failure, Verdict};
 use crate::{
-    stats::{UplinkState, UplinkStats},
+    stats::{DURATION_BUCKETS_S, UplinkState, UplinkStats},
     uplink,
 };
-
-/// How often the same complaint may be in the log.
-const REPEAT_AFTER: Duration = Duration::from_secs(5 * 60);
 
 /// Failures that are the forwarder's own finding.
 pub(super) const NO_PROGRESS: &str = "no-progress";
@@ -46,9 +43,8 @@ struct State {
     since: Instant,
     last_error: Option<String>,
     url: Option<String>,
-    complaints: Complaints,
-    unexpected: Complaints,
-    held: Complaints,
+    /// When the last connection ended.
+    lost_at: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -61,35 +57,22 @@ struct Metrics {
     ack_seconds: Histogram,
 }
 
-/// Lets the same complaint through once in a while; pure.
-#[derive(Debug, Default)]
-struct Complaints {
-    last: Option<(&'static str, Instant)>,
-    held_back: u64,
-}
-
-impl Complaints {
-    /// How many were held back since the last, if this one may be said.
-    fn may_say(&mut self, reason: &'static str, now: Instant) -> Option<u64> {
-        if self.last.is_some_and(|(last, at)| last == reason && now < at + REPEAT_AFTER) {
-            self.held_back += 1;
-            return None;
-        }
-        self.last = Some((reason, now));
-        Some(std::mem::take(&mut self.held_back))
-    }
-}
-
 impl Metrics {
     fn register(name: &str, registry: &Registry) -> Result<Self, prometheus::Error> {
         let opts = |metric: &str, help: &str| Opts::new(metric, help).const_label("uplink", name);
-        let buckets = prometheus::exponential_buckets(0.000_5, 2.0, 17)?;
-        let ack_opts = opts("tidegate_uplink_ack_seconds", "From sending a message to its acknowledgement.");
+        let buckets = DURATION_BUCKETS_S.to_vec();
+        let ack_opts = opts("tidegate_uplink_ack_seconds", "Seconds from sending a message to its acknowledgement.");
         let metrics = Self {
-            connected: IntGauge::with_opts(opts("tidegate_uplink_connected", "Whether the uplink is connected."))?,
+            connected: IntGauge::with_opts(opts(
+                "tidegate_uplink_connected",
+                "Whether the uplink is connected: 1 or 0.",
+            ))?,
             connects: IntCounter::with_opts(opts("tidegate_uplink_connects_total", "Connections made."))?,
             failures: IntCounterVec::new(
-                opts("tidegate_uplink_failures_total", "Connections that failed or were lost."),
+                opts(
+                    "tidegate_uplink_failures_total",
+                    "Connections that failed or were lost, and messages refused, by reason.",
+                ),
                 &["reason"],
             )?,
             in_flight: IntGauge::with_opts(opts("tidegate_uplink_inflight", "Messages sent and not acknowledged."))?,
@@ -122,15 +105,8 @@ impl Metrics {
 impl Status {
     /// The status of an uplink that is about to start. An error means that one of this name is registered already.
     pub(super) fn new(name: &str, registry: &Registry) -> Result<Self, prometheus::Error> {
-        let state = State {
-            phase: UplinkState::Stopped,
-            since: Instant::now(),
-            last_error: None,
-            url: None,
-            complaints: Complaints::default(),
-            unexpected: Complaints::default(),
-            held: Complaints::default(),
-        };
+        let state =
+            State { phase: UplinkState::Stopped, since: Instant::now(), last_error: None, url: None, lost_at: None };
         let shared = Shared {
             name: name.to_owned(),
             connected: Arc::default(),
@@ -190,47 +166,71 @@ impl Status {
 
     pub(super) fn stopped(&self) {
         self.enter(UplinkState::Stopped);
-        info!(uplink = self.name(), "uplink stopped");
+        info!(uplink = self.name(), state = "stopped", "uplink stopped");
     }
 
-    pub(super) fn connected(&self, greeting: &uplink::Greeting, window: u16) {
+    /// A connection was made while so many messages were waiting.
+    pub(super) fn connected(&self, greeting: &uplink::Greeting, window: u16, waiting: u64) {
         self.shared.metrics.connects.inc();
         self.enter(UplinkState::Connected);
         let uplink::Greeting { url, resumed, qos, address, .. } = greeting;
-        self.state().url = Some(url.clone());
         self.shared.metrics.address.set(i64::try_from(*address).unwrap_or(i64::MAX));
-        info!(uplink = self.name(), url, qos = qos.number(), window, resumed, "uplink connected");
+        let away_s = {
+            let mut state = self.state();
+            state.url = Some(url.clone());
+            state.lost_at.map(|at| seconds(at.elapsed()))
+        };
+        let qos = qos.number();
+        info!(
+            uplink = self.name(),
+            state = "connected",
+            url,
+            qos,
+            window,
+            resumed,
+            away_s,
+            waiting,
+            "uplink connected"
+        );
     }
 
     /// A connection could not be made.
-    pub(super) fn not_connected(&self, errors: &[uplink::Error]) {
-        let text = errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
+    pub(super) fn not_connected(&self, errors: &[uplink::Error], waiting: u64) {
+        let error = errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
         for error in errors {
             self.shared.metrics.failures.with_label_values(&[error.reason()]).inc();
         }
         let reason = errors.first().map_or("closed", uplink::Error::reason);
-        self.complain(reason, text, "uplink cannot connect, trying again");
+        let away_s = self.state().lost_at.map(|at| seconds(at.elapsed()));
+        warn!(uplink = self.name(), reason, error, away_s, waiting, "uplink cannot connect, trying again");
+        self.state().last_error = Some(error);
     }
 
     /// A connection was lost. `was_good`: it had worked, so that this is news and not a complaint.
-    pub(super) fn lost(&self, reason: &'static str, cause: String, was_good: bool) {
+    pub(super) fn lost(&self, reason: &'static str, error: String, was_good: bool, waiting: u64) {
         self.shared.metrics.failures.with_label_values(&[reason]).inc();
+        let connected_s = seconds(self.state().since.elapsed());
+        let (uplink, state) = (self.name(), "disconnected");
         if was_good && reason != NO_PROGRESS && reason != PUBLISH_REFUSED {
-            info!(uplink = self.name(), cause, "uplink disconnected");
-            self.state().last_error = Some(cause);
+            info!(uplink, state, reason, error, connected_s, waiting, "uplink disconnected");
         } else {
-            self.complain(reason, cause, "uplink disconnected");
+            warn!(uplink, state, reason, error, connected_s, waiting, "uplink disconnected");
         }
+        self.state().last_error = Some(error);
     }
 
     /// The connection was closed in favour of the first address.
     pub(super) fn failing_back(&self) {
-        info!(uplink = self.name(), cause = "the first address can be reached again", "uplink disconnected");
+        self.closed("the first address can be reached again");
     }
 
     /// The connection was closed to be sent again what was left unacknowledged.
     pub(super) fn fetching_again(&self) {
-        info!(uplink = self.name(), cause = "there is room again for messages that were left", "uplink disconnected");
+        self.closed("there is room again for messages that were left");
+    }
+
+    fn closed(&self, why: &'static str) {
+        info!(uplink = self.name(), state = "disconnected", why, "uplink disconnected");
     }
 
     /// The upstream does not keep retained messages, and there is one.
@@ -249,16 +249,13 @@ impl Status {
 
     /// An acknowledgement that nobody waits for.
     pub(super) fn unexpected(&self, id: u16) {
-        let said = self.state().unexpected.may_say("unexpected", Instant::now());
-        if let Some(held_back) = said {
-            warn!(uplink = self.name(), id, held_back, "the upstream acknowledged what was not in flight; ignored");
-        }
+        warn!(uplink = self.name(), id, "the upstream acknowledged what was not in flight; ignored");
     }
 
     /// A message was refused; what that speaks of.
     pub(super) fn refused(&self, stream: &str, seq: u64, story: &str, verdict: Verdict) {
         self.shared.metrics.failures.with_label_values(&[PUBLISH_REFUSED]).inc();
-        debug!(uplink = self.name(), stream, seq, story, ?verdict, "the upstream refused a message");
+        debug!(uplink = self.name(), stream, seq, error = story, ?verdict, "the upstream refused a message");
         self.state().last_error = Some(story.to_owned());
     }
 
@@ -269,45 +266,25 @@ impl Status {
             Failure::HungUp { story } => ("hung-up", story),
             Failure::Unanswered { story } => (NO_PROGRESS, story),
         };
-        let said = self.state().held.may_say(reason, Instant::now());
-        if let Some(held_back) = said {
-            warn!(
-                uplink = self.name(),
-                stream,
-                seq,
-                reason,
-                story,
-                tries,
-                held_back,
-                "stream held: the upstream does not take its oldest message"
-            );
-        }
+        warn!(
+            uplink = self.name(),
+            stream,
+            seq,
+            reason,
+            error = story,
+            tries,
+            "stream held: the upstream does not take its oldest message"
+        );
     }
 
     /// A message of a replay was not taken: it stays where it is, for the upstream has it already.
     pub(super) fn not_replayed(&self, stream: &str, seq: u64, reason: &'static str, detail: &str) {
-        let said = self.state().unexpected.may_say(reason, Instant::now());
-        if let Some(held_back) = said {
-            warn!(uplink = self.name(), stream, seq, reason, detail, held_back, "a kept message was not taken again");
-        }
+        warn!(uplink = self.name(), stream, seq, reason, error = detail, "a kept message was not taken again");
     }
 
     /// A message goes to the dead letters.
     pub(super) fn dead(&self, stream: &str, seq: u64, reason: &'static str, detail: &str) {
-        let said = self.state().unexpected.may_say(reason, Instant::now());
-        if let Some(held_back) = said {
-            warn!(uplink = self.name(), stream, seq, reason, detail, held_back, "message moved to the dead letters");
-        }
-    }
-
-    fn complain(&self, reason: &'static str, cause: String, what: &'static str) {
-        let mut state = self.state();
-        if let Some(held_back) = state.complaints.may_say(reason, Instant::now()) {
-            warn!(uplink = self.name(), reason, cause, held_back, "{what}");
-        } else {
-            debug!(uplink = self.name(), reason, cause, "{what}");
-        }
-        state.last_error = Some(cause);
+        warn!(uplink = self.name(), stream, seq, reason, error = detail, "message moved to the dead letters");
     }
 
     fn enter(&self, to: UplinkState) {
@@ -315,6 +292,9 @@ impl Status {
         self.shared.connected.store(is_connected, Ordering::Relaxed);
         self.shared.metrics.connected.set(i64::from(is_connected));
         let mut state = self.state();
+        if state.phase == UplinkState::Connected {
+            state.lost_at = Some(Instant::now());
+        }
         (state.phase, state.since) = (to, Instant::now());
         if !is_connected {
             state.url = None;
@@ -328,19 +308,14 @@ impl Status {
     }
 }
 
+/// With milliseconds, as fine as anybody wants to read.
+fn seconds(duration: Duration) -> f64 {
+    (duration.as_secs_f64() * 1000.0).round() / 1000.0
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_same_complaint_is_heard_now_and_then_and_a_new_one_at_once() {
-        let now = Instant::now();
-        let mut complaints = Complaints::default();
-        assert_eq!(complaints.may_say("dns", now), Some(0));
-        assert_eq!(complaints.may_say("dns", now), None);
-        assert_eq!(complaints.may_say("tcp", now), Some(1));
-        assert_eq!(complaints.may_say("tcp", now + REPEAT_AFTER), Some(0));
-    }
 
     #[test]
     fn several_uplinks_share_a_registry_and_a_name_is_taken_once() {
@@ -348,7 +323,7 @@ mod tests {
         let first = Status::new("a", &registry).unwrap();
         Status::new("b", &registry).unwrap();
         assert!(Status::new("a", &registry).is_err());
-        first.lost(NO_PROGRESS, "because".to_owned(), true);
+        first.lost(NO_PROGRESS, "because".to_owned(), true, 0);
         let text = prometheus::TextEncoder::new().encode_to_string(&registry.gather()).unwrap();
         assert!(text.contains("tidegate_uplink_failures_total{reason=\"no-progress\",uplink=\"a\"} 1"), "{text}");
         assert_eq!(first.stats().last_error.as_deref(), Some("because"));

@@ -164,6 +164,12 @@ fn ring<T: Send + Sync + 'static>(watchers: &mut JoinSet<()>, mut watched: watch
 }
 
 impl Task {
+    /// Messages of all streams that wait for this uplink.
+    pub(super) fn waiting(&self) -> u64 {
+        let mine = |name: &str| self.feeds.iter().any(|feed| &*feed.route.name == name);
+        self.store.streams().iter().filter(|stream| mine(&stream.name)).map(|stream| stream.backlog_messages).sum()
+    }
+
     pub(super) fn new(
         settings: uplink::Settings,
         routes: Vec<Route>,
@@ -227,7 +233,7 @@ impl Task {
                     next
                 }
                 Err(errors) => {
-                    self.status.not_connected(&errors);
+                    self.status.not_connected(&errors, self.waiting());
                     Next::BackOff
                 }
             };

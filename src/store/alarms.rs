@@ -63,7 +63,7 @@ pub(super) fn note_salvage(new: &Connection, cause: &str, summary: &Summary) -> 
 }
 
 /// Bytes of the files below a folder; what cannot be looked at counts nothing.
-fn bytes_in(folder: &Path) -> u64 {
+pub(super) fn bytes_in(folder: &Path) -> u64 {
     let Ok(entries) = fs::read_dir(folder) else { return 0 };
     let of = |entry: fs::DirEntry| match entry.metadata() {
         Ok(metadata) if metadata.is_dir() => bytes_in(&entry.path()),

@@ -1,5 +1,7 @@
 //! The store's own metrics; those of the streams are rendered from [`Handle::streams`](super::Handle::streams).
 
+use std::time::Duration;
+
 use prometheus::{
     Gauge, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, Registry, exponential_buckets,
 };
@@ -9,12 +11,18 @@ use super::{
     dead::DeadMetrics,
     queue::{Counts, Drop},
 };
+use crate::stats::DURATION_BUCKETS_S;
+
+/// A commit that takes so long holds up acknowledgements long enough for people to notice.
+const SLOW_COMMIT: Duration = Duration::from_secs(1);
+/// One that takes so long is more than a card that cleans up.
+const VERY_SLOW_COMMIT: Duration = Duration::from_secs(5);
 
 /// Handles of the metrics; cheap to clone.
 #[derive(Debug, Clone)]
 pub(super) struct Metrics {
-    pub(super) commit_seconds: Histogram,
-    pub(super) commit_messages: Histogram,
+    commit_seconds: Histogram,
+    commit_messages: Histogram,
     pub(super) bytes: IntGauge,
     pub(super) free_bytes: IntGauge,
     written_bytes: IntCounter,
@@ -48,25 +56,20 @@ pub(super) struct QueueMetrics {
 impl Metrics {
     /// Makes and registers them.
     pub(super) fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
-        let histogram = |name: &str, help: &str, start, factor, count| {
-            Histogram::with_opts(HistogramOpts::new(name, help).buckets(exponential_buckets(start, factor, count)?))
+        let histogram = |name: &str, help: &str, buckets: Vec<f64>| {
+            Histogram::with_opts(HistogramOpts::new(name, help).buckets(buckets))
         };
         let metrics = Self {
-            // 100 µs .. 13 s: from a flash disk with a capacitor to an SD card that cleans up.
             commit_seconds: histogram(
                 "tidegate_store_commit_seconds",
-                "Duration of a synced commit, from the first write of the transaction on.",
-                1e-4,
-                2.0,
-                18,
+                "Duration of a synced commit in seconds, from the first write of the transaction on.",
+                DURATION_BUCKETS_S.to_vec(),
             )?,
             // 1 .. 16384
             commit_messages: histogram(
                 "tidegate_store_commit_messages",
                 "Messages stored by one commit.",
-                1.0,
-                4.0,
-                8,
+                exponential_buckets(1.0, 4.0, 8)?,
             )?,
             bytes: IntGauge::new("tidegate_store_bytes", "Bytes of live data in the database.")?,
             free_bytes: IntGauge::new("tidegate_store_free_bytes", "Bytes free on the file system of the database.")?,
@@ -84,6 +87,19 @@ impl Metrics {
         registry.register(Box::new(metrics.free_bytes.clone()))?;
         registry.register(Box::new(metrics.written_bytes.clone()))?;
         Ok(metrics)
+    }
+
+    /// A commit with so many messages took so long.
+    pub(super) fn committed(&self, took: Duration, messages: u64) {
+        self.commit_seconds.observe(took.as_secs_f64());
+        #[expect(clippy::cast_precision_loss, reason = "a count of messages is far below 2^52")]
+        self.commit_messages.observe(messages as f64);
+        let commit_s = (took.as_secs_f64() * 1000.0).round() / 1000.0;
+        if took >= VERY_SLOW_COMMIT {
+            tracing::warn!(commit_s, messages, "a commit took very long: is the disk failing, or worn out?");
+        } else if took >= SLOW_COMMIT {
+            tracing::info!(commit_s, messages, "a commit took long; acknowledgements waited for it");
+        }
     }
 
     /// Shows what was written so far, and gives it back. Stays at 0 where the kernel does not count.

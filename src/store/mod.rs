@@ -140,6 +140,7 @@ mod disk;
 mod doors;
 mod failure;
 mod handle;
+mod inspect;
 mod lane;
 mod lock;
 mod mend;
@@ -157,6 +158,7 @@ mod sessions;
 mod shared;
 #[cfg(test)]
 mod tests;
+mod trial;
 mod writer;
 
 pub use self::{
@@ -165,9 +167,11 @@ pub use self::{
     dead::{DEAD_BYTES_MAX, DEAD_MESSAGES_MAX},
     disk::DISK_PATIENCE,
     handle::{Handle, OpenError, Store, StoreError},
+    inspect::*,
     lane::{LANE_BATCHES_MAX, Lane, Permit, Returns},
     opening::open,
     orders::OrderError,
     reader::{READ_BYTES_MAX, READ_MESSAGES_MAX},
     sessions::*,
+    trial::*,
 };

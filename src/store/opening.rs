@@ -40,7 +40,8 @@ use crate::stats::DeadStats;
 /// Name of the database in the data directory.
 pub(super) const DATABASE: &str = "tidegate.db";
 
-const LOCK: &str = "tidegate.lock";
+/// Name of the lock in the data directory.
+pub(super) const LOCK: &str = "tidegate.lock";
 
 /// Waits between the tries to open what cannot be opened, before it is given up, and what cannot be read is taken for damage.
 const OPENING_WAITS: [Duration; 3] = {
@@ -107,7 +108,7 @@ fn patiently<T>(open: impl Fn(Option<String>) -> Result<T, LoadError>) -> Result
     for wait in OPENING_WAITS {
         match open(None) {
             Err(LoadError::Unreadable(cause) | LoadError::Sqlite { cause, .. }) => {
-                tracing::warn!(cause, "the database cannot be opened at this moment, it is tried again");
+                tracing::warn!(error = cause, "the database cannot be opened at this moment, it is tried again");
                 thread::sleep(wait);
             }
             other => return other,

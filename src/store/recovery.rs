@@ -21,6 +21,7 @@ use std::{
 use time::OffsetDateTime;
 
 use super::{
+    alarms,
     handle::OpenError,
     opening::{DATABASE, LoadError, remove_if_there},
     salvage,
@@ -32,8 +33,16 @@ const SALVAGING: &str = "tidegate.db.salvaging";
 const SALVAGED: &str = "tidegate.db.salvaged";
 const DAMAGED: &str = "tidegate.db.damaged";
 
+/// What says that a salvage is under way, or is to be made by the next start.
+pub(super) const MARKS: [&str; 3] = [SALVAGING, SALVAGED, DAMAGED];
+
 /// Everything that belongs to a database and goes to the quarantine with it.
 const PARTS: [&str; 4] = [DATABASE, "tidegate.db-wal", "tidegate.db-shm", DAMAGED];
+
+/// How many databases were set aside, and their bytes.
+pub(super) fn set_aside(quarantine: &Path) -> (usize, u64) {
+    (fs::read_dir(quarantine).map_or(0, Iterator::count), alarms::bytes_in(quarantine))
+}
 
 /// Notes for the next start that the database is to be salvaged, should this process end before it is. Where even that cannot be
 /// written, the next start works with the damaged database until it meets the damage again.
@@ -77,7 +86,7 @@ pub(super) fn sound<T>(
             },
         }
     };
-    tracing::error!(path = %path.display(), cause, "the database is damaged: salvaging what can be read");
+    tracing::error!(path = %path.display(), error = cause, "the database is damaged: salvaging what can be read");
     let target = data_dir.join(SALVAGING);
     remove_salvaging(data_dir)?;
     let summary = match salvage::salvage((!is_gone).then_some(&path), &target, &cause) {
@@ -95,7 +104,7 @@ pub(super) fn sound<T>(
     tracing::error!(
         kept = summary.kept,
         lost = summary.lost,
-        aside = %aside.display(),
+        path = %aside.display(),
         "the database was damaged; what could be read is kept, the damaged files are set aside"
     );
     load()

@@ -17,7 +17,7 @@ use tokio::{
 };
 use tokio_rustls::client::TlsStream;
 
-use super::{Error, Settings, Step, Url, tls};
+use super::{Error, Settings, Step, Url, probe::Seen, tls};
 
 /// Most addresses of one host name that are tried.
 const MAX_ADDRESSES: usize = 8;
@@ -116,17 +116,25 @@ pub(super) async fn dial(
     patience: Patience,
 ) -> Result<Box<dyn Wire>, Error> {
     let tls = if url.tls { Some(patience.wait(url, Step::Tls, tls::prepare(settings, url)).await?) } else { None };
-    let tcp = dial_tcp(url, resolver, patience).await?;
+    let tcp = dial_tcp(url, resolver, patience, &mut |_| {}).await?;
     match tls {
         None => Ok(Box::new(tcp)),
         Some(tls) => Ok(Box::new(patience.wait(url, Step::Tls, tls.handshake(tcp, url)).await?)),
     }
 }
 
-async fn dial_tcp(url: &Url, resolver: &Resolver, patience: Patience) -> Result<TcpStream, Error> {
+/// Connects as far as TCP, and tells `watcher` of every step.
+pub(super) async fn dial_tcp(
+    url: &Url,
+    resolver: &Resolver,
+    patience: Patience,
+    watcher: &mut (dyn FnMut(Seen<'_>) + Send),
+) -> Result<TcpStream, Error> {
     let dns = |cause: String| Error::Dns { url: url.to_string(), cause };
     let look_up = async { resolver.look_up(url).await.map_err(|error| dns(error.to_string())) };
+    let began = Instant::now();
     let addresses = patience.wait(url, Step::Dns, look_up).await?;
+    watcher(Seen::Resolved(&addresses, began.elapsed()));
     let tcp = |cause: io::Error| Error::Tcp { url: url.to_string(), cause };
     let mut last = dns("the host name has no address".to_owned());
     for (index, address) in addresses.iter().enumerate() {
@@ -135,7 +143,10 @@ async fn dial_tcp(url: &Url, resolver: &Resolver, patience: Patience) -> Result<
         let shares = u32::try_from(addresses.len() - index).unwrap_or(u32::MAX);
         let share = Patience { limit: patience.limit, deadline: Instant::now() + left / shares };
         let connect = async { TcpStream::connect(address).await.map_err(tcp) };
-        match share.wait(url, Step::Tcp, connect).await {
+        let began = Instant::now();
+        let connected = share.wait(url, Step::Tcp, connect).await;
+        watcher(Seen::Tried(*address, connected.as_ref().map(|_| began.elapsed())));
+        match connected {
             Ok(stream) => {
                 // Batches are made here, so Nagle's algorithm would only add delay.
                 stream.set_nodelay(true).map_err(tcp)?;

@@ -29,6 +29,7 @@ mod dial;
 mod error;
 mod inbound;
 pub mod mqtt;
+mod probe;
 mod settings;
 mod tls;
 
@@ -39,6 +40,7 @@ use bytes::Bytes;
 pub use self::{
     error::{Error, Step},
     inbound::*,
+    probe::{Handshake, Login, Probe, ProbeId, check_files, probe},
     settings::*,
 };
 use crate::{
@@ -51,7 +53,10 @@ pub const LAST_DELIVERY_ID: u16 = u16::MAX - 1;
 
 /// Says what is wrong with the files of TLS that an uplink needs, if it needs any; found out before it is used. Blocks on files.
 pub fn check_tls(settings: &Settings) -> Result<(), Error> {
-    tls::check(settings)
+    match settings.urls.iter().find(|url| url.tls) {
+        Some(url) => tls::check(settings, &url.to_string()),
+        None => Ok(()),
+    }
 }
 
 /// A system that messages can be sent to.

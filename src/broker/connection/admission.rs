@@ -8,6 +8,7 @@ use super::handshake::{Door, Refusal};
 use crate::broker::{
     CONNECT_TIMEOUT,
     access::{Admission, Applicant, Badge, Denial},
+    hub::Hub,
     packet::{Connect, Reason},
 };
 
@@ -39,7 +40,7 @@ impl Door {
     ) -> Result<Arc<Badge>, Refusal> {
         let client_id = &connect.client_id;
         if self.hub.access.has_unfit_names(&admission, client_id) {
-            self.hub.unfit_names(self.who(client_id), &admission.principal);
+            Hub::unfit_names(self.who(client_id), &admission.principal);
         }
         let refused = |cause: &str| Refusal::new(Reason::NOT_AUTHORIZED, "not-authorized", cause);
         let badge = self.hub.access.badge(admission, client_id, kick);

@@ -159,7 +159,7 @@ impl Connection {
             () = aborted.cancelled() => {}
             verdicts = timeout(LAST_VERDICTS, self.last_verdicts(&ending)) => {
                 if verdicts.is_err() {
-                    tracing::debug!(client_id = %self.claim.client_id(), "ended before the store's verdict");
+                    tracing::debug!(client = %self.claim.client_id(), "ended before the store's verdict");
                 }
             }
         }
@@ -272,7 +272,7 @@ impl Connection {
             stowed = timeout(LAST_SAVE, self.stow()) => stowed.unwrap_or(Err(StoreError::Deadline)),
         };
         if let Err(error) = stowed {
-            tracing::debug!(client_id = %self.claim.client_id(), %error, "session not put away");
+            tracing::debug!(client = %self.claim.client_id(), %error, "session not put away");
         }
     }
 
@@ -356,7 +356,7 @@ impl Connection {
             Ending::Expelled => tracing::info!(
                 listener = who.listener,
                 address = who.address,
-                client_id = who.client_id,
+                client = who.client_id,
                 "client disconnected by an operator"
             ),
             Ending::Disconnected { .. }
@@ -368,7 +368,7 @@ impl Connection {
                 tracing::debug!(
                     listener = who.listener,
                     address = who.address,
-                    client_id = who.client_id,
+                    client = who.client_id,
                     ?ending,
                     "client disconnected"
                 );

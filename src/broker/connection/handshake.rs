@@ -364,7 +364,7 @@ impl Door {
         claim.announce(&presence);
         let connected = Connected::enter(&self.hub, &self.listener, place, gone);
         tracing::debug!(
-            listener = settings.name, address = self.address, client_id = %connect.client_id, ?version,
+            listener = settings.name, address = self.address, client = %connect.client_id, ?version,
             certificate_name = self.certificate_name.as_deref(), session_present, keep_alive_s = connect.keep_alive_s, "client connected"
         );
         Some((self.connection(connect, claim, kick, presence), connected))

@@ -330,7 +330,7 @@ impl Connection {
     /// Says once for a connection that access rules stop something; the others are only counted.
     fn denied(&mut self, action: &'static str, topic: &str) {
         if !std::mem::replace(&mut self.told_denial, true) {
-            self.hub.denied(self.who(), action, topic);
+            Hub::denied(self.who(), action, topic);
         }
     }
 

@@ -130,7 +130,7 @@ impl Sessions {
         let RestoredSession { id, record, away_ms, head, next, sent } = restored;
         let SessionRecord { client_id, expiry_s, state, received, limits, will } = record;
         let subscriptions = decode_state(state).unwrap_or_else(|| {
-            tracing::warn!(%client_id, "the subscriptions of a session could not be read back; it starts without");
+            tracing::warn!(client = %client_id, "the subscriptions of a session could not be read back; it starts without");
             HashMap::new()
         });
         let subscriber = Subscriber::new(client_id.clone());

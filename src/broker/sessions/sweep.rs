@@ -50,11 +50,11 @@ async fn round(hub: &Arc<Hub>) {
             hub.publish(will).await;
         }
         if let Err(error) = claim.end(&hub.intake).await {
-            tracing::debug!(%client_id, %error, "expired session not deleted");
+            tracing::debug!(client = %client_id, %error, "expired session not deleted");
             return;
         }
         hub.metrics.sessions_expired.inc();
-        tracing::debug!(%client_id, "session expired");
+        tracing::debug!(client = %client_id, "session expired");
     }
     loop {
         let expired = hub.retained.take_expired(Instant::now(), FORGOTTEN_AT_ONCE);
@@ -89,7 +89,7 @@ async fn fire(hub: Arc<Hub>, due: DueWill) {
     hub.publish(message).await;
     let (Some(id), Some(_)) = (kept.id, kept.will.take()) else { return };
     if let Err(error) = hub.intake.forget_will(id).await {
-        tracing::debug!(%client_id, %error, "the will of a session was published and not taken off its record");
+        tracing::debug!(client = %client_id, %error, "the will of a session was published and not taken off its record");
     }
 }
 

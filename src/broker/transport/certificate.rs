@@ -39,6 +39,17 @@ impl<'c> Certificate<'c> {
         self.0.subject().to_string()
     }
 
+    /// Who issued it, for people.
+    pub(super) fn issuer(&self) -> String {
+        self.0.issuer().to_string()
+    }
+
+    /// All its alternative names.
+    pub(super) fn alternative_names(&self) -> impl Iterator<Item = &GeneralName<'c>> {
+        let extension = self.0.subject_alternative_name().ok().flatten();
+        extension.into_iter().flat_map(|extension| &extension.value.general_names)
+    }
+
     /// The name of a client; `None` where there is none, or none that can be told from others without doubt.
     pub(super) fn name(&self, identity: Identity) -> Option<ByteString> {
         let name = match identity {

@@ -16,6 +16,7 @@
 
 mod certificate;
 mod frames;
+mod inspect;
 mod origin;
 mod tls;
 mod tls_files;
@@ -35,12 +36,13 @@ use tokio::{
     net::{TcpStream, UnixStream},
 };
 
+pub use self::{
+    inspect::{CertificateFacts, inspect_certificate, inspect_certificates},
+    tls::TlsRefused,
+    tls_files::{TlsProblem, certificates_end, check_tls},
+};
 use self::{origin::Origins, websocket::WebSocket, whole_writes::WholeWrites};
 pub(crate) use self::{tls::Tls, turns::Turns, watch::watch};
-pub use self::{
-    tls::TlsRefused,
-    tls_files::{TlsProblem, check_tls},
-};
 use super::{ListenerSettings, Transport};
 
 /// A connection as it was accepted.

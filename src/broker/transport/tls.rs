@@ -114,7 +114,7 @@ impl Tls {
         match self.read_again(&mut seen) {
             Ok(warnings) => {
                 for warning in warnings {
-                    tracing::warn!(listener = self.listener, %warning, "new TLS files: surely not meant");
+                    tracing::warn!(listener = self.listener, problem = %warning, "new TLS files: surely not meant");
                 }
             }
             Err(refused) if seen.failures == 2 => self.complain(&refused),
@@ -143,7 +143,7 @@ impl Tls {
     }
 
     fn complain(&self, refused: &TlsRefused) {
-        tracing::error!(listener = self.listener, cause = %refused, "TLS files cannot be used: those before stay in use");
+        tracing::error!(listener = self.listener, error = %refused, "TLS files cannot be used: those before stay in use");
     }
 
     fn show_dates(&self) {

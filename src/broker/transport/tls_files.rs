@@ -72,6 +72,13 @@ pub fn check_tls(settings: &TlsSettings) -> Vec<TlsProblem> {
     load(settings, Transport::Tcp, unix_now()).1
 }
 
+/// When the first certificate of a file ends, in seconds since 1970; `None` where it cannot be read.
+pub fn certificates_end(path: &Path) -> Option<i64> {
+    let mut reading = Reading { now: unix_now(), problems: Vec::new(), not_after: BTreeMap::new() };
+    reading.certificates("cert", path)?;
+    reading.not_after.get(path).copied()
+}
+
 /// Reads the files; `None` where they cannot be used. `now` in seconds since 1970.
 pub(super) fn load(settings: &TlsSettings, transport: Transport, now: i64) -> (Option<Loaded>, Vec<TlsProblem>) {
     let mut reading = Reading { now, problems: Vec::new(), not_after: BTreeMap::new() };
@@ -248,7 +255,7 @@ pub(super) fn date_words(not_before: i64, not_after: i64, now: i64) -> Option<St
 }
 
 #[allow(clippy::wildcard_enum_match_arm, reason = "what has no words of ours keeps its own")]
-fn pem_words(error: &pem::Error) -> String {
+pub(super) fn pem_words(error: &pem::Error) -> String {
     match error {
         pem::Error::MissingSectionEnd { end_marker } => {
             format!("is cut off: the line -----END {}----- is missing", String::from_utf8_lossy(end_marker))

@@ -44,7 +44,7 @@ fn warn(listeners: &[Arc<Tls>]) {
         for (file, not_after) in tls.dates().into_iter().filter(|(_, end)| end - unix_now() < EXPIRY_WARNING_S) {
             if told.insert(file.clone()) {
                 let words = date_words(i64::MIN, not_after, unix_now()).unwrap_or_default();
-                tracing::warn!(listener = tls.listener(), file, not_after, "a certificate {words}");
+                tracing::warn!(listener = tls.listener(), file, not_after, error = words, "a certificate ends soon");
             }
         }
     }

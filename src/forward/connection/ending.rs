@@ -22,6 +22,7 @@ impl<U: Upstream> Connection<'_, U> {
         // Ids that only held deliveries are in would keep the window shut for everybody else.
         let is_jammed = self.task.suspects.held() > 0 && self.task.ledger.room() == 0;
         let mut may_resume = !(self.wants_new_session || half_given_up || is_jammed);
+        let waiting = self.task.waiting();
         let next = match cause {
             Cause::Drained(why) => {
                 let next = match &why {
@@ -37,24 +38,24 @@ impl<U: Upstream> Connection<'_, U> {
                         self.task.status.failing_back();
                     }
                     Why::LeftBehind => self.task.status.fetching_again(),
-                    Why::Refused(detail) => self.task.status.lost(PUBLISH_REFUSED, detail, was_good),
+                    Why::Refused(detail) => self.task.status.lost(PUBLISH_REFUSED, detail, was_good, waiting),
                 }
                 next
             }
             Cause::NoProgress => {
                 may_resume = false;
-                self.task.status.lost(NO_PROGRESS, self.no_progress_text(), was_good);
+                self.task.status.lost(NO_PROGRESS, self.no_progress_text(), was_good, waiting);
                 Next::BackOff
             }
             Cause::Overtaken { lane, seq } => {
                 may_resume = false;
                 let (stream, url) = (&self.task.feeds[lane].route.name, &self.greeting.url);
                 let text = format!("{url}: message {seq} of `{stream}` is not acknowledged, though later ones are");
-                self.task.status.lost(NO_PROGRESS, text, was_good);
+                self.task.status.lost(NO_PROGRESS, text, was_good, waiting);
                 Next::BackOff
             }
             Cause::Failed(error) => {
-                self.task.status.lost(error.reason(), error.to_string(), was_good);
+                self.task.status.lost(error.reason(), error.to_string(), was_good, waiting);
                 if self.task.stop.is_requested() { Next::Stop } else { Next::BackOff }
             }
         };

@@ -76,7 +76,7 @@ impl Writer<'_> {
         if seq < books.head || seq >= books.next || books.holes.contains(seq) {
             return Ok(());
         }
-        tracing::error!(seq, detail, "a stored message cannot be read and was moved to the dead letters");
+        tracing::error!(seq, error = detail, "a stored message cannot be read and was moved to the dead letters");
         self.bury(index, seq, DAMAGED, detail)?;
         let before_head = self.transaction.streams[index].books.head;
         let end = self.transaction.end_of(index, seq)?;

@@ -260,7 +260,7 @@ impl Writer<'_> {
             return Ok(());
         }
         let Some(row) = first_row(self.transaction.connection, session, seq, seq + 1)? else { return Ok(()) };
-        tracing::error!(session = session.0, seq, detail, "a queued message cannot be read and was dropped");
+        tracing::error!(session = session.0, seq, error = detail, "a queued message cannot be read and was dropped");
         self.leave(session, row)?;
         if let Some(queue) = self.transaction.queues.changing(session) {
             queue.books.counts.drop(Drop::Damaged, 1);

@@ -85,7 +85,7 @@ pub(in crate::store) fn run(start: Start) {
 
 /// Says loudly that nothing goes on any more.
 pub(in crate::store) fn poison(shared: &Shared, failure: &Failure) {
-    tracing::error!(cause = %failure, "the store has failed; nothing is accepted or acknowledged any more");
+    tracing::error!(error = %failure, "the store has failed; nothing is accepted or acknowledged any more");
     shared.end(State::Failed(failure.to_string().into()));
 }
 

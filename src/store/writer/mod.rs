@@ -400,7 +400,7 @@ impl Writer<'_> {
         let known = self.space.unproven();
         self.space.note_full(Instant::now());
         if !known {
-            tracing::error!(%cause, "the disk is full: nothing is accepted until there is space");
+            tracing::error!(error = %cause, "the disk is full: nothing is accepted until there is space");
         }
     }
 
@@ -413,9 +413,11 @@ impl Writer<'_> {
         }
         // Said once, though a full disk is tried again every second.
         match refusing {
-            Some(reason) if self.told != refusing => tracing::warn!(reason = reason.sentence(), "messages are refused"),
+            Some(reason) if self.told != refusing => {
+                tracing::warn!(state = "refusing", reason = reason.reason(), "messages are refused");
+            }
             None if self.told.is_some() && !self.space.unproven() => {
-                tracing::info!("there is space again: messages are accepted");
+                tracing::info!(state = "accepting", "there is space again: messages are accepted");
             }
             Some(_) | None => return,
         }

@@ -117,7 +117,11 @@ pub(super) fn wait_for_disk(desk: &mut Desk, failure: Failure) -> Result<Loaded,
         Failure::Unreadable(cause) => suspension.is_unreadable(cause),
         Failure::Full(cause) | Failure::Trouble(cause) | Failure::Fatal(cause) => suspension.is_in_trouble(&cause),
     }
-    tracing::error!(cause = suspension.cause, "the store is suspended: messages are refused until it works again");
+    tracing::error!(
+        state = "suspended",
+        error = suspension.cause,
+        "the store is suspended: messages are refused until it works again"
+    );
     // Shown first: whoever gets something back asks at once whether there is room.
     suspension.show(true);
     suspension.keep_failed();
@@ -153,7 +157,7 @@ impl Suspension<'_> {
             if now.duration_since(self.told) >= TELL_EVERY {
                 self.told = now;
                 let for_s = self.since.elapsed().as_secs();
-                tracing::warn!(cause = self.cause, for_s, refused = self.refused, "the store is still suspended");
+                tracing::warn!(error = self.cause, for_s, refused = self.refused, "the store is still suspended");
             }
             if let Some(mended) = self.tried()? {
                 return Ok(self.resume(mended));
@@ -261,7 +265,12 @@ impl Suspension<'_> {
         resume::wake_reader(&self.desk.shared, mended.reading, self.desk.kept.epoch);
         self.desk.shared.announce_room();
         let for_s = self.since.elapsed().as_secs_f64();
-        tracing::warn!(for_s, refused = self.refused, "the store works again: messages are accepted");
+        tracing::warn!(
+            state = "working",
+            for_s,
+            refused = self.refused,
+            "the store works again: messages are accepted"
+        );
         mended.loaded
     }
 

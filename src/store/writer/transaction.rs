@@ -301,9 +301,7 @@ impl<'c> Transaction<'c> {
             self.commit_rows()?;
             self.begun = None;
             (self.boot_unsaved, self.begin_unmarked, self.remembered) = (false, false, None);
-            self.metrics.commit_seconds.observe(begun.elapsed().as_secs_f64());
-            #[expect(clippy::cast_precision_loss, reason = "a count of messages is far below 2^52")]
-            self.metrics.commit_messages.observe(self.inserted as f64);
+            self.metrics.committed(begun.elapsed(), self.inserted);
             locked(&self.shared.glance).last_commit = Some(Instant::now());
         }
         self.inserted = 0;

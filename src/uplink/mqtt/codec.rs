@@ -48,18 +48,18 @@ pub(super) enum Incoming {
 
 /// CONNACK, of either version.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub(super) struct ConnAck {
-    pub(super) session_present: bool,
-    pub(super) code: u8,
+pub(in crate::uplink) struct ConnAck {
+    pub(in crate::uplink) session_present: bool,
+    pub(in crate::uplink) code: u8,
     /// Whether the code is one of MQTT 5.
-    pub(super) v5: bool,
-    pub(super) receive_maximum: Option<u16>,
-    pub(super) maximum_qos: Option<u8>,
-    pub(super) retain_available: Option<u8>,
-    pub(super) maximum_packet_bytes: Option<u32>,
-    pub(super) keep_alive_s: Option<u16>,
-    pub(super) client_id: Option<String>,
-    pub(super) text: Option<String>,
+    pub(in crate::uplink) v5: bool,
+    pub(in crate::uplink) receive_maximum: Option<u16>,
+    pub(in crate::uplink) maximum_qos: Option<u8>,
+    pub(in crate::uplink) retain_available: Option<u8>,
+    pub(in crate::uplink) maximum_packet_bytes: Option<u32>,
+    pub(in crate::uplink) keep_alive_s: Option<u16>,
+    pub(in crate::uplink) client_id: Option<String>,
+    pub(in crate::uplink) text: Option<String>,
 }
 
 /// Takes the next complete packet off `buffer`; `None` when more bytes are needed. None may be larger than `max`.
@@ -256,7 +256,7 @@ pub(super) fn write_release(version: Version, id: u16, out: &mut BytesMut) {
 pub(super) const PINGREQ: [u8; 2] = [0xc0, 0x00];
 
 /// Appends a DISCONNECT for a normal end; with `forget`, the upstream is told to drop the session (MQTT 5 only).
-pub(super) fn write_disconnect(version: Version, forget: bool, out: &mut BytesMut) {
+pub(in crate::uplink) fn write_disconnect(version: Version, forget: bool, out: &mut BytesMut) {
     match version {
         Version::V5 if forget => out.extend_from_slice(&[0xe0, 0x07, 0x00, 0x05, 0x11, 0x00, 0x00, 0x00, 0x00]),
         Version::V311 | Version::V5 => out.extend_from_slice(&[0xe0, 0x00]),

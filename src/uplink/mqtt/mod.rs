@@ -40,6 +40,7 @@ use rumqttc::{
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
+pub(super) use self::codec::write_disconnect;
 use self::{
     codec::{ConnAck, Incoming, MAX_INCOMING_BYTES, MAX_MESSAGE_BYTES, MAX_PACKET_BYTES},
     inbound::Asking,
@@ -83,7 +84,12 @@ pub struct Mqtt {
 /// A connection that has said hello.
 struct Login {
     wire: Box<dyn Wire>,
-    connack: ConnAck,
+    answered: Answered,
+}
+
+/// The upstream's yes, and what came behind it.
+pub(super) struct Answered {
+    pub(super) connack: ConnAck,
     rest: BytesMut,
 }
 
@@ -128,7 +134,7 @@ impl Mqtt {
         }
         let clean = !is_subscribing && (!keeps_session || (!resume && settings.version == Version::V5));
         let login = self.log_in(url, clean, patience).await?;
-        let connack = &login.connack;
+        let Answered { connack, rest } = login.answered;
         if connack.session_present && keeps_session && !resume && !is_subscribing {
             let cause = "the upstream offers an old session although a new one was asked for".to_owned();
             return Err(Error::Protocol { url: url.to_string(), step: Step::Connect, cause });
@@ -152,7 +158,7 @@ impl Mqtt {
         self.assigned_client_id = connack.client_id.clone().or(self.assigned_client_id.take());
         self.last = Some(index);
         let present = greeting.session_present;
-        let session = MqttSession::new(login.wire, login.rest, settings.version, greeting, keep_alive, max_packet);
+        let session = MqttSession::new(login.wire, rest, settings.version, greeting, keep_alive, max_packet);
         let asking = is_subscribing
             .then(|| Asking::new(Arc::clone(&self.subscriptions), Arc::clone(&self.granted), index, present))
             .map(|asking| if present { asking.without(Arc::clone(&self.unwanted)) } else { asking });
@@ -162,26 +168,17 @@ impl Mqtt {
     async fn log_in(&self, url: &Url, clean: bool, patience: Patience) -> Result<Login, Error> {
         let hello = self.connect_packet(url, clean).await?;
         let mut wire = dial(&self.settings, url, &self.resolver, patience).await?;
-        let version = self.settings.version;
-        let (connack, rest) = patience
-            .wait(url, Step::Connect, async {
-                wire.write_all(&hello).await.map_err(|cause| io_error(url, cause))?;
-                wire.flush().await.map_err(|cause| io_error(url, cause))?;
-                read_connack(version, wire.as_mut(), url).await
-            })
-            .await?;
-        if connack.code != 0 {
-            return Err(Error::Refused {
-                url: url.to_string(),
-                code: connack.code,
-                v5: connack.v5,
-                text: connack.text,
-            });
-        }
-        Ok(Login { wire, connack, rest })
+        let answered = say_hello(self.settings.version, wire.as_mut(), url, &hello, patience).await?;
+        Ok(Login { wire, answered })
     }
 
-    async fn connect_packet(&self, url: &Url, clean: bool) -> Result<BytesMut, Error> {
+    /// Its settings.
+    pub(super) fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// The CONNECT that it would send.
+    pub(super) async fn connect_packet(&self, url: &Url, clean: bool) -> Result<BytesMut, Error> {
         let settings = &self.settings;
         let username = settings.username.clone().unwrap_or_default();
         let password = self.password(url).await?;
@@ -258,6 +255,27 @@ impl Upstream for Mqtt {
             }
         }
     }
+}
+
+/// Sends CONNECT and waits for the upstream's yes; its no is an error.
+pub(super) async fn say_hello(
+    version: Version,
+    wire: &mut dyn Wire,
+    url: &Url,
+    hello: &[u8],
+    patience: Patience,
+) -> Result<Answered, Error> {
+    let (connack, rest) = patience
+        .wait(url, Step::Connect, async {
+            wire.write_all(hello).await.map_err(|cause| io_error(url, cause))?;
+            wire.flush().await.map_err(|cause| io_error(url, cause))?;
+            read_connack(version, wire, url).await
+        })
+        .await?;
+    if connack.code != 0 {
+        return Err(Error::Refused { url: url.to_string(), code: connack.code, v5: connack.v5, text: connack.text });
+    }
+    Ok(Answered { connack, rest })
 }
 
 async fn read_connack(version: Version, wire: &mut dyn Wire, url: &Url) -> Result<(ConnAck, BytesMut), Error> {

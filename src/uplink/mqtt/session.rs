@@ -281,7 +281,7 @@ impl MqttSession {
         for (subscription, code) in refused {
             let (filter, meaning) = (subscription.filter, meaning::publish(code));
             let url = &self.greeting.url;
-            tracing::warn!(url, %filter, code, meaning, "the upstream refused a subscription; it is asked again later");
+            tracing::warn!(url, %filter, code, error = meaning, "the upstream refused a subscription; it is asked again later");
         }
     }
 

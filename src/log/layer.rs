@@ -1,0 +1,83 @@
+//! From `tracing` into the queue: which lines are equal, and what they say.
+
+use std::{
+    fmt::{self, Debug, Write as _},
+    hash::{BuildHasher as _, Hash as _, Hasher, RandomState},
+    sync::Arc,
+    time::SystemTime,
+};
+
+use tracing::{
+    Event, Level, Subscriber,
+    field::{Field, Visit},
+};
+use tracing_subscriber::layer::{Context, Layer};
+
+use super::{
+    line::Line,
+    queue::Shared,
+    storms::{Kind, STATE, THINGS},
+};
+
+/// The layer that takes every event which the filter lets through.
+pub(super) struct Log {
+    shared: Arc<Shared>,
+    /// Keyed, so that nobody can make two kinds one.
+    hashes: RandomState,
+}
+
+impl Log {
+    pub(super) fn new(shared: Arc<Shared>) -> Self {
+        Self { shared, hashes: RandomState::new() }
+    }
+
+    /// What the event is equal to. Whoever asks for more than `info` wants all of it.
+    fn kind(&self, event: &Event<'_>) -> Option<Kind> {
+        let metadata = event.metadata();
+        if *metadata.level() > Level::INFO {
+            return None;
+        }
+        let is_fact = metadata.fields().field(STATE).is_some();
+        let mut hasher = self.hashes.build_hasher();
+        if is_fact {
+            metadata.target().hash(&mut hasher);
+        } else {
+            metadata.callsite().hash(&mut hasher);
+        }
+        let mut things = Things { hasher, is_fact };
+        event.record(&mut things);
+        Some(Kind { id: things.hasher.finish(), is_fact })
+    }
+}
+
+impl<S: Subscriber> Layer<S> for Log {
+    fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
+        self.shared.take(self.kind(event), || Line::of(event, SystemTime::now()));
+    }
+}
+
+/// Hashes the values of the fields that tell kinds apart.
+struct Things<H> {
+    hasher: H,
+    is_fact: bool,
+}
+
+impl<H: Hasher> Visit for Things<H> {
+    fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
+        // A fact is told of a thing, whatever the reason.
+        if THINGS.contains(&field.name()) && !(self.is_fact && ["reason", "url"].contains(&field.name())) {
+            field.name().hash(&mut self.hasher);
+            // Hashing cannot fail.
+            let _ = write!(Into(&mut self.hasher), "{value:?}");
+        }
+    }
+}
+
+struct Into<'a, H>(&'a mut H);
+
+impl<H: Hasher> fmt::Write for Into<'_, H> {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        self.0.write(text.as_bytes());
+        Ok(())
+    }
+}
