@@ -33,7 +33,7 @@ const CRATES: &[(&str, &[&str])] = &[
 const SHORES: [&str; 4] = ["broker", "store", "uplink", "admin"];
 
 /// Files that decide without a clock, a socket or a log: time and chance are arguments there.
-const PURE: [&str; 23] = [
+const PURE: [&str; 26] = [
     "src/broker/access/guesses.rs",
     "src/broker/access/policy.rs",
     "src/broker/access/rules.rs",
@@ -45,6 +45,9 @@ const PURE: [&str; 23] = [
     "src/message.rs",
     "src/topic.rs",
     "src/units.rs",
+    "src/admin/alarms.rs",
+    "src/admin/history/ring.rs",
+    "src/admin/latency.rs",
     "src/admin/rates.rs",
     "src/config/nearest.rs",
     "src/config/url.rs",

@@ -9,7 +9,7 @@ use super::{
     change::Unwanted,
     facts::{Facts, Heartbeat, Parts},
     meters::Meters,
-    reload::Requests,
+    reload::{Reloads, Requests},
     scratch::Scratch,
     sys,
 };
@@ -44,6 +44,7 @@ pub(super) struct Assembly {
     pub(super) registry: prometheus::Registry,
     pub(super) facts: Arc<Facts>,
     pub(super) meters: Meters,
+    pub(super) reloads: Reloads,
     /// What upstreams were asked for once and are not any more.
     pub(super) unwanted: Unwanted,
 }
@@ -78,6 +79,7 @@ impl Assembly {
         broker.tell_sys(sys::facts(Arc::downgrade(&facts)));
         let admin = admin::start(&config.admin, Arc::clone(&facts) as _, registry.clone())?;
         let config = config.clone();
+        let reloads = Reloads::register(&registry)?;
         let unwanted = Unwanted::default();
         Ok(Self {
             store,
@@ -92,6 +94,7 @@ impl Assembly {
             registry,
             facts,
             meters,
+            reloads,
             unwanted,
         })
     }

@@ -180,6 +180,7 @@ impl Life<'_> {
                 Ok(ready) => self.reload.apply(assembly, ready).await?,
                 Err(refused) => Err(refused),
             };
+            assembly.reloads.count(&outcome);
             request.answer(outcome);
             if !again {
                 self.systemd.ready();

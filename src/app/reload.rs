@@ -18,6 +18,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use prometheus::{IntCounter, IntCounterVec, Opts, Registry};
 use tokio::{
     sync::{mpsc, oneshot},
     task::spawn_blocking,
@@ -45,6 +46,27 @@ const REQUESTS_MAX: usize = 8;
 
 /// What the gateway was told to read its id from, so that a reload goes by the id that it has.
 const ID_VARIABLE: &str = "TIDEGATE__GATEWAY__ID";
+
+/// How many reloads there were, by what came of them.
+#[derive(Debug, Clone)]
+pub(super) struct Reloads {
+    applied: IntCounter,
+    refused: IntCounter,
+}
+
+impl Reloads {
+    pub(super) fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
+        let help = "Reloads of the configuration, by whether it was applied or refused.";
+        let counter = IntCounterVec::new(Opts::new("tidegate_reloads_total", help), &["result"])?;
+        registry.register(Box::new(counter.clone()))?;
+        let of = |result| counter.with_label_values(&[result]);
+        Ok(Self { applied: of("applied"), refused: of("refused") })
+    }
+
+    pub(super) fn count(&self, outcome: &Result<Reloaded, NotReloaded>) {
+        if outcome.is_ok() { &self.applied } else { &self.refused }.inc();
+    }
+}
 
 /// Where reloads are asked for; cheap to clone.
 #[derive(Debug, Clone)]
@@ -154,7 +176,7 @@ impl Reload {
         let _ = assembly.broker.reload_tls().await;
         let level = &assembly.config.log.level;
         if plan.settings.iter().any(|section| section == "[log]") && !log::set_level(level) {
-            tracing::warn!(level, "reload: RUST_LOG is set and overrides the level");
+            tracing::warn!(log_level = level, "reload: RUST_LOG is set and overrides the level");
         }
         tell_of(&plan, began);
         let warnings = warnings.iter().map(problem).collect();

@@ -81,6 +81,11 @@ pub(super) fn look(config: &Config, ask: &Ask) -> (Running, Notebook) {
             let advice = "restart the gateway if it stays so; look into its log for the cause";
             notebook.fail(&subject, format!("a gateway runs, but does not answer here: {why}"), advice);
         }
+        // Said by whoever connects there.
+        Err(why) if !why.contains("nothing listens") => {
+            let advice = "if a gateway should run here: `systemctl status tidegate`, and its log";
+            notebook.warn(&subject, format!("whether a gateway runs cannot be told: {why}"), advice);
+        }
         Err(_) => {
             let advice = "start it: `systemctl start tidegate`, or `tidegate run`";
             notebook.note("process", "no gateway runs on this configuration").advice = Some(advice.to_owned());

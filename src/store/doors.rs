@@ -179,6 +179,7 @@ impl Door {
     }
 
     pub(super) fn stats(&self, known_boots: &Boots, now: Now) -> StreamStats {
+        let terms = *locked(&self.terms);
         let published = locked(&self.published);
         // Under the lock: the writer moves these into the books under it too.
         let offline = self.offline.load(Ordering::Relaxed);
@@ -195,7 +196,7 @@ impl Door {
         StreamStats {
             name: self.name.clone(),
             to: None,
-            configured: self.is_configured(),
+            configured: terms.configured,
             paused: books.operated.paused,
             kept_messages: books.operated.kept.messages,
             kept_bytes: books.operated.kept.bytes,
@@ -210,6 +211,8 @@ impl Door {
             backlog_messages,
             backlog_bytes: books.backlog_bytes(),
             oldest_age: (backlog_messages > 0).then(oldest),
+            limit_messages: terms.limits.max_messages,
+            limit_bytes: terms.limits.max_bytes,
         }
     }
 }

@@ -85,10 +85,13 @@ def post(gateway):
 
 
 def hup(gateway):
-    """SIGHUP; waits until the log says what came of it."""
-    before = len(gateway.log())
+    """SIGHUP; waits until it is done, and gives what came of it."""
+    results = ("applied", "refused")
+    count = lambda: [gateway.metric("tidegate_reloads_total", result=result) for result in results]
+    before = count()
     gateway.process.child.send_signal(signal.SIGHUP)
-    return wait_for("the log tells of the reload", lambda: gateway.logged("configuration reloaded|reload refused", before), 60)
+    after = wait_for("the reload is done", lambda: (now := count()) != before and now, 60)
+    return next(result for result, old, new in zip(results, before, after) if old != new)
 
 
 def books(gateway):
@@ -120,8 +123,8 @@ def one_round(t, gateway, variants, number):
         status, answer = post(gateway)
         good = status == (422 if broken else 200) and (not broken or answer["error"]["problems"])
         return None if good else (status, answer)
-    line = hup(gateway)
-    return None if ("refused" in line) == broken else line
+    result = hup(gateway)
+    return None if result == ("refused" if broken else "applied") else result
 
 
 def everything(t, folder):

@@ -26,6 +26,10 @@ include-operation-id = "purgeAllDead"
 checks.positive_data_acceptance.enabled = false  # one of two parameters is needed, and not both
 
 [[operations]]
+include-operation-id = "events"
+enabled = false  # an answer without end
+
+[[operations]]
 include-operation-id = "replay"
 checks.positive_data_acceptance.enabled = false  # a time may be one that RFC 3339 cannot say
 """
