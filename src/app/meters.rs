@@ -147,9 +147,12 @@ impl Meters {
         let certificate =
             |uplink: &uplink::Settings| uplink.identity.as_ref().map(|(certificate, _)| certificate.clone());
         let files = config.uplinks.iter().flat_map(|uplink| [uplink.ca.clone(), certificate(uplink)]).flatten();
-        *certificates = Certificates { files: files.collect(), looked: None };
+        let before = std::mem::replace(&mut *certificates, Certificates { files: files.collect(), looked: None });
         // Now, so that the next scrape has them: the family is the broker's, and may be gathered before these.
         if let Some(facts) = self.0.facts.upgrade() {
+            for gone in before.files.iter().filter(|file| !certificates.files.contains(file)) {
+                facts.broker.forget_certificate(gone);
+            }
             certificates.look(&facts);
         }
     }

@@ -17,6 +17,7 @@ mod passwd;
 mod peek;
 mod progress;
 mod prompt;
+mod reload;
 mod run;
 mod source;
 mod status;
@@ -73,6 +74,7 @@ enum Command {
     Import(import::Arguments),
     Completions(generate::Completions),
     Man(generate::Manual),
+    Reload(reload::Reload),
     Doctor(doctor::Arguments),
     ImportMosquitto(import_mosquitto::Arguments),
 }
@@ -98,6 +100,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             generate::completions(&arguments, Arguments::command())
         }
         Ok(Arguments { command: Command::Man(arguments) }) => generate::manual(&arguments, Arguments::command()),
+        Ok(Arguments { command: Command::Reload(arguments) }) => reload::main(&arguments),
         Ok(Arguments { command: Command::Doctor(arguments) }) => doctor::main(&arguments),
         Ok(Arguments { command: Command::ImportMosquitto(arguments) }) => import_mosquitto::main(&arguments),
         Err(error) if error.kind() == ErrorKind::DisplayVersion => {
