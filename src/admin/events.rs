@@ -149,6 +149,7 @@ struct Said {
     uptime: Duration,
 }
 
+/// The route.
 pub(super) fn router() -> Router<State> {
     Router::new().route("/api/v1/events", get(events))
 }

@@ -16,7 +16,7 @@ use serde::Deserialize;
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 use super::{
-    ANSWER_TIMEOUT, dead,
+    ANSWER_TIMEOUT, dead, messages,
     routes::{Failure, State, bad_path, bad_query, stream_now},
     views,
 };
@@ -129,6 +129,7 @@ pub(super) fn router() -> Router<State> {
         .route("/api/v1/streams/{name}/purge", post(purge))
         .route("/api/v1/streams/{name}/replay", post(replay))
         .merge(dead::router())
+        .merge(messages::router())
 }
 
 type Name = Result<Path<String>, PathRejection>;

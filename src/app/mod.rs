@@ -13,6 +13,7 @@
 mod assembly;
 mod clients;
 mod facts;
+mod messages;
 mod meters;
 mod orders;
 mod reload;
@@ -26,6 +27,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
+pub(crate) use self::messages::{dead_record, record};
 use self::{assembly::Assembly, facts::Facts, reload::Reload};
 use crate::{
     config::Config,

@@ -7,14 +7,21 @@ mod check;
 mod dead;
 mod demo;
 mod doctor;
+mod export;
 mod gateway;
+mod generate;
+mod import;
 mod import_mosquitto;
 mod operate;
 mod passwd;
+mod peek;
+mod progress;
 mod prompt;
 mod run;
+mod source;
 mod status;
 mod table;
+mod terminal;
 mod words;
 
 use std::{
@@ -23,7 +30,7 @@ use std::{
     process::ExitCode,
 };
 
-use clap::{Parser, Subcommand, error::ErrorKind};
+use clap::{CommandFactory as _, Parser, Subcommand, error::ErrorKind};
 
 use crate::config::Refused;
 
@@ -61,6 +68,11 @@ enum Command {
     Purge(operate::Purge),
     Replay(operate::Replay),
     Dead(dead::Arguments),
+    Peek(peek::Arguments),
+    Export(export::Arguments),
+    Import(import::Arguments),
+    Completions(generate::Completions),
+    Man(generate::Manual),
     Doctor(doctor::Arguments),
     ImportMosquitto(import_mosquitto::Arguments),
 }
@@ -79,6 +91,13 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Ok(Arguments { command: Command::Purge(arguments) }) => operate::purge(&arguments),
         Ok(Arguments { command: Command::Replay(arguments) }) => operate::replay(&arguments),
         Ok(Arguments { command: Command::Dead(arguments) }) => dead::main(&arguments),
+        Ok(Arguments { command: Command::Peek(arguments) }) => peek::main(&arguments),
+        Ok(Arguments { command: Command::Export(arguments) }) => export::main(&arguments),
+        Ok(Arguments { command: Command::Import(arguments) }) => import::main(&arguments),
+        Ok(Arguments { command: Command::Completions(arguments) }) => {
+            generate::completions(&arguments, Arguments::command())
+        }
+        Ok(Arguments { command: Command::Man(arguments) }) => generate::manual(&arguments, Arguments::command()),
         Ok(Arguments { command: Command::Doctor(arguments) }) => doctor::main(&arguments),
         Ok(Arguments { command: Command::ImportMosquitto(arguments) }) => import_mosquitto::main(&arguments),
         Err(error) if error.kind() == ErrorKind::DisplayVersion => {

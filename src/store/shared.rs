@@ -22,9 +22,11 @@ use super::{
     clock::{Boots, Now},
     disk::DiskWait,
     failure::Failure,
+    figures::stream_stats,
     handle::StoreError,
+    import::{Import, Imported},
     lane::LaneShared,
-    orders::{Done, Order},
+    orders::{Done, Order, OrderError},
     queue::{Counts, QueueBooks},
     sessions::{QueueLimits, RestoredSession, RetainedMessage, SessionId, SessionMessage, SessionRecord},
 };
@@ -153,6 +155,12 @@ pub(super) enum Control {
         outcome: Option<Done>,
         done: oneshot::Sender<Done>,
     },
+    /// `outcome`: set by the writer.
+    Import {
+        import: Box<Import>,
+        outcome: Option<Result<Imported, OrderError>>,
+        done: oneshot::Sender<Result<Imported, OrderError>>,
+    },
     Flush {
         done: oneshot::Sender<()>,
     },
@@ -190,6 +198,14 @@ pub(super) enum Query {
     ReadKept {
         stream: usize,
         run: u64,
+        from: Sequence,
+        max_messages: usize,
+        max_bytes: usize,
+        reply: oneshot::Sender<Vec<Stored>>,
+    },
+    /// What is kept for replay, whatever replay runs.
+    LookKept {
+        stream: usize,
         from: Sequence,
         max_messages: usize,
         max_bytes: usize,
@@ -427,8 +443,6 @@ impl Door {
         let offline = self.offline.load(Ordering::Relaxed);
         let qos0_full = self.qos0_full.load(Ordering::Relaxed);
         let books = &published.books;
-        let backlog_messages = books.backlog_messages();
-        let oldest = || Duration::from_millis(known_boots.age_ms(published.head_at.0, published.head_at.1, now));
         let mut dropped = books.dropped.clone();
         for (reason, count) in [(OFFLINE, offline), (QOS0_FULL, qos0_full)] {
             if count > 0 {
@@ -436,25 +450,11 @@ impl Door {
             }
         }
         StreamStats {
-            name: self.name.clone(),
-            to: None,
-            configured: self.configured,
-            paused: books.operated.paused,
-            kept_messages: books.operated.kept.messages,
-            kept_bytes: books.operated.kept.bytes,
-            replayed: books.operated.replayed,
-            replay_left: books.operated.replay.as_ref().map(|replay| replay.left(books.tail)),
             accepted: books.accepted + offline + qos0_full,
-            forwarded: books.forwarded,
-            expired: books.expired,
             dropped: dropped.entries(),
-            dead: books.dead.entries(),
-            purged: books.purged,
-            backlog_messages,
-            backlog_bytes: books.backlog_bytes(),
-            oldest_age: (backlog_messages > 0).then(oldest),
             limit_messages: self.limits.max_messages,
             limit_bytes: self.limits.max_bytes,
+            ..stream_stats(&self.name, self.configured, books, published.head_at, known_boots, now)
         }
     }
 }

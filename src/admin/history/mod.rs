@@ -51,6 +51,7 @@ struct Stream {
     lost: Vec<Option<u32>>,
 }
 
+/// The route.
 pub(super) fn router() -> Router<State> {
     Router::new().route("/api/v1/history", get(history))
 }
