@@ -29,7 +29,7 @@
 //!
 //! | room | is | only it knows |
 //! | --- | --- | --- |
-//! | [`message`], [`topic`], [`units`], [`bucket`], [`stats`] | words: no I/O, no clock | |
+//! | [`message`], [`topic`], [`units`], [`bucket`], [`stats`], [`record`] | words: no I/O, no clock | |
 //! | [`broker`] | shore: listeners, packets, connections, sessions, local delivery | the MQTT server side |
 //! | [`store`] | shore: schema, group commit, reads, recovery | SQLite |
 //! | [`uplink`] | shore: connections to upstream systems, one file a kind | rumqttc |
@@ -92,6 +92,7 @@ pub mod memory;
 pub mod message;
 pub mod mosquitto;
 pub mod named_file;
+pub mod record;
 pub mod signal;
 pub mod stats;
 pub mod store;

@@ -78,6 +78,29 @@ pub struct Properties {
     pub correlation_data: Option<Bytes>,
     /// User Properties, in the order in which they came; names may repeat.
     pub user: Vec<(ByteString, ByteString)>,
+    /// Where an imported message was first accepted. No property of MQTT: it is stored with them and never sent as one.
+    pub origin: Option<Box<Origin>>,
+}
+
+/// Which message this was where it was first accepted, before it was exported there and imported here: its id and time go upstream, so that
+/// duplicates can be recognised whichever way they took.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Origin {
+    /// `<gateway>/<stream>`.
+    pub source: ByteString,
+    /// Its number in that stream.
+    pub sequence: u64,
+    /// When it was accepted there, in milliseconds since 1970 (UTC).
+    pub accepted_unix_ms: i64,
+    /// Whether the clock was set there.
+    pub clock_synced: bool,
+}
+
+impl Origin {
+    /// Its `tg-id`: `<gateway>/<stream>/<sequence>`.
+    pub fn id(&self) -> String {
+        format!("{}/{}", self.source, self.sequence)
+    }
 }
 
 /// Why stored properties could not be read back.
@@ -96,6 +119,11 @@ const CONTENT_TYPE: u8 = 0x03;
 const RESPONSE_TOPIC: u8 = 0x08;
 const CORRELATION_DATA: u8 = 0x09;
 const USER_PROPERTY: u8 = 0x26;
+/// Ours: no property of MQTT has this identifier (MQTT 5, section 2.2.2.2).
+const ORIGIN: u8 = 0x7E;
+
+/// Bytes of an origin beside its source: identifier, length, sequence, time, clock.
+const ORIGIN_LEN: usize = 3 + 8 + 8 + 1;
 
 impl Properties {
     /// True when there is nothing to carry.
@@ -131,6 +159,13 @@ impl Properties {
             put_binary(out, name.as_bytes());
             put_binary(out, value.as_bytes());
         }
+        if let Some(origin) = &self.origin {
+            out.put_u8(ORIGIN);
+            put_binary(out, origin.source.as_bytes());
+            out.put_u64(origin.sequence);
+            out.put_i64(origin.accepted_unix_ms);
+            out.put_u8(u8::from(origin.clock_synced));
+        }
     }
 
     /// Bytes of memory that the properties take, about: a user property of two bytes takes two allocations.
@@ -148,6 +183,7 @@ impl Properties {
             + self.response_topic.as_ref().map_or(0, |t| binary(t.len()))
             + self.correlation_data.as_ref().map_or(0, |d| binary(d.len()))
             + self.user.iter().map(|(n, v)| 5 + n.len() + v.len()).sum::<usize>()
+            + self.origin.as_ref().map_or(0, |origin| ORIGIN_LEN + origin.source.len())
     }
 
     /// Reads what [`Properties::encode`] wrote; the strings share the bytes of `block`.
@@ -171,6 +207,14 @@ impl Properties {
             RESPONSE_TOPIC => self.response_topic = Some(take_text(block)?),
             CORRELATION_DATA => self.correlation_data = Some(take_binary(block)?),
             USER_PROPERTY => self.user.push((take_text(block)?, take_text(block)?)),
+            ORIGIN => {
+                self.origin = Some(Box::new(Origin {
+                    source: take_text(block)?,
+                    sequence: block.try_get_u64().ok()?,
+                    accepted_unix_ms: block.try_get_i64().ok()?,
+                    clock_synced: block.try_get_u8().ok()? != 0,
+                }));
+            }
             _ => return None,
         }
         Some(())
@@ -206,15 +250,22 @@ mod tests {
             proptest::option::of(text()),
             proptest::option::of(proptest::collection::vec(any::<u8>(), 0..9).prop_map(Bytes::from)),
             proptest::collection::vec((text(), text()), 0..4),
+            proptest::option::of((text(), any::<u64>(), any::<i64>(), any::<bool>())),
         )
             .prop_map(
-                |(payload_format, message_expiry_s, content_type, response_topic, correlation_data, user)| Properties {
-                    payload_format,
-                    message_expiry_s,
-                    content_type,
-                    response_topic,
-                    correlation_data,
-                    user,
+                |(payload_format, message_expiry_s, content_type, response_topic, correlation_data, user, origin)| {
+                    let origin = origin.map(|(source, sequence, accepted_unix_ms, clock_synced)| {
+                        Box::new(Origin { source, sequence, accepted_unix_ms, clock_synced })
+                    });
+                    Properties {
+                        payload_format,
+                        message_expiry_s,
+                        content_type,
+                        response_topic,
+                        correlation_data,
+                        user,
+                        origin,
+                    }
                 },
             )
     }

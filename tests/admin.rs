@@ -9,6 +9,8 @@ mod clients;
 mod document;
 #[path = "admin/figures.rs"]
 mod figures;
+#[path = "admin/messages.rs"]
+mod messages;
 #[path = "admin/orders.rs"]
 mod orders;
 #[path = "admin/page.rs"]

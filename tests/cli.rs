@@ -2,24 +2,20 @@
 
 #![allow(clippy::unwrap_used, reason = "a test says what is wrong by failing")]
 
-use std::{
-    fs,
-    process::{Command, Output},
-};
+#[path = "cli/carrying.rs"]
+mod carrying;
+#[path = "cli/golden.rs"]
+mod golden;
+#[path = "cli/help.rs"]
+mod help;
+#[path = "cli/looking.rs"]
+mod looking;
+#[path = "operator/rig.rs"]
+mod rig;
 
-struct Ran {
-    code: Option<i32>,
-    stdout: String,
-    stderr: String,
-}
+use std::fs;
 
-/// Runs the program with nothing of this process's environment in it.
-fn tidegate(arguments: &[&str]) -> Ran {
-    let Output { status, stdout, stderr } =
-        Command::new(env!("CARGO_BIN_EXE_tidegate")).args(arguments).env_clear().output().unwrap();
-    let text = |bytes| String::from_utf8(bytes).unwrap();
-    Ran { code: status.code(), stdout: text(stdout), stderr: text(stderr) }
-}
+use rig::tidegate;
 
 fn example(name: &str) -> String {
     format!("{}/edge-config/{name}", env!("CARGO_MANIFEST_DIR"))

@@ -43,7 +43,7 @@ pub enum DeadQuestion {
 
 /// A dead letter; `message` only where one was asked for by its id.
 #[derive(Serialize)]
-struct View {
+pub(super) struct View {
     id: u64,
     stream: String,
     sequence: u64,
@@ -74,12 +74,12 @@ struct Content {
 }
 
 #[derive(Serialize)]
-struct List {
+pub(super) struct List {
     #[serde(flatten)]
-    stats: DeadStats,
-    dead: Vec<View>,
+    pub(super) stats: DeadStats,
+    pub(super) dead: Vec<View>,
     /// What to give as `after` for the next page; `null` where there is none.
-    next: Option<u64>,
+    pub(super) next: Option<u64>,
 }
 
 #[derive(Deserialize)]
@@ -157,7 +157,7 @@ async fn order(state: &State, order: Order) -> Result<Response, Failure> {
 }
 
 impl View {
-    fn new(letter: DeadLetter) -> Self {
+    pub(super) fn new(letter: DeadLetter) -> Self {
         Self {
             id: letter.id,
             stream: letter.stream,

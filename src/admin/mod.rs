@@ -14,6 +14,8 @@
 //! | `POST /api/v1/streams/{name}/replay?since=&until=`, or `?stop=true` | the same; times are RFC 3339, or how long ago (`2h`) | yes |
 //! | `POST /api/v1/streams/{name}/{pause,resume,purge}` | the stream as it is now, and how many messages it was about | yes |
 //! | `POST /api/v1/reload` | what has changed, and what waits for a restart; 422 with all problems, and nothing has changed | yes |
+//! | `GET /api/v1/streams/{name}/messages?from=&limit=&of=` | stored messages, page by page; see `messages` | yes |
+//! | `POST /api/v1/streams/{name}/messages?again=` | lines of `export` become messages of the stream | yes |
 //! | `GET /api/v1/dead?stream=&after=&limit=`, `GET /api/v1/dead/{id}` | dead letters, oldest first; one with its payload | yes |
 //! | `POST /api/v1/dead/{id}/retry`, `DELETE /api/v1/dead/{id}`, `DELETE /api/v1/dead?stream=` or `?all=true` | how many it was about | yes |
 //! | `GET /api/v1/clients?state=&after=&limit=`, `DELETE /api/v1/clients/{id}` | local clients; one disconnected (see `clients`) | yes |
@@ -36,7 +38,8 @@
 //!   request's headers, [`MAX_HEAD_BYTES`] bytes and [`MAX_HEADERS`] lines of them.
 //! - [`ANSWER_TIMEOUT`] for the facts of one answer, [`MAX_GATHERING`] answers gathering facts at a time, on threads on
 //!   which a slow disk holds up nobody else.
-//! - Only `publish` reads a body, within the bounds it says; any other request that comes with one is answered and then disconnected.
+//! - Only `publish` and the import of messages read a body, within the bounds they say; any other request that comes with one is answered and then
+//!   disconnected.
 //! - Rates: one sample a second and stream, [`RATE_WINDOW`] of them.
 //!
 //! # Who is heard
@@ -53,6 +56,7 @@
 //! [`crate::stats`].
 
 mod alarms;
+pub mod at_rest;
 mod clients;
 mod dead;
 mod document;
@@ -61,6 +65,7 @@ mod gate;
 mod guests;
 mod history;
 mod latency;
+mod messages;
 mod metrics;
 mod orders;
 mod page;
@@ -98,6 +103,7 @@ use crate::{
     },
 };
 pub use dead::DeadQuestion;
+pub use messages::{IMPORT_BYTES_MAX, Messages, MessagesQuestion, PAGE_MESSAGES_MAX, Part, Taken};
 pub use orders::{Answer, Order, Refused, Why};
 pub use publish::{
     ALL_BODIES_BYTES, BODY_BYTES_MIN, BODY_TIMEOUT, CLIENT_ID as PUBLISHER_ID, MAX_BODY_BYTES, PUBLISH_TIMEOUT,
@@ -140,6 +146,10 @@ pub trait Sources: Send + Sync + 'static {
     fn operate(&self, order: Order) -> Answer<u64>;
     /// Dead letters.
     fn dead(&self, question: DeadQuestion) -> Answer<Vec<DeadLetter>>;
+    /// A page of stored messages.
+    fn messages(&self, question: MessagesQuestion) -> Answer<Messages>;
+    /// Stores messages in a stream, in one commit; answers once it is on disk.
+    fn import(&self, stream: String, messages: Vec<Message>, again: bool) -> Answer<Taken>;
     /// The figures of all dead letters. Does not block.
     fn dead_stats(&self) -> DeadStats;
     /// Publishes a message; answers once it is accepted. Dropping the answer does not call it back.

@@ -16,7 +16,7 @@ use serde::Deserialize;
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 use super::{
-    ANSWER_TIMEOUT, dead, reload,
+    ANSWER_TIMEOUT, dead, messages, reload,
     routes::{Failure, State, bad_path, bad_query, stream_now},
     views,
 };
@@ -130,6 +130,7 @@ pub(super) fn router() -> Router<State> {
         .route("/api/v1/streams/{name}/replay", post(replay))
         .route("/api/v1/reload", post(reload::reload))
         .merge(dead::router())
+        .merge(messages::router())
 }
 
 type Name = Result<Path<String>, PathRejection>;

@@ -11,7 +11,7 @@ use std::{
 
 use super::reload::Requests;
 use crate::{
-    admin::{Answer, DeadQuestion, Order, Reloading, Sources},
+    admin::{Answer, DeadQuestion, Messages, MessagesQuestion, Order, Reloading, Sources, Taken},
     broker::Broker,
     message::Message,
     stats::{
@@ -190,6 +190,14 @@ impl Sources for Facts {
 
     fn dead(&self, question: DeadQuestion) -> Answer<Vec<DeadLetter>> {
         super::orders::dead(&self.store, question)
+    }
+
+    fn messages(&self, question: MessagesQuestion) -> Answer<Messages> {
+        super::messages::read(&self.store, question)
+    }
+
+    fn import(&self, stream: String, messages: Vec<Message>, again: bool) -> Answer<Taken> {
+        super::messages::import(&self.store, &self.gateway_id, stream, messages, again)
     }
 
     fn publish(&self, message: Message) -> Answer<Published> {

@@ -15,6 +15,7 @@ mod change;
 mod clients;
 mod facts;
 mod files;
+mod messages;
 mod meters;
 mod orders;
 mod plan;
@@ -29,6 +30,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+pub(crate) use self::messages::{dead_record, record};
 use self::{
     assembly::Assembly,
     facts::Facts,

@@ -58,7 +58,7 @@ pub(super) fn dead(store: &store::Handle, question: DeadQuestion) -> Answer<Vec<
     })
 }
 
-fn find(store: &store::Handle, stream: &str) -> Result<store::StreamId, Refused> {
+pub(super) fn find(store: &store::Handle, stream: &str) -> Result<store::StreamId, Refused> {
     store.find(stream).ok_or_else(|| Refused {
         why: Why::NotFound,
         message: format!("there is no stream called `{stream}`; GET /api/v1/streams lists them"),
@@ -66,7 +66,7 @@ fn find(store: &store::Handle, stream: &str) -> Result<store::StreamId, Refused>
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "for `map_err`")]
-fn refused(error: OrderError) -> Refused {
+pub(super) fn refused(error: OrderError) -> Refused {
     let why = match &error {
         OrderError::Store(_) => Why::Failed,
         OrderError::NoSuchDeadLetter(_) => Why::NotFound,

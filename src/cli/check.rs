@@ -113,7 +113,7 @@ fn listeners(config: &Config) -> String {
         ]
     };
     let rows: Vec<_> = config.broker.listeners.iter().map(row).collect();
-    layout(["LISTENER", "ADDRESS", "OPEN TO", "CONNECTIONS", "PACKET", "IN FLIGHT"], &rows)
+    layout(["LISTENER", "ADDRESS", "OPEN TO", "CONNECTIONS", "PACKET", "IN FLIGHT"], &rows, &[0, 1, 2])
 }
 
 /// What clients write before the address.
@@ -157,8 +157,8 @@ fn client_limits(config: &Config) -> String {
         ]
     };
     let rows: Vec<_> = config.broker.listeners.iter().map(row).collect();
-    let head = ["EACH CLIENT OF", "SUBSCRIPTIONS", "QUEUED", "BYTES", "WHEN FULL", "PUBLISHES", "KEEP ALIVE"];
-    layout(head, &rows)
+    let head = ["CLIENTS OF", "FILTERS", "QUEUED", "BYTES", "WHEN FULL", "PUBLISHES", "KEEP ALIVE"];
+    layout(head, &rows, &[0])
 }
 
 fn uplinks(config: &Config) -> String {
@@ -173,7 +173,7 @@ fn uplinks(config: &Config) -> String {
         ]
     };
     let rows: Vec<_> = config.uplinks.iter().map(row).collect();
-    layout(["UPLINK", "ADDRESS", "MQTT", "CLIENT ID", "QOS", "IN FLIGHT"], &rows)
+    layout(["UPLINK", "ADDRESS", "MQTT", "CLIENT ID", "QOS", "IN FLIGHT"], &rows, &[0, 1, 3])
 }
 
 fn streams(config: &Config) -> String {
@@ -190,7 +190,7 @@ fn streams(config: &Config) -> String {
         ]
     };
     let rows: Vec<_> = config.streams.iter().map(row).collect();
-    layout(["STREAM", "FROM", "TO", "PRIORITY", "KEPT", "MESSAGES", "BYTES", "WHEN FULL"], &rows)
+    layout(["STREAM", "FROM", "TO", "PRIORITY", "KEPT", "MESSAGES", "BYTES", "WHEN FULL"], &rows, &[0, 1, 2])
 }
 
 fn downlinks(config: &Config) -> String {
@@ -204,7 +204,7 @@ fn downlinks(config: &Config) -> String {
         ]
     };
     let rows: Vec<_> = config.downlinks.iter().map(row).collect();
-    layout(["DOWNLINK", "FROM", "FILTER", "QOS", "WAITS"], &rows)
+    layout(["DOWNLINK", "FROM", "FILTER", "QOS", "WAITS"], &rows, &[0, 1, 2])
 }
 
 fn summary_json(config: &Config) -> Value {

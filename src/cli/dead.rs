@@ -9,8 +9,9 @@ use serde_json::{Value, json};
 use super::{
     complain,
     gateway::{Door, Gateway, Trouble, outcome, stream_name},
+    source::Where,
     table::layout,
-    words::{facts_text, size, text},
+    words::{facts_text, short_time, size, text},
 };
 
 /// Dead letters asked for at a time.
@@ -34,14 +35,14 @@ enum Action {
         #[arg(long, value_parser = stream_name)]
         stream: Option<String>,
         #[command(flatten)]
-        door: Door,
+        place: Where,
     },
     /// Shows one with its payload
     Show {
         /// Its number in the list
         id: u64,
         #[command(flatten)]
-        door: Door,
+        place: Where,
     },
     /// Puts them at the end of their streams as new messages
     Retry {
@@ -74,18 +75,18 @@ struct Which {
 
 pub(super) fn main(arguments: &Arguments) -> ExitCode {
     outcome(match &arguments.action {
-        Action::List { stream, door } => list(door, stream.as_deref()),
-        Action::Show { id, door } => show(door, *id),
+        Action::List { stream, place } => list(place, stream.as_deref()),
+        Action::Show { id, place } => show(place, *id),
         Action::Retry { which, door } => retry(door, which),
         Action::Purge { which, door } => purge(door, which),
     })
 }
 
-fn list(door: &Door, stream: Option<&str>) -> Result<(), Trouble> {
-    let gateway = door.open()?;
-    let mut answer = page(&gateway, stream, 0)?;
+fn list(place: &Where, stream: Option<&str>) -> Result<(), Trouble> {
+    let mut source = place.open()?;
+    let mut answer = source.dead(stream, 0, PAGE)?;
     while let Some(after) = answer["next"].as_u64() {
-        let mut more = page(&gateway, stream, after)?;
+        let mut more = source.dead(stream, after, PAGE)?;
         answer["next"] = more["next"].take();
         if let (Some(all), Value::Array(more)) = (answer["dead"].as_array_mut(), more["dead"].take()) {
             all.extend(more);
@@ -94,7 +95,7 @@ fn list(door: &Door, stream: Option<&str>) -> Result<(), Trouble> {
     if let Some(object) = answer.as_object_mut() {
         object.remove("next");
     }
-    door.show(&answer, list_words);
+    place.door.show(&answer, list_words);
     Ok(())
 }
 
@@ -109,8 +110,7 @@ fn list_words(answer: &Value) -> String {
         [
             text(&letter["id"]),
             text(&letter["stream"]),
-            text(&letter["sequence"]),
-            text(&letter["died"]),
+            letter["died"].as_str().map_or_else(|| "-".to_owned(), short_time),
             text(&letter["reason"]),
             text(&letter["topic"]),
             size(&letter["bytes"]),
@@ -120,7 +120,7 @@ fn list_words(answer: &Value) -> String {
     let rows: Vec<_> = answer["dead"].as_array().into_iter().flatten().map(row).collect();
     let count = |name: &str| text(&answer[name]);
     let sum = format!(
-        "{} dead letters, {}; so far {} retried, {} purged, {} dropped because there were too many\n",
+        "{} dead letters, {}; so far {} retried, {} purged, {} dropped\n",
         count("messages"),
         size(&answer["bytes"]),
         count("retried"),
@@ -130,12 +130,12 @@ fn list_words(answer: &Value) -> String {
     if rows.is_empty() {
         return sum;
     }
-    layout(["ID", "STREAM", "SEQUENCE", "DIED", "REASON", "TOPIC", "BYTES", "DETAIL"], &rows) + "\n" + &sum
+    layout(["ID", "STREAM", "DIED (UTC)", "REASON", "TOPIC", "BYTES", "DETAIL"], &rows, &[1, 4, 6]) + "\n" + &sum
 }
 
-fn show(door: &Door, id: u64) -> Result<(), Trouble> {
-    let letter = door.open()?.get(&format!("/api/v1/dead/{id}"))?;
-    door.show(&letter, letter_words);
+fn show(place: &Where, id: u64) -> Result<(), Trouble> {
+    let letter = place.open()?.dead_letter(id)?;
+    place.door.show(&letter, letter_words);
     Ok(())
 }
 

@@ -10,7 +10,7 @@ use std::{
 
 use anyhow::{Context as _, anyhow, bail};
 use clap::Args;
-use http_body_util::{BodyExt as _, Empty, Limited};
+use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::{
     Method, Request,
     body::Bytes,
@@ -35,6 +35,9 @@ use crate::{
 /// Longest wait for the whole of an answer; the gateway itself gives up after 5 s.
 const PATIENCE: Duration = Duration::from_secs(15);
 
+/// The same where much is to be stored: the gateway gives up after 30 s for the lines and 30 s for the disk.
+const LONG_PATIENCE: Duration = Duration::from_secs(90);
+
 /// Largest answer: a page of dead letters, or one with its payload.
 const MAX_ANSWER_BYTES: usize = 512 << 20;
 
@@ -43,10 +46,10 @@ const MAX_ANSWER_BYTES: usize = 512 << 20;
 pub(super) struct Door {
     /// Configuration file of the gateway, which says where `[admin]` is [default: /etc/tidegate/tidegate.toml, if it is there]
     #[arg(short, long, value_name = "FILE")]
-    config: Option<PathBuf>,
+    pub(super) config: Option<PathBuf>,
     /// Address of `[admin]`; the configuration is not read then
     #[arg(long, value_name = "ADDRESS:PORT")]
-    admin: Option<SocketAddr>,
+    pub(super) admin: Option<SocketAddr>,
     /// File whose first line is the token [default: `token_file` of `[admin]`]
     #[arg(long, value_name = "FILE")]
     token_file: Option<PathBuf>,
@@ -89,14 +92,16 @@ pub(super) struct Gateway {
 impl Door {
     /// Finds out where the gateway is.
     pub(super) fn open(&self) -> Result<Gateway, Trouble> {
-        let (address, token_file) = if let Some(address) = self.admin {
-            (address, self.token_file.clone())
-        } else {
-            let admin = config::load(self.config.as_deref()).map_err(Trouble::Config)?.admin;
-            let bind = admin.bind.context("the configuration has `[admin] bind = \"off\"`: there is nothing to ask")?;
-            (bind, self.token_file.clone().or(admin.token_file))
-        };
-        Ok(Gateway::at(address, token_file)?)
+        if let Some(address) = self.admin {
+            return Ok(Gateway::at(address, self.token_file.clone())?);
+        }
+        self.open_with(config::load(self.config.as_deref()).map_err(Trouble::Config)?.admin)
+    }
+
+    /// The same, of a configuration that was read already.
+    pub(super) fn open_with(&self, admin: admin::Settings) -> Result<Gateway, Trouble> {
+        let token_file = self.token_file.clone().or(admin.token_file);
+        Ok(Gateway::of(&admin::Settings { token_file, ..admin })?)
     }
 
     /// Prints an answer as JSON, or in words.
@@ -106,7 +111,7 @@ impl Door {
 }
 
 /// What listens on every address is reached on loopback.
-fn reachable(address: SocketAddr) -> SocketAddr {
+pub(super) fn reachable(address: SocketAddr) -> SocketAddr {
     let ip = match address.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
         IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
@@ -116,6 +121,10 @@ fn reachable(address: SocketAddr) -> SocketAddr {
 }
 
 impl Gateway {
+    pub(super) const fn address(&self) -> SocketAddr {
+        self.address
+    }
+
     /// The gateway that these settings are of.
     pub(super) fn of(admin: &admin::Settings) -> anyhow::Result<Self> {
         let bind = admin.bind.context("the configuration has `[admin] bind = \"off\"`: there is nothing to ask")?;
@@ -139,6 +148,27 @@ impl Gateway {
         self.ask(&Method::GET, path)
     }
 
+    /// The same, as it came.
+    pub(super) fn get_bytes(&self, path: &str) -> anyhow::Result<Bytes> {
+        let (status, body) = self.exchange(&Method::GET, path, Bytes::new(), PATIENCE)?;
+        if (200..300).contains(&status) { Ok(body) } else { self.understand(status, &body).map(|_| body) }
+    }
+
+    /// Whatever it answers, refusals too, with their status.
+    pub(super) fn post_lines(&self, path: &str, lines: Bytes) -> anyhow::Result<(u16, Value)> {
+        let (status, body) = self.exchange(&Method::POST, path, lines, LONG_PATIENCE)?;
+        match serde_json::from_slice(&body) {
+            Ok(answer @ Value::Object(_)) if [200, 507].contains(&status) => Ok((status, answer)),
+            Ok(_) | Err(_) => self.understand(status, &body).map(|answer| (status, answer)),
+        }
+    }
+
+    /// Why it is not ready, in its words; nothing where it is.
+    pub(super) fn not_ready(&self) -> anyhow::Result<Vec<String>> {
+        let (_, answer) = self.answer("/health/ready")?;
+        Ok(answer["reasons"].as_array().into_iter().flatten().filter_map(|why| why.as_str().map(printable)).collect())
+    }
+
     pub(super) fn post(&self, path: &str) -> anyhow::Result<Value> {
         self.ask(&Method::POST, path)
     }
@@ -149,7 +179,31 @@ impl Gateway {
 
     /// Asks and gives the JSON of the answer; what the gateway refuses is an error in its own words.
     fn ask(&self, method: &Method, path: &str) -> anyhow::Result<Value> {
-        let (status, answer) = self.exchange(method, path)?;
+        let (status, body) = self.exchange(method, path, Bytes::new(), PATIENCE)?;
+        self.understand(status, &body)
+    }
+
+    /// Asks, and gives the status and JSON of the answer, whatever it is.
+    pub(super) fn answer(&self, path: &str) -> anyhow::Result<(u16, Value)> {
+        let (status, body) = self.exchange(&Method::GET, path, Bytes::new(), PATIENCE)?;
+        Ok((status, self.json(&body)?))
+    }
+
+    fn json(&self, body: &[u8]) -> anyhow::Result<Value> {
+        serde_json::from_slice(body)
+            .with_context(|| format!("what listens on {} is no gateway's admin interface", self.address))
+    }
+
+    fn exchange(&self, method: &Method, path: &str, body: Bytes, patience: Duration) -> anyhow::Result<(u16, Bytes)> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start")?;
+        let asked = runtime.block_on(async { timeout(patience, self.converse(method, path, body)).await });
+        let no_answer = || anyhow!("the gateway at {} did not answer within {} s", self.address, patience.as_secs());
+        asked.map_err(|_| no_answer())?
+    }
+
+    /// The JSON of an answer; what the gateway refuses is an error in its own words.
+    fn understand(&self, status: u16, body: &[u8]) -> anyhow::Result<Value> {
+        let answer = self.json(body)?;
         if (200..300).contains(&status) {
             return Ok(answer);
         }
@@ -157,27 +211,12 @@ impl Gateway {
             Some(_) if status == 401 => {
                 bail!("the gateway at {} wants a token: give --token-file", self.address)
             }
-            Some(message) => bail!("{}{}", printable(message), problems(&answer["error"])),
+            Some(message) => bail!("{}{}", printable(&in_commands(message)), problems(&answer["error"])),
             None => bail!("the gateway at {} answered {status}", self.address),
         }
     }
 
-    /// Asks, and gives the status and JSON of the answer, whatever it is.
-    pub(super) fn answer(&self, path: &str) -> anyhow::Result<(u16, Value)> {
-        self.exchange(&Method::GET, path)
-    }
-
-    fn exchange(&self, method: &Method, path: &str) -> anyhow::Result<(u16, Value)> {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start")?;
-        let asked = runtime.block_on(async { timeout(PATIENCE, self.converse(method, path)).await });
-        let no_answer = || anyhow!("the gateway at {} did not answer within {} s", self.address, PATIENCE.as_secs());
-        let (status, body) = asked.map_err(|_| no_answer())??;
-        let answer = serde_json::from_slice(&body)
-            .with_context(|| format!("what listens on {} is no gateway's admin interface", self.address))?;
-        Ok((status, answer))
-    }
-
-    async fn converse(&self, method: &Method, path: &str) -> anyhow::Result<(u16, Bytes)> {
+    async fn converse(&self, method: &Method, path: &str, body: Bytes) -> anyhow::Result<(u16, Bytes)> {
         let address = self.address;
         let stream = TcpStream::connect(address).await.map_err(|error| {
             if error.kind() == ErrorKind::ConnectionRefused {
@@ -193,7 +232,7 @@ impl Gateway {
         if let Some(token) = &self.token {
             request = request.header(AUTHORIZATION, format!("Bearer {token}"));
         }
-        let request = request.body(Empty::<Bytes>::new()).context("this cannot be asked")?;
+        let request = request.body(Full::new(body)).context("this cannot be asked")?;
         let response = sender.send_request(request).await.with_context(broken)?;
         let status = response.status().as_u16();
         let body = Limited::new(response.into_body(), MAX_ANSWER_BYTES).collect().await;
@@ -201,6 +240,13 @@ impl Gateway {
         connection.abort();
         Ok((status, body))
     }
+}
+
+/// What the HTTP interface advises, as commands.
+fn in_commands(message: &str) -> String {
+    message
+        .replace("GET /api/v1/streams lists them", "`tidegate streams` lists them")
+        .replace("GET /api/v1/dead lists them", "`tidegate dead list` lists them")
 }
 
 /// A stream's name on the command line.

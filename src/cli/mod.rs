@@ -7,15 +7,22 @@ mod check;
 mod dead;
 mod demo;
 mod doctor;
+mod export;
 mod gateway;
+mod generate;
+mod import;
 mod import_mosquitto;
 mod operate;
 mod passwd;
+mod peek;
+mod progress;
 mod prompt;
 mod reload;
 mod run;
+mod source;
 mod status;
 mod table;
+mod terminal;
 mod words;
 
 use std::{
@@ -24,7 +31,7 @@ use std::{
     process::ExitCode,
 };
 
-use clap::{Parser, Subcommand, error::ErrorKind};
+use clap::{CommandFactory as _, Parser, Subcommand, error::ErrorKind};
 
 use crate::config::Refused;
 
@@ -63,6 +70,11 @@ enum Command {
     Replay(operate::Replay),
     Dead(dead::Arguments),
     Reload(reload::Reload),
+    Peek(peek::Arguments),
+    Export(export::Arguments),
+    Import(import::Arguments),
+    Completions(generate::Completions),
+    Man(generate::Manual),
     Doctor(doctor::Arguments),
     ImportMosquitto(import_mosquitto::Arguments),
 }
@@ -82,6 +94,13 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Ok(Arguments { command: Command::Replay(arguments) }) => operate::replay(&arguments),
         Ok(Arguments { command: Command::Dead(arguments) }) => dead::main(&arguments),
         Ok(Arguments { command: Command::Reload(arguments) }) => reload::main(&arguments),
+        Ok(Arguments { command: Command::Peek(arguments) }) => peek::main(&arguments),
+        Ok(Arguments { command: Command::Export(arguments) }) => export::main(&arguments),
+        Ok(Arguments { command: Command::Import(arguments) }) => import::main(&arguments),
+        Ok(Arguments { command: Command::Completions(arguments) }) => {
+            generate::completions(&arguments, Arguments::command())
+        }
+        Ok(Arguments { command: Command::Man(arguments) }) => generate::manual(&arguments, Arguments::command()),
         Ok(Arguments { command: Command::Doctor(arguments) }) => doctor::main(&arguments),
         Ok(Arguments { command: Command::ImportMosquitto(arguments) }) => import_mosquitto::main(&arguments),
         Err(error) if error.kind() == ErrorKind::DisplayVersion => {

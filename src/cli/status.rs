@@ -1,15 +1,23 @@
 //! `tidegate status` and `tidegate streams`: the running gateway at a glance.
 
-use std::process::ExitCode;
+use std::{fmt::Write as _, process::ExitCode};
 
 use clap::Args;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::{
     gateway::{Door, Trouble, outcome},
-    table::layout,
+    source::Where,
+    table::{Cell, layout, wrapped},
+    terminal::{Tone, columns},
     words::{duration, facts_text, printable, rate, size, text},
 };
+
+/// Begins the lines of what somebody should do something about.
+const ALARM: &str = "ALARM  ";
+
+/// Before the second and further lines of an error.
+const INDENT: &str = "    ";
 
 /// Shows the running gateway at a glance.
 #[derive(Debug, Args)]
@@ -18,17 +26,24 @@ pub(super) struct Status {
     door: Door,
 }
 
-/// Shows the backlog of every stream, its age, rates and time to drain.
+/// Shows the backlog of every stream, its age, rates and time to drain; also of a stopped gateway.
 #[derive(Debug, Args)]
 pub(super) struct Streams {
     #[command(flatten)]
-    door: Door,
+    place: Where,
 }
 
 pub(super) fn status(arguments: &Status) -> ExitCode {
     let run = || -> Result<(), Trouble> {
-        let answer = arguments.door.open()?.get("/api/v1/status")?;
-        arguments.door.show(&answer, status_words);
+        let gateway = arguments.door.open()?;
+        let answer = gateway.get("/api/v1/status")?;
+        let words = if arguments.door.json {
+            String::new()
+        } else {
+            let not_ready = if answer["ready"] == true { Vec::new() } else { gateway.not_ready()? };
+            status_words(&answer, &gateway.get("/api/v1/streams")?, &not_ready)
+        };
+        arguments.door.show(&answer, |_| words);
         Ok(())
     };
     outcome(run())
@@ -36,8 +51,8 @@ pub(super) fn status(arguments: &Status) -> ExitCode {
 
 pub(super) fn streams(arguments: &Streams) -> ExitCode {
     let run = || -> Result<(), Trouble> {
-        let answer = arguments.door.open()?.get("/api/v1/streams")?;
-        arguments.door.show(&answer, streams_words);
+        let answer = arguments.place.open()?.streams()?;
+        arguments.place.door.show(&answer, streams_words);
         Ok(())
     };
     outcome(run())
@@ -47,39 +62,84 @@ fn items(value: &Value) -> &[Value] {
     value.as_array().map_or(&[], Vec::as_slice)
 }
 
-fn status_words(status: &Value) -> String {
+fn status_words(status: &Value, streams: &Value, not_ready: &[String]) -> String {
+    let mut out = alarms(status, streams, not_ready);
     let store = &status["store"];
-    let refusing =
-        store["refusing"].as_str().map_or(String::new(), |why| format!(", REFUSING MESSAGES: {}", printable(why)));
     let synced = if status["clock"]["synced"] == true { "" } else { " (not set yet)" };
     let facts = [
         ("gateway", format!("{}, version {}", text(&status["gateway_id"]), text(&status["version"]))),
         ("up for", duration(&status["uptime_seconds"])),
-        ("ready", if status["ready"] == true { "yes".to_owned() } else { "NO: see /health/ready".to_owned() }),
+        ("ready", if status["ready"] == true { "yes".to_owned() } else { Tone::Bad.paint("NO") }),
         ("clock", format!("{}{synced}", text(&status["clock"]["now"]))),
-        ("store", format!("{}, {} free on its disk{refusing}", size(&store["bytes"]), size(&store["free_bytes"]))),
+        ("store", format!("{}, {} free on its disk", size(&store["bytes"]), size(&store["free_bytes"]))),
+        ("backlog", backlog(items(&streams["streams"]))),
     ];
-    let mut out = facts_text(&facts);
-    let row = |uplink: &Value| {
+    out.push_str(&facts_text(&facts));
+    let row = |uplink: &Value| -> [Cell; 5] {
+        let connected = uplink["state"] == "connected";
         [
-            text(&uplink["name"]),
-            text(&uplink["state"]),
-            duration(&uplink["since_seconds"]),
-            text(&uplink["in_flight"]),
-            text(&uplink["connects"]),
-            text(&uplink["last_error"]),
+            text(&uplink["name"]).into(),
+            (if connected { Tone::Good } else { Tone::Bad }).cell(text(&uplink["state"])),
+            duration(&uplink["since_seconds"]).into(),
+            text(&uplink["in_flight"]).into(),
+            text(&uplink["connects"]).into(),
         ]
     };
     let rows: Vec<_> = items(&status["uplinks"]).iter().map(row).collect();
     if !rows.is_empty() {
         out.push('\n');
-        out.push_str(&layout(["UPLINK", "STATE", "FOR", "IN FLIGHT", "CONNECTS", "LAST ERROR"], &rows));
+        out.push_str(&layout(["UPLINK", "STATE", "FOR", "IN FLIGHT", "CONNECTS"], &rows, &[0]));
+        for uplink in items(&status["uplinks"]) {
+            if let Some(error) = uplink["last_error"].as_str() {
+                let line = format!("last error of {}: {}", text(&uplink["name"]), printable(error));
+                out.push_str(&wrapped(&line, columns() - INDENT.len(), INDENT));
+                out.push('\n');
+            }
+        }
     }
     let row = |listener: &Value| [text(&listener["name"]), text(&listener["bind"]), text(&listener["connections"])];
     let rows: Vec<_> = items(&status["listeners"]).iter().map(row).collect();
     out.push('\n');
-    out.push_str(&layout(["LISTENER", "ADDRESS", "CLIENTS"], &rows));
+    out.push_str(&layout(["LISTENER", "ADDRESS", "CLIENTS"], &rows, &[0, 1]));
     out
+}
+
+/// What somebody should do something about, one a line, most urgent first; nothing where all is well.
+fn alarms(status: &Value, streams: &Value, not_ready: &[String]) -> String {
+    let store = &status["store"];
+    let refusing = store["refusing"].as_str().map(|why| format!("messages are refused: {}", printable(why)));
+    let down = items(&status["uplinks"]).iter().filter(|uplink| uplink["state"] != "connected").map(|uplink| {
+        let why = uplink["last_error"].as_str().map_or(String::new(), |why| format!(": {}", printable(why)));
+        let since = duration(&uplink["since_seconds"]);
+        format!("the uplink {} is not connected ({} for {since}){why}", text(&uplink["name"]), text(&uplink["state"]))
+    });
+    let said = items(&store["alarms"]).iter().filter_map(Value::as_str).map(printable);
+    let paused = items(&streams["streams"]).iter().filter(|stream| stream["paused"] == true);
+    let paused = paused.map(|stream| format!("the stream {} is paused", text(&stream["name"])));
+    let mut out = String::new();
+    let mut told: Vec<String> = Vec::new();
+    for alarm in not_ready.iter().cloned().chain(refusing).chain(said).chain(down).chain(paused) {
+        // The same may be a reason and an alarm.
+        if !told.contains(&alarm) {
+            let line = wrapped(&alarm, columns() - ALARM.len(), &" ".repeat(ALARM.len()));
+            let _ = writeln!(out, "{}{line}", Tone::Bad.paint(ALARM));
+            told.push(alarm);
+        }
+    }
+    if !out.is_empty() {
+        out.push('\n');
+    }
+    out
+}
+
+/// All streams together, in a line.
+fn backlog(streams: &[Value]) -> String {
+    let sum = |of: &dyn Fn(&Value) -> &Value| streams.iter().filter_map(|stream| of(stream).as_f64()).sum::<f64>();
+    let messages: u64 = streams.iter().filter_map(|stream| stream["backlog"]["messages"].as_u64()).sum();
+    let bytes = json!(sum(&|stream| &stream["backlog"]["bytes"]));
+    let (comes, goes) =
+        (json!(sum(&|stream| &stream["rate_in_per_s"])), json!(sum(&|stream| &stream["rate_out_per_s"])));
+    format!("{messages} messages, {}; in {}, out {}", size(&bytes), rate(&comes), rate(&goes))
 }
 
 fn streams_words(answer: &Value) -> String {
@@ -88,23 +148,24 @@ fn streams_words(answer: &Value) -> String {
         return "no streams\n".to_owned();
     }
     let rows: Vec<_> = streams.iter().map(row).collect();
-    layout(["STREAM", "TO", "BACKLOG", "BYTES", "OLDEST", "IN", "OUT", "DRAINED IN", "DEAD", "KEPT", "STATE"], &rows)
+    let head = ["STREAM > TO", "BACKLOG", "BYTES", "OLDEST", "IN", "OUT", "DRAINED", "STATE"];
+    layout(head, &rows, &[0, 7])
 }
 
-fn row(stream: &Value) -> [String; 11] {
+fn row(stream: &Value) -> [Cell; 8] {
     let backlog = &stream["backlog"];
+    let to = stream["to"].as_str().map_or(String::new(), |to| format!(" > {}", printable(to)));
+    let said = state(stream);
+    let tone = if said == "-" { Tone::Plain } else { Tone::Notable };
     [
-        text(&stream["name"]),
-        text(&stream["to"]),
-        text(&backlog["messages"]),
-        size(&backlog["bytes"]),
-        duration(&backlog["oldest_age_seconds"]),
-        rate(&stream["rate_in_per_s"]),
-        rate(&stream["rate_out_per_s"]),
-        duration(&stream["seconds_to_drain"]),
-        text(&stream["dead"]),
-        text(&stream["kept"]["messages"]),
-        state(stream),
+        (text(&stream["name"]) + &to).into(),
+        text(&backlog["messages"]).into(),
+        size(&backlog["bytes"]).into(),
+        duration(&backlog["oldest_age_seconds"]).into(),
+        rate(&stream["rate_in_per_s"]).into(),
+        rate(&stream["rate_out_per_s"]).into(),
+        duration(&stream["seconds_to_drain"]).into(),
+        tone.cell(said),
     ]
 }
 
@@ -120,6 +181,12 @@ fn state(stream: &Value) -> String {
     if let Some(left) = stream["replay"]["left"].as_u64() {
         said.push(format!("replay, {left} left"));
     }
+    let counts = [("dead", &stream["dead"]), ("kept", &stream["kept"]["messages"])];
+    said.extend(
+        counts.iter().filter_map(|(word, count)| {
+            count.as_u64().filter(|count| *count > 0).map(|count| format!("{count} {word}"))
+        }),
+    );
     if said.is_empty() { "-".to_owned() } else { said.join(", ") }
 }
 

@@ -89,6 +89,11 @@ pub(super) fn facts_text(facts: &[(&str, String)]) -> String {
     })
 }
 
+/// A time of RFC 3339 without its fraction, zone and letters: `2026-11-21 10:40:30`.
+pub(super) fn short_time(time: &str) -> String {
+    printable(&time.chars().take(19).collect::<String>().replace('T', " "))
+}
+
 /// A rate: `12.5/s`.
 pub(super) fn rate(value: &Value) -> String {
     format!("{:.1}/s", value.as_f64().unwrap_or(0.0))

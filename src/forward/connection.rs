@@ -405,7 +405,7 @@ impl<'task, U: Upstream> Connection<'task, U> {
             self.said_retain = true;
             status.retain_not_available();
         }
-        let unsynced = (!stored.clock_synced).then_some(("tg-clock", "unsynced"));
+        let unsynced = (!letter::clock_synced(stored)).then_some(("tg-clock", "unsynced"));
         let again_asked = sources[lane].is_replay().then_some(("tg-replay", "1"));
         let marks: SmallVec<[_; 4]> =
             [("tg-id", tg_id), ("tg-time", tg_time)].into_iter().chain(unsynced).chain(again_asked).collect();

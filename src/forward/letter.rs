@@ -6,6 +6,7 @@ use time::OffsetDateTime;
 
 use super::{Route, reasons::TOPIC};
 use crate::{
+    message::Origin,
     store::{Fate, Stored},
     topic::TopicName,
 };
@@ -58,20 +59,36 @@ impl Stamp {
         Self { gateway: gateway.to_owned(), id: String::new(), time: String::new(), second: None }
     }
 
-    /// `tg-id` (`<gateway>/<stream>/<sequence>`) and `tg-time` (RFC 3339, UTC, milliseconds) of a message.
+    /// `tg-id` (`<gateway>/<stream>/<sequence>`) and `tg-time` (RFC 3339, UTC, milliseconds) of a message: of an imported one, those
+    /// that it had where it was first accepted.
     pub(super) fn write(&mut self, stream: &str, stored: &Stored) -> (&str, &str) {
         self.id.clear();
+        let origin = origin(stored);
         // Writing to a String cannot fail.
-        let _ = write!(self.id, "{}/{stream}/{}", self.gateway, stored.seq);
-        let second = stored.accepted_unix_ms.div_euclid(1000);
+        let _ = match origin {
+            Some(origin) => write!(self.id, "{}/{}", origin.source, origin.sequence),
+            None => write!(self.id, "{}/{stream}/{}", self.gateway, stored.seq),
+        };
+        let accepted_unix_ms = origin.map_or(stored.accepted_unix_ms, |origin| origin.accepted_unix_ms);
+        let second = accepted_unix_ms.div_euclid(1000);
         if self.second != Some(second) {
             self.time = seconds_text(second);
             self.second = Some(second);
         }
         self.time.truncate(SECONDS_LEN);
-        let _ = write!(self.time, ".{:03}Z", stored.accepted_unix_ms.rem_euclid(1000));
+        let _ = write!(self.time, ".{:03}Z", accepted_unix_ms.rem_euclid(1000));
         (&self.id, &self.time)
     }
+}
+
+/// Where an imported message was first accepted.
+fn origin(stored: &Stored) -> Option<&Origin> {
+    stored.message.properties.as_ref()?.origin.as_deref()
+}
+
+/// Whether the clock was set where, and when, the message was first accepted.
+pub(super) fn clock_synced(stored: &Stored) -> bool {
+    origin(stored).map_or(stored.clock_synced, |origin| origin.clock_synced)
 }
 
 fn seconds_text(second: i64) -> String {
@@ -171,6 +188,17 @@ mod tests {
         assert_eq!(stamp.write("telemetry", &message), ("plant-7/telemetry/43", "2026-11-21T10:19:18.999Z"));
         message.accepted_unix_ms += 1;
         assert_eq!(stamp.write("x", &message).1, "2026-11-21T10:19:19.000Z");
+        let origin = Origin {
+            source: "plant-3/alarms".into(),
+            sequence: 7,
+            accepted_unix_ms: 1_795_256_358_123,
+            clock_synced: false,
+        };
+        let mut imported = message.clone();
+        imported.message.properties =
+            Some(Box::new(Properties { origin: Some(Box::new(origin)), ..Properties::default() }));
+        assert_eq!(stamp.write("x", &imported), ("plant-3/alarms/7", "2026-11-21T10:19:18.123Z"));
+        assert!(!clock_synced(&imported) && clock_synced(&message));
         for (unix_ms, text) in [(-1, "1969-12-31T23:59:59.999Z"), (i64::MAX, "1970-01-01T00:00:00.807Z")] {
             message.accepted_unix_ms = unix_ms;
             assert_eq!(stamp.write("x", &message).1, text);

@@ -350,6 +350,11 @@ impl Holes {
         self.0.iter().map(move |&(f, e)| (f.max(first), e.min(end))).filter(|(f, e)| f < e)
     }
 
+    /// Forgets the first ranges where there are more than so many.
+    pub(super) fn keep_last(&mut self, most: usize) {
+        self.0.drain(..self.0.len().saturating_sub(most));
+    }
+
     /// How many ranges there are.
     pub(super) fn ranges(&self) -> usize {
         self.0.len()

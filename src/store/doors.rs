@@ -18,6 +18,7 @@ use super::{
     api::{Position, ReplayPosition, StreamId, StreamSettings, WhenFull},
     books::{Books, Fit, Limits},
     clock::{Boots, Now},
+    figures::stream_stats,
     schema::StreamSql,
     shared::{OFFLINE, QOS0_FULL, locked},
 };
@@ -185,8 +186,6 @@ impl Door {
         let offline = self.offline.load(Ordering::Relaxed);
         let qos0_full = self.qos0_full.load(Ordering::Relaxed);
         let books = &published.books;
-        let backlog_messages = books.backlog_messages();
-        let oldest = || Duration::from_millis(known_boots.age_ms(published.head_at.0, published.head_at.1, now));
         let mut dropped = books.dropped.clone();
         for (reason, count) in [(OFFLINE, offline), (QOS0_FULL, qos0_full)] {
             if count > 0 {
@@ -194,25 +193,11 @@ impl Door {
             }
         }
         StreamStats {
-            name: self.name.clone(),
-            to: None,
-            configured: terms.configured,
-            paused: books.operated.paused,
-            kept_messages: books.operated.kept.messages,
-            kept_bytes: books.operated.kept.bytes,
-            replayed: books.operated.replayed,
-            replay_left: books.operated.replay.as_ref().map(|replay| replay.left(books.tail)),
             accepted: books.accepted + offline + qos0_full,
-            forwarded: books.forwarded,
-            expired: books.expired,
             dropped: dropped.entries(),
-            dead: books.dead.entries(),
-            purged: books.purged,
-            backlog_messages,
-            backlog_bytes: books.backlog_bytes(),
-            oldest_age: (backlog_messages > 0).then(oldest),
             limit_messages: terms.limits.max_messages,
             limit_bytes: terms.limits.max_bytes,
+            ..stream_stats(&self.name, terms.configured, books, published.head_at, known_boots, now)
         }
     }
 }

@@ -37,7 +37,7 @@ pub enum OpenError {
         source: std::io::Error,
     },
     /// Another process has the data directory. Trying again helps once that one has ended.
-    #[error("the data directory `{}` is in use by another gateway{}", path.display(), pid.as_ref().map_or(String::new(), |pid| format!(" (process {pid})")))]
+    #[error("the data directory `{}` is in use by another gateway{}", path.display(), pid.as_ref().map_or_else(|| ", or by a command that reads it".to_owned(), |pid| format!(" (process {pid})")))]
     Locked {
         /// The lock file.
         path: PathBuf,

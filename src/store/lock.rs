@@ -41,16 +41,33 @@ impl DirectoryLock {
         match locked {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
-                return Err(OpenError::Locked {
-                    path: path.to_owned(),
-                    pid: (!pid.is_empty()).then(|| pid.to_owned()),
-                });
+                return Err(OpenError::Locked { path: path.to_owned(), pid: holder(pid) });
             }
             Err(TryLockError::Error(source)) => return Err(failed("lock")(source)),
         }
         let lock = Self { file, had_database };
         lock.write(had_database);
         Ok(lock)
+    }
+
+    /// Takes the lock beside others who only read, so that no gateway starts meanwhile; changes nothing. `Ok(None)`: there is no lock file,
+    /// so no gateway runs here.
+    pub(super) fn share(path: &Path) -> Result<Option<File>, OpenError> {
+        let failed = |step| move |source| OpenError::Directory { step, path: path.to_owned(), source };
+        let mut file = match File::open(path) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            opened => opened.map_err(failed("open the lock file"))?,
+        };
+        match file.try_lock_shared() {
+            Ok(()) => Ok(Some(file)),
+            Err(TryLockError::WouldBlock) => {
+                let mut text = String::new();
+                let _ = Read::by_ref(&mut file).take(64).read_to_string(&mut text);
+                let pid = holder(text.lines().next().unwrap_or_default().trim());
+                Err(OpenError::Locked { path: path.to_owned(), pid })
+            }
+            Err(TryLockError::Error(source)) => Err(failed("lock")(source)),
+        }
     }
 
     /// Whether an earlier start has left a database in the folder.
@@ -75,4 +92,11 @@ impl DirectoryLock {
             tracing::debug!(%error, "the lock file does not name this process");
         }
     }
+}
+
+/// The process that the file names, if there is one: who only reads does not write its name into it, and the last gateway's may still be there.
+fn holder(pid: &str) -> Option<String> {
+    let is_there =
+        !pid.is_empty() && pid.bytes().all(|byte| byte.is_ascii_digit()) && Path::new("/proc").join(pid).exists();
+    is_there.then(|| pid.to_owned())
 }

@@ -8,7 +8,7 @@
 //! of two point look-ups. The table `stream` holds the books: `tail <= head <= next` (rows below `head` have left, rows below
 //! `tail` are deleted), counters, drops by reason, holes. Times are boot id + CLOCK_BOOTTIME; the wall clock of a boot is one
 //! row of `boot` (4096 at most), so that correcting a clock corrects every message of that boot. Further tables: `dead`, `received`
-//! (QoS 2 packet ids), `retained`, `floor` (see recovery), and those of session queues.
+//! (QoS 2 packet ids), `retained`, `floor` (see recovery), `imported` (see `import`), and those of session queues.
 //!
 //! *Session queues.* `session` has a row for each session that outlives its connection: number, client id, expiry, limits, will, and
 //! what else the broker wants remembered. All queues are one table, `queued`, keyed by session number (23 bits) and sequence
@@ -132,6 +132,7 @@
 
 mod alarms;
 mod api;
+mod at_rest;
 mod books;
 mod clock;
 mod configure;
@@ -139,7 +140,9 @@ mod dead;
 mod disk;
 mod doors;
 mod failure;
+mod figures;
 mod handle;
+mod import;
 mod inspect;
 mod lane;
 mod lock;
@@ -163,10 +166,12 @@ mod writer;
 
 pub use self::{
     api::*,
+    at_rest::{AtRest, AtRestError, RestingPage},
     configure::{Changes, ConfigureError},
     dead::{DEAD_BYTES_MAX, DEAD_MESSAGES_MAX},
     disk::DISK_PATIENCE,
     handle::{Handle, OpenError, Store, StoreError},
+    import::{Imported, Stop},
     inspect::*,
     lane::{LANE_BATCHES_MAX, Lane, Permit, Returns},
     opening::open,

@@ -294,7 +294,7 @@ fn check_head(connection: &Connection, sql: &StreamSql, books: &Books) -> Result
 }
 
 /// The boots with the current one last, and whether that is to be written.
-fn this_start(connection: &Connection) -> Result<(Boots, bool), rusqlite::Error> {
+pub(super) fn this_start(connection: &Connection) -> Result<(Boots, bool), rusqlite::Error> {
     let mut boots = schema::load_boots(connection)?;
     let kernel_id = clock::kernel_boot_id();
     let known = boots.iter().position(|boot| boot.kernel_id == kernel_id);

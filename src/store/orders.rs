@@ -5,7 +5,7 @@ use std::sync::{Arc, atomic::AtomicBool};
 use tokio::sync::{oneshot, watch};
 
 use super::{
-    api::{DEAD_LIST_MAX, DeadFilter, Refusal, ReplayPosition, Run, Sequence, Stored, StreamId},
+    api::{DEAD_LIST_MAX, DeadFilter, Position, Refusal, ReplayPosition, Run, Sequence, Stored, StreamId},
     books::Holes,
     dead::{DEAD_MESSAGES_MAX, PURGE_SLICE},
     handle::{Handle, StoreError},
@@ -144,6 +144,33 @@ impl Handle {
     ) -> Result<Vec<Stored>, StoreError> {
         let stream = self.index(stream)?;
         self.ask(|reply| Query::ReadKept { stream, run, from, max_messages, max_bytes, reply }).await
+    }
+
+    /// Messages of a stream that were forwarded and are kept for replay, oldest first, from `from` on; bounded as [`Handle::read`].
+    pub async fn kept(
+        &self,
+        stream: StreamId,
+        from: Sequence,
+        max_messages: usize,
+        max_bytes: usize,
+    ) -> Result<Vec<Stored>, StoreError> {
+        let stream = self.index(stream)?;
+        self.ask(|reply| Query::LookKept { stream, from, max_messages, max_bytes, reply }).await
+    }
+
+    /// Where a stream stands, and how many messages of its backlog have numbers from `from` on and before `end`, both of one moment.
+    pub fn backlog_within(
+        &self,
+        stream: StreamId,
+        from: Sequence,
+        end: Sequence,
+    ) -> Result<(Position, u64), StoreError> {
+        let door = self.shared.doors.at(self.index(stream)?);
+        let published = locked(&door.published);
+        let books = &published.books;
+        let (from, end) = (from.max(books.head), end.min(books.next));
+        let count = end.saturating_sub(from) - books.holes.within(from, end.max(from));
+        Ok((books.position(), count))
     }
 
     /// Says what became of messages of a replay, in order. What the upstream did not take is passed over: it has it already.

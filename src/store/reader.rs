@@ -184,7 +184,7 @@ impl Query {
     /// Nobody waits for the answer any more.
     fn is_given_up(&self) -> bool {
         match self {
-            Self::Read { reply, .. } | Self::ReadKept { reply, .. } => reply.is_closed(),
+            Self::Read { reply, .. } | Self::ReadKept { reply, .. } | Self::LookKept { reply, .. } => reply.is_closed(),
             Self::Sessions { reply } => reply.is_closed(),
             Self::ReadSession { reply, .. } => reply.is_closed(),
             Self::Retained { reply } => reply.is_closed(),
@@ -238,6 +238,10 @@ impl Reader {
             Query::ReadKept { stream, run, from, max_messages, max_bytes, reply } => {
                 let found = self.read_kept(run, &Span { stream, from, max_messages, max_bytes });
                 give(found, reply, |reply| Query::ReadKept { stream, run, from, max_messages, max_bytes, reply })
+            }
+            Query::LookKept { stream, from, max_messages, max_bytes, reply } => {
+                let found = self.look_kept(&Span { stream, from, max_messages, max_bytes });
+                give(found, reply, |reply| Query::LookKept { stream, from, max_messages, max_bytes, reply })
             }
             Query::Dead { filter, reply } => give(self.dead(&filter), reply, |reply| Query::Dead { filter, reply }),
             Query::Retained { reply } => give(self.retained(), reply, |reply| Query::Retained { reply }),
@@ -323,7 +327,7 @@ impl Reader {
     }
 }
 
-fn stored(
+pub(super) fn stored(
     row: &rusqlite::Row<'_>,
     seq: Sequence,
     decoder: &mut Decoder,

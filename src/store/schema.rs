@@ -11,12 +11,13 @@ use super::{
     clock::Boot,
     dead,
     failure::Failure,
+    import,
     operated::{self, Operated},
     queue::MIGRATION_2,
 };
 
 /// Version of the tables below; `PRAGMA user_version`.
-pub(super) const VERSION: i64 = 3;
+pub(super) const VERSION: i64 = 4;
 
 /// `PRAGMA application_id`: "TGDB". What carries another one is somebody else's file.
 pub(super) const APPLICATION_ID: i64 = 0x5447_4442;
@@ -40,7 +41,7 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 const LOG_LIMIT_BYTES: u64 = 8 << 20;
 
 /// One migration a version: `MIGRATIONS[n]` turns version n into n + 1, in these steps.
-const MIGRATIONS: [&[&str]; 3] = [&["
+const MIGRATIONS: [&[&str]; 4] = [&["
     CREATE TABLE boot(id INTEGER PRIMARY KEY, kernel_id TEXT NOT NULL, offset_ms INTEGER NOT NULL, synced INTEGER NOT NULL);
     CREATE TABLE stream(
         id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE,
@@ -57,7 +58,7 @@ const MIGRATIONS: [&[&str]; 3] = [&["
     CREATE TABLE received(session TEXT NOT NULL, packet_id INTEGER NOT NULL, PRIMARY KEY(session, packet_id)) WITHOUT ROWID;
     CREATE TABLE retained(
         topic TEXT PRIMARY KEY, flags INTEGER NOT NULL, client TEXT NOT NULL, properties BLOB, payload BLOB NOT NULL);
-"], &[MIGRATION_2], &[operated::MIGRATION_3, alarms::MIGRATION_3]];
+"], &[MIGRATION_2], &[operated::MIGRATION_3, alarms::MIGRATION_3], &[import::MIGRATION_4]];
 
 /// What a connection is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -21,8 +21,9 @@ use super::{
     doors::{Door, Doors},
     failure::Failure,
     handle::StoreError,
+    import::{Import, Imported},
     lane::LaneShared,
-    orders::{Done, Order},
+    orders::{Done, Order, OrderError},
     queue::{Counts, QueueBooks},
     sessions::{QueueLimits, RestoredSession, RetainedMessage, SessionId, SessionMessage, SessionRecord},
 };
@@ -153,6 +154,12 @@ pub(super) enum Control {
         outcome: Option<Done>,
         done: oneshot::Sender<Done>,
     },
+    /// `outcome`: set by the writer.
+    Import {
+        import: Box<Import>,
+        outcome: Option<Result<Imported, OrderError>>,
+        done: oneshot::Sender<Result<Imported, OrderError>>,
+    },
     Flush {
         done: oneshot::Sender<()>,
     },
@@ -190,6 +197,14 @@ pub(super) enum Query {
     ReadKept {
         stream: usize,
         run: u64,
+        from: Sequence,
+        max_messages: usize,
+        max_bytes: usize,
+        reply: oneshot::Sender<Vec<Stored>>,
+    },
+    /// What is kept for replay, whatever replay runs.
+    LookKept {
+        stream: usize,
         from: Sequence,
         max_messages: usize,
         max_bytes: usize,

@@ -1,5 +1,7 @@
 //! Support: a gateway with known figures.
 
+use tidegate::{message::Message, record::Record};
+
 use super::*;
 
 /// A gateway with known figures.
@@ -112,6 +114,43 @@ impl Sources for Figures {
             }
         };
         Box::pin(std::future::ready(Ok(letters)))
+    }
+    fn messages(&self, question: admin::MessagesQuestion) -> admin::Answer<admin::Messages> {
+        let record = |sequence, payload: &'static [u8]| Record {
+            sequence,
+            accepted_unix_ms: 1_795_257_690_290,
+            clock_synced: true,
+            age_ms: 5,
+            message: tidegate::message::Message {
+                topic: tidegate::topic::TopicName::new("t/x").unwrap(),
+                payload: bytes::Bytes::from_static(payload),
+                qos: tidegate::message::QoS::AtLeastOnce,
+                retain: false,
+                client: "c".into(),
+                properties: None,
+            },
+        };
+        let found = if question.stream == "telemetry" {
+            let all = [record(7, b"21.5"), record(8, b"\xff")];
+            let is_asked = |record: &Record| (question.from..=question.to).contains(&record.sequence);
+            let records: Vec<_> = all.into_iter().filter(is_asked).map(|record| (record, None)).collect();
+            let next = (records.len() > question.limit).then_some(8);
+            let records = records.into_iter().take(question.limit).collect();
+            Ok(admin::Messages { head: 7, end: 9, count: Some(2), records, next, unreadable: 0 })
+        } else {
+            Err(Refused { why: Why::NotFound, message: "there is no such stream".to_owned() })
+        };
+        Box::pin(std::future::ready(found))
+    }
+    fn import(&self, stream: String, messages: Vec<Message>, again: bool) -> admin::Answer<admin::Taken> {
+        let count = messages.len() as u64;
+        let taken = match &*stream {
+            "telemetry" if again => Ok(admin::Taken { accepted: count, skipped: 0, stop: None }),
+            "telemetry" => Ok(admin::Taken { accepted: count.saturating_sub(1), skipped: 1, stop: None }),
+            "full" => Ok(admin::Taken { accepted: 1, skipped: 0, stop: Some(("stream full".to_owned(), false)) }),
+            _ => Err(Refused { why: Why::NotFound, message: "there is no such stream".to_owned() }),
+        };
+        Box::pin(std::future::ready(taken))
     }
     fn publish(&self, message: Message) -> admin::Answer<Published> {
         let done = match message.topic.as_str() {

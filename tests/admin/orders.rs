@@ -3,14 +3,14 @@
 use super::*;
 
 /// What a program on this machine sends.
-fn order(address: SocketAddr, method: &str, path: &str, headers: &str) -> Answer {
+pub(super) fn order(address: SocketAddr, method: &str, path: &str, headers: &str) -> Answer {
     let text = converse(address, format!("{method} {path} HTTP/1.1\r\nConnection: close\r\n{headers}\r\n").as_bytes());
     let (head, body) = text.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no HTTP answer: {text:?}"));
     let status = head.split(' ').nth(1).unwrap().parse().unwrap();
     Answer { status, head: head.to_ascii_lowercase(), body: body.to_owned() }
 }
 
-const HOST: &str = "Host: localhost\r\n";
+pub(super) const HOST: &str = "Host: localhost\r\n";
 
 #[tokio::test]
 async fn orders_answer_with_the_new_state() {

@@ -50,6 +50,7 @@ async fn a_message_carries_topic_properties_and_marks() {
         response_topic: Some("reply".into()),
         correlation_data: Some(Bytes::from_static(b"\x01\x02")),
         user: vec![("unit".into(), "K".into())],
+        origin: None,
     }));
     gateway.publish(0, vec![with_all]).await;
     let stored = gateway.handle.read(StreamId(0), 0, 1, 1).await.unwrap().remove(0);

@@ -253,6 +253,7 @@ fn any_message() -> impl Strategy<Value = Message> {
         response_topic: None,
         correlation_data: data.map(Bytes::from),
         user: user.into_iter().map(|(name, value)| (name.into(), value.into())).collect(),
+        origin: None,
     });
     ("[a-z/é]{1,20}", proptest::collection::vec(any::<u8>(), 0..9000), 0..3u8, any::<bool>(), properties).prop_map(
         |(topic, payload, qos, retain, properties)| Message {

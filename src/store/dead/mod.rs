@@ -24,7 +24,7 @@ mod sql;
 
 use prometheus::{IntCounterVec, IntGauge, Opts, Registry};
 
-pub(super) use self::sql::{BYTES, COLUMNS, HEADS, delete, drop_oldest, drop_some, load, of_row, save};
+pub(super) use self::sql::{BYTES, COLUMNS, HEADS, delete, drop_oldest, drop_some, load, of_row, save, sums};
 use crate::stats::DeadStats;
 
 /// Most dead letters that are kept.

@@ -72,12 +72,18 @@ pub(in crate::store) fn of_row(
     })
 }
 
-/// The figures of all dead letters. Looks at the head of each row, of which there are not many.
-pub(in crate::store) fn load(connection: &Connection) -> Result<DeadStats, Failure> {
+/// How many dead letters there are, and their bytes. Looks at the head of each row, of which there are not many.
+pub(in crate::store) fn sums(connection: &Connection) -> Result<DeadStats, Failure> {
     let sum = format!("SELECT count(*), coalesce(sum({BYTES}), 0) FROM dead");
     let number = |row: &Row<'_>, column| row.get::<_, i64>(column).map(i64::unsigned_abs);
     let (messages, bytes) = connection.query_row(&sum, [], |row| Ok((number(row, 0)?, number(row, 1)?)))?;
-    let mut stats = DeadStats { messages, bytes, ..DeadStats::default() };
+    Ok(DeadStats { messages, bytes, ..DeadStats::default() })
+}
+
+/// The figures of all dead letters.
+pub(in crate::store) fn load(connection: &Connection) -> Result<DeadStats, Failure> {
+    let mut stats = sums(connection)?;
+    let number = |row: &Row<'_>, column| row.get::<_, i64>(column).map(i64::unsigned_abs);
     let mut select = connection.prepare("SELECT fate, messages FROM dead_left")?;
     let mut rows = select.query([])?;
     while let Some(row) = rows.next()? {

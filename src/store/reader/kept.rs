@@ -60,6 +60,26 @@ impl Reader {
             let Some(replay) = replay else { return Ok(Vec::new()) };
             replay.ranges.overlaps(span.from.max(replay.next).max(books.tail), Sequence::MAX).collect()
         };
+        self.read_ranges(ranges, span)
+    }
+
+    /// What is kept, from `from` on, whether it is being replayed or not.
+    pub(super) fn look_kept(&mut self, span: &Span) -> Result<Vec<Stored>, Failure> {
+        let ranges: Vec<_> = {
+            let door = self.shared.doors.at(span.stream);
+            let books = &locked(&door.published).books;
+            let kept = &books.operated.kept;
+            let mut ranges = Holes::default();
+            if kept.is_some() {
+                ranges.add(span.from.max(books.tail), books.head);
+                kept.gone.overlaps(0, Sequence::MAX).for_each(|(first, end)| ranges.remove(first, end));
+            }
+            ranges.overlaps(0, Sequence::MAX).collect()
+        };
+        self.read_ranges(ranges, span)
+    }
+
+    fn read_ranges(&mut self, ranges: Vec<(Sequence, Sequence)>, span: &Span) -> Result<Vec<Stored>, Failure> {
         let limit = span.max_messages.clamp(1, READ_MESSAGES_MAX);
         let max_bytes = span.max_bytes.min(READ_BYTES_MAX) as u64;
         let now = Now::read();

@@ -5,6 +5,8 @@ mod sessions;
 mod streams;
 mod walk;
 
+pub(super) use self::{streams::nameless_streams, walk::Walk};
+
 use std::{
     fs::{self, File, OpenOptions},
     io::{self, Read, Write},
@@ -32,8 +34,14 @@ const HEADER_BYTES: usize = 100;
 const COPY_ROWS: u64 = 10_000;
 
 /// Tables that are copied as they are, and their key.
-const PLAIN_TABLES: [(&str, &str); 5] =
-    [("boot", "id"), ("received", "session, packet_id"), ("dead", "id"), ("dead_left", "fate"), ("salvage", "id")];
+const PLAIN_TABLES: [(&str, &str); 6] = [
+    ("boot", "id"),
+    ("received", "session, packet_id"),
+    ("dead", "id"),
+    ("dead_left", "fate"),
+    ("salvage", "id"),
+    ("imported", "stream, source"),
+];
 
 /// How far apart the floors of two salvages are where the clock does not tell them apart.
 const FLOOR_STEP: i64 = 1_000_000_000;

@@ -31,7 +31,7 @@ pub(super) fn copy(old: &Connection, new: &Connection, summary: &mut Summary) ->
 }
 
 /// The streams of which only the rows are left: their names from the schema, their books unknown.
-fn nameless_streams(old: &Connection, known: &[StreamRow]) -> Vec<StreamRow> {
+pub(in crate::store) fn nameless_streams(old: &Connection, known: &[StreamRow]) -> Vec<StreamRow> {
     let mut found: Vec<StreamRow> = Vec::new();
     for (table, sql) in stream_tables(old) {
         let Some(id) = table.strip_prefix("s_").and_then(|id| id.parse().ok()) else { continue };

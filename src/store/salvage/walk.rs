@@ -5,19 +5,22 @@ use rusqlite::{Connection, Row};
 use crate::store::failure::Failure;
 
 /// A walk over all rows that can be read.
-pub(super) struct Walk<'c> {
-    pub(super) old: &'c Connection,
+pub(in crate::store) struct Walk<'c> {
+    pub(in crate::store) old: &'c Connection,
     /// Rows from ?1 on, at most ?2, in the order of the key, which is the first column.
-    pub(super) sql: &'c str,
+    pub(in crate::store) sql: &'c str,
     /// The first key not yet looked at.
-    pub(super) next: u64,
+    pub(in crate::store) next: u64,
     /// The last key there can be.
-    pub(super) last: u64,
+    pub(in crate::store) last: u64,
 }
 
 impl Walk<'_> {
     /// Shows every readable row, in order, with its key. Errors are those of `each`.
-    pub(super) fn run(mut self, mut each: impl FnMut(u64, &Row<'_>) -> Result<(), Failure>) -> Result<(), Failure> {
+    pub(in crate::store) fn run(
+        mut self,
+        mut each: impl FnMut(u64, &Row<'_>) -> Result<(), Failure>,
+    ) -> Result<(), Failure> {
         while self.next <= self.last {
             if self.up_to_damage(&mut each)? {
                 break;
@@ -52,7 +55,7 @@ impl Walk<'_> {
 
     /// The first key after the damage at `next` from which on a row can be read: found by growing steps, then bisected,
     /// for damage is whole pages, that is, ranges of keys.
-    fn first_readable(&self) -> Option<u64> {
+    pub(in crate::store) fn first_readable(&self) -> Option<u64> {
         let mut step = 1;
         let mut bad = self.next;
         let mut good = loop {

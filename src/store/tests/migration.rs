@@ -1,13 +1,17 @@
-//! A database of version 2 becomes one of version 3 with everything that it holds.
+//! Databases of versions 2 and 3 become ones of this version with everything that they hold.
 
 use super::*;
 use crate::store::schema;
 
 /// A database of version 2, as a program of that version wrote it.
 fn version_2(dir: &Path) {
+    make(dir, include_str!("version-2.sql"));
+}
+
+fn make(dir: &Path, sql: &str) {
     let making = rusqlite::Connection::open(dir.join("tidegate.db")).unwrap();
     making.execute_batch("PRAGMA auto_vacuum = INCREMENTAL; PRAGMA journal_mode = WAL;").unwrap();
-    making.execute_batch(include_str!("version-2.sql")).unwrap();
+    making.execute_batch(sql).unwrap();
 }
 
 fn open(dir: &Path) -> Bench {
@@ -63,4 +67,23 @@ fn a_damaged_database_of_version_2_is_salvaged_into_a_new_one() {
     let bench = open(dir.path());
     check(&bench);
     bench.close();
+}
+
+#[test]
+fn a_database_of_version_3_is_brought_up_and_takes_imports() {
+    let dir = tempfile::tempdir().unwrap();
+    make(dir.path(), include_str!("version-3.sql"));
+    let bench = open(dir.path());
+    assert_eq!(bench.backlog(A).iter().map(|stored| stored.seq).collect::<Vec<_>>(), (7..=20).collect::<Vec<_>>());
+    let books = bench.books(A);
+    assert_eq!((books.accepted, books.forwarded, books.paused, books.replayed), (20, 4, true, 3));
+    let stats = bench.handle.dead_stats();
+    assert_eq!((stats.messages, stats.retried), (2, 1));
+    let import = || bench.handle.import(B, vec![super::import::exported(1)], "gw/b".to_owned(), false);
+    assert_eq!(bench.wait(import()).unwrap(), Imported { accepted: 1, skipped: 0, stop: None });
+    bench.close();
+    let bench = open(dir.path());
+    assert_eq!((bench.numbers(B), bench.books(A).backlog_messages), (vec![1, 1], 14), "one was there already");
+    bench.close();
+    assert!(!dir.path().join("quarantine").exists());
 }

@@ -1,11 +1,13 @@
 //! Tests of the store through its doors, on real files.
 
+mod at_rest;
 mod basics;
 mod bench;
 mod configure;
 mod damage;
 mod dead;
 mod full;
+mod import;
 mod kept;
 mod limits;
 mod migration;

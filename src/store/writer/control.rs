@@ -26,6 +26,10 @@ impl Writer<'_> {
                 *outcome = Some(self.order(order)?);
                 Ok(())
             }
+            Control::Import { import, outcome, .. } => {
+                *outcome = Some(self.import(import)?);
+                Ok(())
+            }
             Control::Flush { .. } => Ok(()),
         }
     }
@@ -102,6 +106,10 @@ impl Control {
             }
             Self::Order { outcome, done, .. } => {
                 let outcome = outcome.expect("an order that was committed has an outcome");
+                let _ = done.send(outcome);
+            }
+            Self::Import { outcome, done, .. } => {
+                let outcome = outcome.expect("an import that was committed has an outcome");
                 let _ = done.send(outcome);
             }
             Self::DeleteSession { done, .. }

@@ -138,9 +138,13 @@ fn note_origin(message: &mut Message, letter: &DeadLetter, gateway: &str) {
     if properties.user.iter().any(|(name, _)| &**name == RETRY_OF) {
         return;
     }
-    let id = format!("{gateway}/{}/{}", letter.stream, letter.seq);
+    // A retried message is a new one with an id of its own, an imported one too.
+    let origin = properties.origin.take();
+    let id =
+        origin.as_ref().map_or_else(|| format!("{gateway}/{}/{}", letter.stream, letter.seq), |origin| origin.id());
     properties.user.push((ByteString::from_static(RETRY_OF), ByteString::from(id)));
-    if let Some(time) = letter.accepted_unix_ms.and_then(rfc3339) {
+    let accepted_unix_ms = origin.map(|origin| origin.accepted_unix_ms).or(letter.accepted_unix_ms);
+    if let Some(time) = accepted_unix_ms.and_then(rfc3339) {
         properties.user.push((ByteString::from_static(RETRY_TIME), ByteString::from(time)));
     }
 }

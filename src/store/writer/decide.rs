@@ -180,7 +180,7 @@ impl Writer<'_> {
         self.append(index, message, properties, bytes)
     }
 
-    fn append(
+    pub(super) fn append(
         &mut self,
         index: usize,
         message: &Message,

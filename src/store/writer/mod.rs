@@ -7,6 +7,7 @@ mod decide;
 mod deliver;
 mod desk;
 mod handover;
+mod import;
 mod kept;
 mod lazy;
 mod orders;

@@ -334,6 +334,7 @@ mod tests {
             response_topic: Some("re/ply".into()),
             correlation_data: Some(Bytes::from_static(b"\x00\x01")),
             user: vec![("a".into(), "1".into()), ("a".into(), "2".into())],
+            origin: None,
         };
         let topic = TopicName::new("a/b").unwrap();
         let mut delivery = Delivery {

@@ -128,6 +128,7 @@ fn same_publish(ours: &Publish, other: &v5::Publish) -> bool {
         response_topic: theirs.response_topic.map(Into::into),
         correlation_data: theirs.correlation_data,
         user: theirs.user_properties.into_iter().map(|(name, value)| (name.into(), value.into())).collect(),
+        origin: None,
     };
     (aliased || *message.topic.as_bytes() == other.topic)
         && message.payload == other.payload
