@@ -53,6 +53,10 @@ pub struct StreamStats {
     pub backlog_bytes: u64,
     /// Age of the oldest message of the backlog; `None` when there is none.
     pub oldest_age: Option<Duration>,
+    /// Most messages of the backlog; `None` = no limit.
+    pub limit_messages: Option<u64>,
+    /// Most bytes of the backlog; `None` = no limit.
+    pub limit_bytes: Option<u64>,
 }
 
 impl StreamStats {
@@ -64,6 +68,14 @@ impl StreamStats {
     /// Messages moved to the dead letters for any reason.
     pub fn dead_total(&self) -> u64 {
         self.dead.iter().map(|(_, count)| count).sum()
+    }
+
+    /// How much of what its limits allow the backlog takes, 1 = all of it; `None` where there is no limit.
+    #[expect(clippy::cast_precision_loss, reason = "a share to look at may be rounded")]
+    pub fn share_of_limit(&self) -> Option<f64> {
+        let share = |part: u64, limit: Option<u64>| limit.map(|limit| part as f64 / (limit as f64).max(1.0));
+        let shares = [share(self.backlog_messages, self.limit_messages), share(self.backlog_bytes, self.limit_bytes)];
+        shares.into_iter().flatten().reduce(f64::max)
     }
 
     /// Whether the books balance (guarantee G4).

@@ -13,6 +13,8 @@ mod figures;
 mod messages;
 #[path = "admin/orders.rs"]
 mod orders;
+#[path = "admin/page.rs"]
+mod page;
 #[path = "admin/publish.rs"]
 mod publish;
 
@@ -21,7 +23,7 @@ use std::{
     net::{SocketAddr, TcpStream},
     sync::{
         Arc, Mutex,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -144,6 +146,7 @@ async fn streams_show_their_books() {
         "dropped": 10, "dropped_by_reason": { "full-oldest": 5, "offline": 5 },
         "dead": 3, "dead_by_reason": { "too-large": 3 }, "purged": 7,
         "backlog": { "messages": 160, "bytes": 32000, "oldest_age_seconds": 12.345 },
+        "limit": { "messages": 200, "bytes": null, "used_ratio": 0.8 },
         "rate_in_per_s": 0.0, "rate_out_per_s": 0.0, "seconds_to_drain": null, "paused": false, "configured": true,
         "kept": { "messages": 9, "bytes": 900 }, "replayed": 4, "replay": { "left": 5 }
     });
@@ -241,7 +244,7 @@ async fn a_second_start_with_the_same_registry_works() {
 async fn errors_are_json() {
     let room = room();
     for (method, path, status, code) in [
-        ("GET", "/", 404, "not-found"),
+        ("GET", "/nothing", 404, "not-found"),
         ("GET", "/api/v1/nothing", 404, "not-found"),
         ("GET", "/api/v1/streams/none", 404, "no-such-stream"),
         ("GET", "/api/v1/streams/%ff", 400, "bad-path"),
@@ -275,13 +278,15 @@ async fn the_token_opens_all_and_health_is_open() {
     let room = room_with(Figures::default(), Some("s3cret\n"));
     let address = room.address;
     let status = |path: &'static str, header: &'static str| client(move || ask(address, "GET", path, header));
-    for path in ["/metrics", "/api/v1/status", "/api/v1/streams", "/api/v1/streams/telemetry", "/api/v1/nothing", "/"] {
+    for path in
+        ["/metrics", "/api/v1/status", "/api/v1/streams", "/api/v1/streams/telemetry", "/api/v1/nothing", "/nothing"]
+    {
         for header in ["", "Authorization: Bearer wrong\r\n", "Authorization: Basic s3cret\r\n"] {
             let answer = status(path, header).await;
             assert_eq!((answer.status, answer.error_code().as_str()), (401, "unauthorized"), "{path} {header}");
             assert!(answer.head.contains("www-authenticate: bearer"), "{}", answer.head);
         }
-        let expected = if path.ends_with("nothing") || path == "/" { 404 } else { 200 };
+        let expected = if path.ends_with("nothing") { 404 } else { 200 };
         assert_eq!(status(path, "Authorization: Bearer s3cret\r\n").await.status, expected, "{path}");
     }
     assert_eq!(status("/health/live", "").await.status, 200);
@@ -316,13 +321,13 @@ async fn garbage_is_answered_or_closed_and_hurts_nobody() {
     let room = room();
     let address = room.address;
     let long = |what: &str| format!("GET /{} HTTP/1.1\r\nHost: x\r\n\r\n", what.repeat(100_000)).into_bytes();
-    let many = format!("GET / HTTP/1.1\r\n{}\r\n", "a: b\r\n".repeat(1000)).into_bytes();
+    let many = format!("GET /x HTTP/1.1\r\n{}\r\n", "a: b\r\n".repeat(1000)).into_bytes();
     let mut garbage: Vec<Vec<u8>> = vec![
         b"\x10\x0c\x00\x04MQTT\x04\x02\x00\x3c\x00\x00".to_vec(),
         b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03".repeat(50),
-        b"GET / HTTP/9.9\r\n\r\n".to_vec(),
+        b"GET /x HTTP/9.9\r\n\r\n".to_vec(),
         b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec(),
-        b"GET / HTTP/1.1\r\nTransfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\nzz\r\n".to_vec(),
+        b"GET /x HTTP/1.1\r\nTransfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\nzz\r\n".to_vec(),
         b"POST /api/v1/streams HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999999999999999\r\n\r\n".to_vec(),
         vec![0; 100_000],
         long("a"),

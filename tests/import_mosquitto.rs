@@ -278,7 +278,7 @@ fn what_is_no_configuration_is_refused_with_its_place() {
     let put = |bytes: &[u8]| fs::write(folder.path().join("m.conf"), bytes).unwrap();
     let table: [(&[u8], &str); 4] = [
         (b"\x7fELF\x02\x01\x00\xff", "line 1"),
-        (&[b'x'; 100_000], "line 1: is longer than 64 KiB"),
+        (&vec![b'x'; 100_000], "line 1: is longer than 64 KiB"),
         (b"listener 1\ninclude_dir /nowhere/at/all\n", "/nowhere/at/all"),
         (&vec![b'\n'; 5 << 20], "larger than 4MiB"),
     ];

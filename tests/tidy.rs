@@ -33,7 +33,7 @@ const CRATES: &[(&str, &[&str])] = &[
 const SHORES: [&str; 4] = ["broker", "store", "uplink", "admin"];
 
 /// Files that decide without a clock, a socket or a log: time and chance are arguments there.
-const PURE: [&str; 23] = [
+const PURE: [&str; 26] = [
     "src/broker/access/guesses.rs",
     "src/broker/access/policy.rs",
     "src/broker/access/rules.rs",
@@ -45,6 +45,9 @@ const PURE: [&str; 23] = [
     "src/message.rs",
     "src/topic.rs",
     "src/units.rs",
+    "src/admin/alarms.rs",
+    "src/admin/history/ring.rs",
+    "src/admin/latency.rs",
     "src/admin/rates.rs",
     "src/config/nearest.rs",
     "src/config/url.rs",
@@ -57,6 +60,27 @@ const PURE: [&str; 23] = [
     "src/forward/suspects.rs",
     "src/forward/suspects/case.rs",
     "src/forward/turns.rs",
+];
+
+/// What fields of log lines are not called, for the name beside it is the one in the table of `src/log/mod.rs`. Some would be taken for what
+/// every line has of its own.
+const FIELD_NAMES: [(&str, &str); 16] = [
+    ("client_id", "client"),
+    ("cause", "error"),
+    ("story", "error"),
+    ("detail", "error"),
+    ("failure", "error"),
+    ("err", "error"),
+    ("warning", "problem"),
+    ("addr", "address"),
+    ("peer", "address"),
+    ("payload", "nothing: payloads are no business of the log"),
+    ("password", "nothing: secrets are no business of the log"),
+    ("time", "what it is the time of"),
+    ("level", "what it is the level of"),
+    ("target", "what it is the target of"),
+    ("repeated", "what is repeated"),
+    ("over_s", "for_s"),
 ];
 
 /// Names that say nothing.
@@ -302,6 +326,50 @@ fn refusal_words(code: &str) -> Vec<String> {
     words.map(str::to_owned).collect()
 }
 
+/// A constant message is one that can be searched for, counted, and compared with others.
+#[test]
+fn log_lines_have_a_constant_message_and_fields_of_the_usual_names() {
+    let mut offences = Vec::new();
+    for source in sources("src").iter().filter(|source| !source.path.starts_with("src/log/")) {
+        for call in log_calls(&source.code_without_tests()) {
+            let (fields, message) = call.rsplit_once('"').map_or(("", ""), |(before, _)| {
+                before.rsplit_once('"').map_or(("", before), |(fields, message)| (fields, message))
+            });
+            if message.is_empty() || message.contains('{') {
+                offences.push(format!("{}: no constant message: {call}", source.path));
+            }
+            for name in fields.split(',').map(|field| identifier(field.trim().trim_start_matches(['%', '?']))) {
+                if let Some((_, right)) = FIELD_NAMES.iter().find(|(wrong, _)| *wrong == name) {
+                    offences.push(format!("{}: `{name}` is called {right}: {call}", source.path));
+                }
+            }
+        }
+    }
+    none(&offences);
+}
+
+/// The arguments of the calls that log.
+fn log_calls(code: &str) -> Vec<String> {
+    let starts = ["trace!(", "debug!(", "info!(", "warn!(", "error!("].into_iter();
+    let calls = starts.flat_map(|call| code.match_indices(call).map(move |(at, _)| (at, at + call.len())));
+    let mut found = Vec::new();
+    for (_, begin) in calls.filter(|(at, _)| starts_word(code, *at)) {
+        let (mut depth, mut quoted, mut escaped) = (1, false, false);
+        let end = code[begin..].find(|c: char| {
+            match c {
+                '"' if !escaped => quoted = !quoted,
+                '(' if !quoted => depth += 1,
+                ')' if !quoted => depth -= 1,
+                _ => {}
+            }
+            escaped = c == '\\' && !escaped;
+            depth == 0
+        });
+        found.extend(end.map(|end| code[begin..begin + end].split_whitespace().collect::<Vec<_>>().join(" ")));
+    }
+    found
+}
+
 #[test]
 fn the_rules_see_what_they_look_for() {
     let refusals =
@@ -311,6 +379,8 @@ fn the_rules_see_what_they_look_for() {
         "use crate::{\n    store::{self, X},\n    topic::Y,\n};\nfn f() -> crate::uplink::Z {}\nuse crate::intake;",
     );
     assert_eq!(rooms.into_iter().collect::<Vec<_>>(), ["intake", "store", "topic", "uplink"]);
+    let calls = "fn f() { warn!(a, %b = (c), \n\"said (twice)\"); my_info!(1) }";
+    assert_eq!(log_calls(calls), ["a, %b = (c), \"said (twice)\""]);
     let code = "impl X {\n    pub(crate) async fn a(\n        b: u8,\n    ) {\n        c();\n    }\n}\nfn d() {}\n";
     assert_eq!(functions(code), [("a".to_owned(), 5)]);
 }

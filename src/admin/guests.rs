@@ -39,6 +39,10 @@ pub(super) struct Waiting {
     guest: Arc<Guest>,
 }
 
+/// Ends the connection of a request; every request has one among its extensions.
+#[derive(Debug, Clone, Default)]
+pub(super) struct HangUp(CancellationToken);
+
 /// An answer in the making; the connection is idle again when it is dropped.
 pub(super) struct Busy {
     guest: Arc<Guest>,
@@ -77,6 +81,11 @@ impl Guest {
         self.leave.cancelled().await;
     }
 
+    /// What ends the connection, for an answer that has no end of its own.
+    pub(super) fn hang_up(&self) -> HangUp {
+        HangUp(self.leave.clone())
+    }
+
     /// Marks the connection as one that is being answered.
     pub(super) fn busy(self: &Arc<Self>) -> Busy {
         if let Some(entry) = self.guests.book().guests.get_mut(&self.name) {
@@ -98,6 +107,19 @@ impl Guest {
         if let Some(entry) = book.guests.get_mut(&self.name) {
             entry.idle_since = Some(tick);
         }
+    }
+}
+
+impl HangUp {
+    /// Ends the connection at once.
+    pub(super) fn now(&self) {
+        self.0.cancel();
+    }
+
+    /// Whether the connection is to end.
+    #[cfg(test)]
+    pub(super) fn is_due(&self) -> bool {
+        self.0.is_cancelled()
     }
 }
 

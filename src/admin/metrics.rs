@@ -35,6 +35,11 @@ impl Metrics {
         Ok(Self { rooms, own })
     }
 
+    /// What the other rooms have registered. May block: see [`Sources`].
+    pub(super) fn rooms(&self) -> Vec<MetricFamily> {
+        self.rooms.gather()
+    }
+
     /// The text of a scrape. May block: see [`Sources`].
     pub(super) fn text(&self) -> Result<String, prometheus::Error> {
         let mut families = self.rooms.gather();

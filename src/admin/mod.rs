@@ -6,6 +6,9 @@
 //! | --- | --- | --- |
 //! | `GET /health/live`, `GET /health/ready` | 200 `{"reasons":[]}`, or 503 `{"reasons":[..]}` | no |
 //! | `GET /metrics` | Prometheus text (0.0.4) | yes |
+//! | `GET /` | the dashboard: a page without figures, and what it is made of (`/page/..`); see `page` | no |
+//! | `GET /api/v1/events` | all that the dashboard shows, once a second, as server-sent events; see `events` | yes |
+//! | `GET /api/v1/history?after=` | backlog and rates of every stream in the last hour; see `history` | yes |
 //! | `GET /api/v1/status` | version, id, uptime, uplinks, store, listeners, clock | yes |
 //! | `GET /api/v1/streams`, `GET /api/v1/streams/{name}` | the books, backlog, rates; also of streams that are not configured any more | yes |
 //! | `POST /api/v1/streams/{name}/replay?since=&until=`, or `?stop=true` | the same; times are RFC 3339, or how long ago (`2h`) | yes |
@@ -51,15 +54,20 @@
 //! Architecture invariant: the room imports no other shore. Its facts come through [`Sources`], in the words of
 //! [`crate::stats`].
 
+mod alarms;
 pub mod at_rest;
 mod clients;
 mod dead;
 mod document;
+mod events;
 mod gate;
 mod guests;
+mod history;
+mod latency;
 mod messages;
 mod metrics;
 mod orders;
+mod page;
 mod publish;
 mod rates;
 mod routes;
@@ -251,20 +259,23 @@ fn listen(address: SocketAddr) -> io::Result<(TcpListener, SocketAddr)> {
 /// The server and the sampler: one task, so that the end of either is seen.
 async fn run(listener: TcpListener, state: routes::State, stop: CancellationToken) {
     tokio::select! {
-        () = server::serve(listener, routes::router(state.clone()), server::Limits::default(), stop) => {}
+        () = server::serve(listener, routes::router(state.clone()), server::Limits::default(), stop.clone()) => {}
+        () = events::tell(state.clone(), stop) => {}
         () = sample(state) => {}
     }
 }
 
-/// Takes a sample of the books every second, for the rates.
+/// Takes a sample of the books every second, for the rates and the history.
 async fn sample(state: routes::State) {
     let mut tick = tokio::time::interval(rates::SAMPLE_EVERY);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tick.tick().await;
         // A reading that does not come in time is one point less on the curve; whoever asks for figures gets the 503.
-        if let Ok((now, streams)) = state.ask(|sources| (Instant::now(), sources.streams())).await {
+        let sample = |sources: &dyn Sources| (Instant::now(), sources.streams(), sources.uplinks());
+        if let Ok((now, streams, uplinks)) = state.ask(sample).await {
             state.record(now, &streams);
+            state.history().record(now, &streams, &uplinks);
         }
     }
 }

@@ -1,7 +1,7 @@
 //! The requests and their answers.
 
 use std::{
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Instant,
 };
 
@@ -23,12 +23,13 @@ use serde_json::json;
 use tokio::sync::Semaphore;
 
 use super::{
-    ANSWER_TIMEOUT, MAX_GATHERING, Sources, clients, document,
+    ANSWER_TIMEOUT, MAX_GATHERING, Sources, clients, document, events,
     gate::{self, Gate},
+    history::{self, History},
     metrics::{self, Metrics},
-    orders, publish,
+    orders, page, publish,
     publish::Bodies,
-    rates::Sampler,
+    rates::{Rates, Sampler},
     token::Token,
     views,
 };
@@ -53,6 +54,8 @@ struct Inner {
     token: Option<Token>,
     gate: Gate,
     sampler: Mutex<Sampler>,
+    history: Mutex<History>,
+    followers: events::Followers,
     gathering: Arc<Semaphore>,
     bodies: Bodies,
 }
@@ -68,6 +71,11 @@ pub(super) struct Failure {
 impl Failure {
     pub(super) fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
         Self { status, code, message: message.into() }
+    }
+
+    /// What is said to people.
+    pub(super) fn message(&self) -> &str {
+        &self.message
     }
 }
 
@@ -91,9 +99,25 @@ impl State {
             token,
             gate,
             sampler: Mutex::default(),
+            history: Mutex::new(History::new(fastrand::u32(..))),
+            followers: events::Followers::default(),
             gathering,
             bodies: Bodies::default(),
         }))
+    }
+
+    /// What of the last hour is kept.
+    pub(super) fn history(&self) -> MutexGuard<'_, History> {
+        self.0.history.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Those who follow the events.
+    pub(super) fn followers(&self) -> &events::Followers {
+        &self.0.followers
+    }
+
+    pub(super) fn metrics(&self) -> &Metrics {
+        &self.0.metrics
     }
 
     /// Keeps a sample of the books for the rates.
@@ -116,8 +140,12 @@ impl State {
     }
 
     pub(super) fn with_rates(&self, now: Instant, books: StreamStats) -> views::Stream {
-        let rates = self.0.sampler.lock().unwrap_or_else(PoisonError::into_inner).rates(now, &books);
+        let rates = self.rates(now, &books);
         views::Stream::new(books, rates)
+    }
+
+    pub(super) fn rates(&self, now: Instant, books: &StreamStats) -> Rates {
+        self.0.sampler.lock().unwrap_or_else(PoisonError::into_inner).rates(now, books)
     }
 
     /// Asks the sources on a thread that may block, within [`ANSWER_TIMEOUT`].
@@ -131,7 +159,10 @@ impl State {
 
     /// Runs `work` on a thread that may block. The permit stays with it when nobody waits any more, so that facts that
     /// never come cost [`MAX_GATHERING`] threads and not one per request.
-    async fn gather<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T, Failure> {
+    pub(super) async fn gather<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, Failure> {
         let gathering = Arc::clone(&self.0.gathering);
         let answer = async move {
             let permit = gathering.acquire_owned().await.expect("the semaphore is never closed");
@@ -172,12 +203,17 @@ pub(super) fn router(state: State) -> Router {
         .merge(orders::router())
         .merge(publish::router())
         .merge(clients::router())
+        .merge(events::router(state.clone()))
+        .merge(history::router(state.clone()))
         .merge(document::router())
         .fallback(not_found)
         .method_not_allowed_fallback(wrong_method)
         .layer(middleware::from_fn(document::check))
         .layer(middleware::from_fn_with_state(state.clone(), guard));
-    let gated = guarded.layer(middleware::from_fn_with_state(state.clone(), gate::check));
+    let gated = page::router(state.clone())
+        .method_not_allowed_fallback(wrong_method)
+        .merge(guarded)
+        .layer(middleware::from_fn_with_state(state.clone(), gate::check));
     health.merge(gated).layer(middleware::from_fn(seal)).with_state(state)
 }
 

@@ -21,6 +21,10 @@ use super::{
 
 /// How long to wait after an accept that failed for want of file descriptors or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
+/// What the kernel may hold of an answer that its reader does not read.
+const SEND_BUFFER_BYTES: usize = 64 * 1024;
+/// How long a reader may take nothing of what is sent to it before its connection is given up.
+const SEND_PATIENCE: Duration = Duration::from_secs(30);
 
 /// What a client may take.
 #[derive(Debug, Clone, Copy)]
@@ -75,6 +79,14 @@ pub(super) async fn serve(listener: TcpListener, router: Router, limits: Limits,
     }
 }
 
+/// A reader that is slow or gone may hold up [`SEND_BUFFER_BYTES`] in the kernel, and for [`SEND_PATIENCE`].
+fn bound_sending(stream: &TcpStream) {
+    let patience = u32::try_from(SEND_PATIENCE.as_millis()).unwrap_or(u32::MAX);
+    // A kernel that does not want to leaves its own bounds in place.
+    let _ = rustix::net::sockopt::set_socket_send_buffer_size(stream, SEND_BUFFER_BYTES);
+    let _ = rustix::net::sockopt::set_tcp_user_timeout(stream, patience);
+}
+
 /// Errors that a client causes by going away before it was accepted.
 fn is_of_one_connection(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, Interrupted};
@@ -94,7 +106,9 @@ async fn converse(
 ) {
     let guest = Arc::new(guest);
     let answering = Arc::clone(&guest);
+    bound_sending(&stream);
     let service = service_fn(move |mut request: hyper::Request<hyper::body::Incoming>| {
+        request.extensions_mut().insert(answering.hang_up());
         let busy = answering.busy();
         request.extensions_mut().insert(Arc::clone(&answering));
         let answer = TowerToHyperService::new(router.clone()).call(request);

@@ -42,6 +42,7 @@ pub(super) struct Stream {
     dead_by_reason: BTreeMap<String, u64>,
     purged: u64,
     backlog: Backlog,
+    limit: Limit,
     rate_in_per_s: f64,
     rate_out_per_s: f64,
     seconds_to_drain: Option<f64>,
@@ -72,6 +73,15 @@ struct Replay {
     left: u64,
 }
 
+/// What the backlog may be at most.
+#[derive(Serialize)]
+struct Limit {
+    messages: Option<u64>,
+    bytes: Option<u64>,
+    /// How much of it is taken, 0 to 1; of two limits the one that is nearer.
+    used_ratio: Option<f64>,
+}
+
 #[derive(Serialize)]
 struct Backlog {
     messages: u64,
@@ -84,6 +94,11 @@ impl Stream {
         Self {
             dropped: books.dropped_total(),
             dead: books.dead_total(),
+            limit: Limit {
+                messages: books.limit_messages,
+                bytes: books.limit_bytes,
+                used_ratio: books.share_of_limit().map(thousandths),
+            },
             name: books.name,
             to: books.to,
             accepted: books.accepted,
@@ -259,6 +274,6 @@ pub(super) fn seconds(duration: Duration) -> f64 {
     thousandths(duration.as_secs_f64())
 }
 
-fn thousandths(value: f64) -> f64 {
+pub(super) fn thousandths(value: f64) -> f64 {
     (value * 1000.0).round() / 1000.0
 }

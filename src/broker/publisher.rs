@@ -148,7 +148,7 @@ async fn publish(
             (Entry::Publish(publish), Outcome::Refused(refusal)) => {
                 hub.metrics.refused(refusal.reason());
                 tracing::debug!(
-                    topic = %publish.message.topic, client_id = %publish.message.client, reason = refusal.reason(),
+                    topic = %publish.message.topic, client = %publish.message.client, reason = refusal.reason(),
                     "message of the gateway's own publisher refused"
                 );
                 tell(then.done, Decision::Refused(refusal));

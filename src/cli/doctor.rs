@@ -269,8 +269,8 @@ mod tests {
              \x20 FAILED   cloud mqtt://x:1883, login: the upstream hangs up instead of\n\
              \x20          answering, and says a lot of things before it does so, \\u{1b}[2J\n\
              \x20          among them\n\
-             \x20          > the upstream hangs up instead of answering, and says a lot of things\n\
-             \x20            before it does so, \\u{1b}[2J among them\n\
+             \x20          > the upstream hangs up instead of answering, and says a lot of\n\
+             \x20            things before it does so, \\u{1b}[2J among them\n\
              \x20 ok       cloud mqtt://x:1883, login: yes\n\n"
         );
         assert!(text.lines().all(|line| line.chars().count() <= WIDTH));

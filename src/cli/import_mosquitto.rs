@@ -1,6 +1,7 @@
 //! `tidegate import-mosquitto`: a mosquitto.conf into a folder of ours, with a word on every line.
 
 use std::{
+    fmt::Write as _,
     path::{Path, PathBuf},
     process::ExitCode,
 };
@@ -82,20 +83,19 @@ fn words(import: &Import, folder: &Path, problems: &[Problem], is_good: bool) ->
         out.push_str(&note_words(note));
     }
     let count = |became| import.notes.iter().filter(|note| note.became == became).count();
-    out.push_str(&format!(
-        "\n{} lines: {} carried over, {} not needed, {} different, {} lost\n",
+    // Writing to a String cannot fail.
+    let _ = writeln!(
+        out,
+        "\n{} lines: {} carried over, {} not needed, {} different, {} lost",
         import.notes.len(),
         count(Became::Carried),
         count(Became::NotNeeded),
         count(Became::Differs),
         count(Became::Lost)
-    ));
+    );
     let names: Vec<&str> = import.files.iter().map(|file| file.name.as_str()).collect();
-    out.push_str(&format!(
-        "written to {}: {}\n",
-        printable(&folder.display().to_string()),
-        printable(&names.join(", "))
-    ));
+    let folder = printable(&folder.display().to_string());
+    let _ = writeln!(out, "written to {folder}: {}", printable(&names.join(", ")));
     if !problems.is_empty() {
         out.push_str(if is_good {
             "`tidegate check` warns of:\n"
@@ -104,7 +104,7 @@ fn words(import: &Import, folder: &Path, problems: &[Problem], is_good: bool) ->
         });
     }
     for problem in problems {
-        out.push_str(&format!("  {}\n", printable(&problem.to_string())));
+        let _ = writeln!(out, "  {}", printable(&problem.to_string()));
     }
     out
 }

@@ -70,7 +70,8 @@ fn missing(subject: &str, existing: &Path, notebook: &mut Notebook) {
 
 fn folder(subject: &str, metadata: &fs::Metadata, notebook: &mut Notebook) {
     let (mode, owner, we) = (metadata.mode() & 0o7777, metadata.uid(), geteuid().as_raw());
-    if mode & 0o077 == 0 {
+    let open_to_others = mode & 0o077;
+    if open_to_others == 0 {
         notebook.ok(subject, format!("belongs to user {owner}, mode {mode:04o}"));
     } else {
         let found = format!("mode {mode:04o}: others on this machine can look in");

@@ -1,6 +1,6 @@
 //! How fast this disk takes messages, in words for people who have so many sensors.
 
-use std::time::Duration;
+use std::{fmt::Write as _, time::Duration};
 
 use rustix::fs::statvfs;
 use serde_json::{Value, json};
@@ -202,7 +202,8 @@ pub(super) fn whole_seconds(value: &Value) -> String {
     let mut out = String::new();
     for (unit, letter) in units.iter().skip(at).take(2) {
         if rest / unit > 0 || out.is_empty() {
-            out.push_str(&format!("{}{letter}", rest / unit));
+            // Writing to a String cannot fail.
+            let _ = write!(out, "{}{letter}", rest / unit);
         }
         rest %= unit;
     }

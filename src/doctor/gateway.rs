@@ -53,12 +53,11 @@ pub(super) fn look(config: &Config, ask: &Ask) -> (Running, Notebook) {
             notebook.ok(&lock_file, format!("a gateway runs on this data folder, process {pid}"));
             same_program(pid, &mut notebook);
         }
-        Ok(Held::Free) => {}
         Ok(Held::Unknown(why)) => {
             notebook.note(&lock_file, format!("whether a gateway runs cannot be seen from the lock: {why}"));
         }
         // What is the matter with the folder is for the check of the data.
-        Err(_) => {}
+        Ok(Held::Free) | Err(_) => {}
     }
     let Some(bind) = config.admin.bind else {
         notebook.note("[admin]", "is off: the gateway cannot be asked how it is");
@@ -81,6 +80,11 @@ pub(super) fn look(config: &Config, ask: &Ask) -> (Running, Notebook) {
         Err(why) if running.pid.is_some() => {
             let advice = "restart the gateway if it stays so; look into its log for the cause";
             notebook.fail(&subject, format!("a gateway runs, but does not answer here: {why}"), advice);
+        }
+        // Said by whoever connects there.
+        Err(why) if !why.contains("nothing listens") => {
+            let advice = "if a gateway should run here: `systemctl status tidegate`, and its log";
+            notebook.warn(&subject, format!("whether a gateway runs cannot be told: {why}"), advice);
         }
         Err(_) => {
             let advice = "start it: `systemctl start tidegate`, or `tidegate run`";

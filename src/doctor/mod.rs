@@ -14,7 +14,7 @@
 //! | uplinks | nothing; the upstream sees one more login, under a client id of its own (see [`uplink::probe`](fn@uplink::probe)) | one connection for each address, `connect_timeout` |
 //! | listeners | nothing; while no gateway runs, each address is bound for a moment without listening | |
 //!
-//! All else is read from files. Programs that are asked (`systemctl`, `timedatectl`) get [`PROGRAM_PATIENCE`](programs::PROGRAM_PATIENCE) each.
+//! All else is read from files. Programs that are asked (`systemctl`, `timedatectl`) get 3 s each.
 //!
 //! # Without a configuration that holds
 //!

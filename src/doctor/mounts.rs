@@ -49,15 +49,12 @@ fn unescape(text: &str) -> String {
     let mut out = parts.next().unwrap_or_default().to_owned();
     for part in parts {
         let code = part.get(..3).and_then(|digits| u8::from_str_radix(digits, 8).ok());
-        match code {
-            Some(code) => {
-                out.push(char::from(code));
-                out.push_str(&part[3..]);
-            }
-            None => {
-                out.push('\\');
-                out.push_str(part);
-            }
+        if let Some(code) = code {
+            out.push(char::from(code));
+            out.push_str(&part[3..]);
+        } else {
+            out.push('\\');
+            out.push_str(part);
         }
     }
     out

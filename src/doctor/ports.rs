@@ -31,7 +31,10 @@ fn owner(inodes: &[String]) -> Option<String> {
         files.filter_map(|file| fs::read_link(file.path()).ok()).any(|to| sockets.iter().any(|s| to == Path::new(s)))
     };
     let processes = fs::read_dir("/proc").into_iter().flatten().flatten().map(|entry| entry.path());
-    let process = processes.filter(|process| process.join("fd").exists()).find(|process| has_it(process))?;
+    // `self` is one of the others.
+    let is_process =
+        |path: &Path| path.file_name().is_some_and(|name| name.as_encoded_bytes().iter().all(u8::is_ascii_digit));
+    let process = processes.filter(|path| is_process(path)).find(|process| has_it(process))?;
     let name = fs::read_to_string(process.join("comm")).unwrap_or_default();
     Some(format!("{}, process {}", name.trim(), process.file_name()?.to_str()?))
 }

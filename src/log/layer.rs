@@ -37,16 +37,14 @@ impl Log {
         if *metadata.level() > Level::INFO {
             return None;
         }
-        let is_fact = metadata.fields().field(STATE).is_some();
-        let mut hasher = self.hashes.build_hasher();
-        if is_fact {
-            metadata.target().hash(&mut hasher);
-        } else {
-            metadata.callsite().hash(&mut hasher);
-        }
-        let mut things = Things { hasher, is_fact };
+        let mut line = self.hashes.build_hasher();
+        metadata.callsite().hash(&mut line);
+        let mut fact = self.hashes.build_hasher();
+        metadata.target().hash(&mut fact);
+        let mut things = Things { line, fact };
         event.record(&mut things);
-        Some(Kind { id: things.hasher.finish(), is_fact })
+        let is_fact = metadata.fields().field(STATE).is_some();
+        Some(Kind { id: things.line.finish(), fact: is_fact.then(|| things.fact.finish()) })
     }
 }
 
@@ -58,17 +56,24 @@ impl<S: Subscriber> Layer<S> for Log {
 
 /// Hashes the values of the fields that tell kinds apart.
 struct Things<H> {
-    hasher: H,
-    is_fact: bool,
+    line: H,
+    fact: H,
 }
 
 impl<H: Hasher> Visit for Things<H> {
     fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
-        // A fact is told of a thing, whatever the reason.
-        if THINGS.contains(&field.name()) && !(self.is_fact && ["reason", "url"].contains(&field.name())) {
-            field.name().hash(&mut self.hasher);
+        if !THINGS.contains(&field.name()) {
+            return;
+        }
+        let hash = |hasher: &mut H| {
+            field.name().hash(hasher);
             // Hashing cannot fail.
-            let _ = write!(Into(&mut self.hasher), "{value:?}");
+            let _ = write!(Into(hasher), "{value:?}");
+        };
+        hash(&mut self.line);
+        // A fact is told of a thing, whatever the reason.
+        if !["reason", "url"].contains(&field.name()) {
+            hash(&mut self.fact);
         }
     }
 }

@@ -261,7 +261,7 @@ mod tests {
         let (shared, permit, lines) = rig();
         drop(permit);
         for number in 0..1_000 {
-            shared.take(Some(Kind { id: 7, is_fact: false }), || line(number));
+            shared.take(Some(Kind { id: 7, fact: None }), || line(number));
         }
         assert!(shared.finish());
         let written: Vec<Line> = lines.try_iter().flatten().collect();
@@ -274,7 +274,7 @@ mod tests {
         let (shared, permit, lines) = rig();
         drop(permit);
         for number in 0..100 {
-            shared.take(Some(Kind { id: 7, is_fact: true }), || line(number));
+            shared.take(Some(Kind { id: 7, fact: Some(7) }), || line(number));
         }
         let until = Instant::now() + Duration::from_secs(30);
         let mut written = Vec::new();

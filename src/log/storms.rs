@@ -9,7 +9,7 @@
 //!
 //! A *fact* is a line with the field `state`: a thing is now connected, disconnected, suspended, listening. All facts that a module tells of a
 //! thing are equal, whatever they say (also `reason` and `url`), and the last one counts: where they come so fast that they are held back, the line that stands for
-//! them is the last of them, so that the log ends with how things are.
+//! them is the last of them, so that the log ends with how things are. The first few with a reason of their own are heard even then.
 //!
 //! # Bounds
 //!
@@ -47,11 +47,19 @@ pub(super) const FORGOTTEN: Duration = Duration::from_secs(5 * 60);
 pub(super) const KINDS: usize = 512;
 
 /// What makes lines equal.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Kind {
-    /// A keyed hash of the place in the source and of the things; for facts, of the module and the things.
+    /// A keyed hash of the place in the source and of the things.
     pub(super) id: u64,
-    pub(super) is_fact: bool,
+    /// Of a fact: a keyed hash of the module and the things, without `reason` and `url`.
+    pub(super) fact: Option<u64>,
+}
+
+/// What is counted together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Key {
+    Line(u64),
+    Fact(u64),
 }
 
 /// What becomes of a line.
@@ -67,7 +75,7 @@ pub(super) enum Verdict {
 
 #[derive(Debug, Default)]
 pub(super) struct Storms {
-    kinds: HashMap<Kind, Storm>,
+    kinds: HashMap<Key, Storm>,
 }
 
 #[derive(Debug)]
@@ -81,35 +89,47 @@ struct Storm {
 }
 
 impl Storms {
-    /// A line of this kind came. What had to make room for it is put into `out`.
+    /// A line of this kind came. What goes before it, or had to make room for it, is put into `out`.
     pub(super) fn came(&mut self, kind: Kind, now: Instant, out: &mut Vec<Line>) -> Verdict {
-        if !self.kinds.contains_key(&kind) {
-            self.make_room(now, out);
-        }
-        let new = || Storm { passed: 0, since: now, last: now, held_back: 0, example: None };
-        let storm = self.kinds.entry(kind).or_insert_with(new);
-        if storm.held_back == 0 && now.saturating_duration_since(storm.last) >= FORGOTTEN {
-            *storm = new();
-        }
+        let key = kind.key();
+        let storm = self.storm(key, now, out);
         storm.last = now;
-        if storm.passed < if kind.is_fact { BURST_OF_FACTS } else { BURST } {
-            storm.passed += 1;
+        if storm.may_pass(if kind.fact.is_some() { BURST_OF_FACTS } else { BURST }) {
             return Verdict::Pass;
         }
+        // The first few with a reason of their own are heard even so, behind what is held back: the last fact stays the last.
+        if kind.fact.is_some() && self.storm(Key::Line(kind.id), now, out).heard(now) {
+            let held_back = self.storm(key, now, out).stand_for(now);
+            out.extend(held_back);
+            return Verdict::Pass;
+        }
+        let storm = self.storm(key, now, out);
         if storm.held_back == 0 {
             storm.since = now;
         }
         storm.held_back += 1;
         let first = storm.held_back == 1;
-        if kind.is_fact || first { Verdict::Keep { first } } else { Verdict::Count }
+        if kind.fact.is_some() || first { Verdict::Keep { first } } else { Verdict::Count }
     }
 
     /// The line that is to stand for those that are held back.
     pub(super) fn keep(&mut self, kind: Kind, line: Line) {
-        if let Some(storm) = self.kinds.get_mut(&kind) {
+        if let Some(storm) = self.kinds.get_mut(&kind.key()) {
             // Of two threads the one that was later keeps the later line; they differ by microseconds.
             storm.example = Some(line);
         }
+    }
+
+    fn storm(&mut self, key: Key, now: Instant, out: &mut Vec<Line>) -> &mut Storm {
+        if !self.kinds.contains_key(&key) {
+            self.make_room(now, out);
+        }
+        let new = || Storm { passed: 0, since: now, last: now, held_back: 0, example: None };
+        let storm = self.kinds.entry(key).or_insert_with(new);
+        if storm.held_back == 0 && now.saturating_duration_since(storm.last) >= FORGOTTEN {
+            *storm = new();
+        }
+        storm
     }
 
     /// Puts the lines that are due into `out`, in the order of what happened last.
@@ -117,7 +137,7 @@ impl Storms {
         let mut due: Vec<(Instant, &mut Storm)> = self
             .kinds
             .iter_mut()
-            .filter(|(kind, storm)| storm.due_at(**kind) <= Some(now))
+            .filter(|(kind, storm)| storm.due_at(**kind).is_some_and(|at| at <= now))
             .filter_map(stands)
             .collect();
         due.sort_by_key(|(last, _)| *last);
@@ -151,15 +171,35 @@ impl Storms {
 }
 
 /// Those that have a line to stand for them: it comes a moment after the first that was held back.
-fn stands<'a>((_, storm): (&Kind, &'a mut Storm)) -> Option<(Instant, &'a mut Storm)> {
+fn stands<'a>((_, storm): (&Key, &'a mut Storm)) -> Option<(Instant, &'a mut Storm)> {
     storm.example.is_some().then_some((storm.last, storm))
 }
 
+impl Kind {
+    fn key(self) -> Key {
+        self.fact.map_or(Key::Line(self.id), Key::Fact)
+    }
+}
+
 impl Storm {
-    fn due_at(&self, kind: Kind) -> Option<Instant> {
-        let settled = || self.last + SETTLED;
+    fn may_pass(&mut self, burst: u32) -> bool {
+        let may = self.passed < burst;
+        self.passed += u32::from(may);
+        may
+    }
+
+    /// The same for one that is told only because it has a reason of its own.
+    fn heard(&mut self, now: Instant) -> bool {
+        self.last = now;
+        self.may_pass(BURST)
+    }
+
+    fn due_at(&self, key: Key) -> Option<Instant> {
         let at = self.since + EVERY;
-        (self.held_back > 0).then(|| if kind.is_fact { at.min(settled()) } else { at })
+        (self.held_back > 0).then(|| match key {
+            Key::Line(_) => at,
+            Key::Fact(_) => at.min(self.last + SETTLED),
+        })
     }
 
     /// The line that stands for all that was held back.
@@ -224,8 +264,10 @@ mod tests {
         }
     }
 
-    const TROUBLE: Kind = Kind { id: 1, is_fact: false };
-    const FACT: Kind = Kind { id: 2, is_fact: true };
+    const TROUBLE: Kind = Kind { id: 1, fact: None };
+    const CONNECTED: Kind = Kind { id: 2, fact: Some(1) };
+    const LOST: Kind = Kind { id: 3, fact: Some(1) };
+    const STALLED: Kind = Kind { id: 4, fact: Some(1) };
 
     #[test]
     fn the_first_few_pass_and_then_one_a_minute_stands_for_the_others() {
@@ -261,14 +303,28 @@ mod tests {
     fn of_facts_the_last_one_is_told_as_soon_as_things_settle() {
         let (mut rig, start) = (Rig::new(), Instant::now());
         for step in 0..=60 {
-            rig.say(FACT, start + Duration::from_millis(step), if step % 2 == 0 { "connected" } else { "lost" });
+            let (kind, message) = if step % 2 == 0 { (CONNECTED, "connected") } else { (LOST, "lost") };
+            rig.say(kind, start + Duration::from_millis(step), message);
         }
         rig.say(TROUBLE, start, "other trouble is seen beside it");
         rig.tick(start + SETTLED);
-        assert_eq!(rig.written.len(), 21);
+        let told = (BURST_OF_FACTS + BURST * 2) as usize;
+        assert_eq!(rig.written.len(), told + 1);
         rig.tick(start + SETTLED + Duration::from_millis(60));
         let last = rig.written.last().unwrap();
-        assert_eq!((last.message.as_str(), last.repeated.unwrap().times), ("connected", 41));
+        assert_eq!((last.message.as_str(), last.repeated.unwrap().times), ("connected", 61 - told as u64));
+    }
+
+    #[test]
+    fn a_fact_with_a_new_reason_is_heard_behind_those_that_are_held_back() {
+        let (mut rig, start) = (Rig::new(), Instant::now());
+        for step in 0..60 {
+            rig.say(if step % 2 == 0 { CONNECTED } else { LOST }, start, "came and went");
+        }
+        rig.say(STALLED, start, "stalled");
+        let [.., held_back, stalled] = &rig.written[..] else { panic!("{:?}", rig.written) };
+        assert_eq!((held_back.repeated.unwrap().times, stalled.message.as_str()), (30, "stalled"));
+        assert_eq!((rig.count(), rig.storms.next_due()), (61, None));
     }
 
     #[test]
@@ -276,7 +332,7 @@ mod tests {
         let (mut rig, start) = (Rig::new(), Instant::now());
         for id in 0..KINDS as u64 * 3 {
             for _ in 0..7 {
-                rig.say(Kind { id, is_fact: false }, start + Duration::from_millis(id), "x");
+                rig.say(Kind { id, fact: None }, start + Duration::from_millis(id), "x");
             }
         }
         assert!(rig.storms.kinds.len() <= KINDS);
@@ -291,7 +347,7 @@ mod tests {
             for (pause, id, is_fact) in &steps {
                 now += Duration::from_secs(*pause);
                 rig.tick(now);
-                rig.say(Kind { id: *id, is_fact: *is_fact }, now, "x");
+                rig.say(Kind { id: *id, fact: is_fact.then_some(*id % 2) }, now, "x");
             }
             rig.storms.finish(now, &mut rig.written);
             prop_assert_eq!(rig.count(), steps.len() as u64);

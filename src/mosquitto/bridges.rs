@@ -144,7 +144,7 @@ fn version(book: &mut Book, bridge: &Section, start: usize, both: bool) -> Strin
         (Some(line), Some("mqttv50" | "mqttv311")) => book.say(line, Carried, "`version` of the uplink"),
         (Some(line), Some("mqttv31")) => book.say(line, Differs, "3.1.1 is spoken; 3.1 is not known"),
         (Some(line), _) => {
-            book.say(line, Lost, "expected `mqttv50` or `mqttv311`; 3.1.1, Mosquitto's default, is taken")
+            book.say(line, Lost, "expected `mqttv50` or `mqttv311`; 3.1.1, Mosquitto's default, is taken");
         }
         (None, _) => {}
     }

@@ -22,7 +22,7 @@ mod render;
 mod sections;
 mod write;
 
-use std::path::Path;
+use std::{fmt::Write as _, path::Path};
 
 use self::{listeners::Listeners, notes::Book, sections::Sections};
 pub use self::{
@@ -97,7 +97,8 @@ fn tail(notes: &[Note]) -> String {
     for note in told {
         let name = note.file.file_name().unwrap_or_default().to_string_lossy();
         let text = format!("{}: {name}:{}: {}: {}", note.became.word(), note.line, note.text, note.said);
-        out.push_str(&format!("# {}\n", render::comment(&text)));
+        // Writing to a String cannot fail.
+        let _ = writeln!(out, "# {}", render::comment(&text));
     }
     out
 }
@@ -196,8 +197,12 @@ fn users(text: &str) -> (String, Became, String) {
     };
     let is_wrong = |number: u32| wrong.iter().any(|wrong| wrong.line == number);
     let lines = (1..).zip(text.lines());
-    let kept: String =
-        lines.clone().filter(|(number, _)| !is_wrong(*number)).map(|(_, line)| format!("{line}\n")).collect();
+    let kept: Vec<&str> = lines.clone().filter(|(number, _)| !is_wrong(*number)).map(|(_, line)| line).collect();
+    let kept = kept.join(
+        "
+",
+    ) + "
+";
     let names = lines.filter(|(number, _)| is_wrong(*number)).map(|(number, line)| {
         let name: String =
             line.split(':').next().unwrap_or_default().chars().filter(|c| !c.is_control()).take(40).collect();

@@ -157,7 +157,7 @@ mod tests {
         let table: [(&[u8], &str); 4] = [
             (b"a 1\nb \xff", "m.conf, line 2: is not UTF-8"),
             (b"a\0b", "m.conf, line 1: holds a NUL"),
-            (&[b'x'; 70_000], "m.conf, line 1: is longer than 64 KiB"),
+            (&vec![b'x'; 70_000], "m.conf, line 1: is longer than 64 KiB"),
             (b"include_dir nowhere", "nowhere: No such file"),
         ];
         for (bytes, expected) in table {

@@ -107,13 +107,11 @@ impl Section {
     /// A number, and its line; something else is noted.
     pub(super) fn number(&self, book: &mut Book, key: &str) -> Option<(i64, usize)> {
         let line = self.line(book, key)?;
-        match book.value(line).parse() {
-            Ok(number) => Some((number, line)),
-            Err(_) => {
-                book.say(line, Became::Lost, "expected a number");
-                None
-            }
+        let number = book.value(line).parse().ok();
+        if number.is_none() {
+            book.say(line, Became::Lost, "expected a number");
         }
+        Some((number?, line))
     }
 
     /// Says something of the last line with this key, where there is one.
@@ -126,8 +124,8 @@ impl Section {
 
 /// Puts every line where it belongs. Those that stay nowhere get their word here, or are unknown.
 pub(super) fn sort(book: &mut Book) -> Sections {
-    let mut all = Sections::default();
-    all.per_listener = book.lines.iter().any(|line| line.key == "per_listener_settings" && line.value == "true");
+    let per_listener = book.lines.iter().any(|line| line.key == "per_listener_settings" && line.value == "true");
+    let mut all = Sections { per_listener, ..Sections::default() };
     // Before the first `listener`: the one that `port` and `bind_address` make.
     let mut default = Section::default();
     let mut has_default = false;

@@ -8,7 +8,7 @@ use super::{
 };
 use crate::stats::StreamStats;
 
-/// The books of a stream as they are shown.
+/// The books of a stream as they are shown, but for its limits, of which they do not know.
 pub(super) fn stream_stats(
     name: &str,
     configured: bool,
@@ -37,5 +37,7 @@ pub(super) fn stream_stats(
         backlog_messages,
         backlog_bytes: books.backlog_bytes(),
         oldest_age: (backlog_messages > 0).then(oldest),
+        limit_messages: None,
+        limit_bytes: None,
     }
 }

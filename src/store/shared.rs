@@ -452,6 +452,8 @@ impl Door {
         StreamStats {
             accepted: books.accepted + offline + qos0_full,
             dropped: dropped.entries(),
+            limit_messages: self.limits.max_messages,
+            limit_bytes: self.limits.max_bytes,
             ..stream_stats(&self.name, self.configured, books, published.head_at, known_boots, now)
         }
     }

@@ -21,6 +21,11 @@ fn is_open(path: &str) -> bool {
     path.starts_with("/health/")
 }
 
+/// Whether the answer has no end.
+fn is_endless(path: &str) -> bool {
+    path == "/api/v1/events"
+}
+
 /// A request without headers of its own making.
 fn bare(address: SocketAddr, method: &str, path: &str, headers: &str) -> Answer {
     let text = converse(address, format!("{method} {path} HTTP/1.1\r\nConnection: close\r\n{headers}\r\n").as_bytes());
@@ -36,7 +41,6 @@ async fn a_wrong_host_is_heard_nowhere_but_at_health() {
         let address = room.address;
         client(move || {
             let mut all = requests();
-            all.push(("GET".to_owned(), "/".to_owned(), Value::Null));
             all.push(("GET".to_owned(), "/nothing/here".to_owned(), Value::Null));
             all.push(("PUT".to_owned(), "/metrics".to_owned(), Value::Null));
             for (method, path, _) in all {
@@ -101,7 +105,7 @@ async fn a_parameter_that_is_not_there_is_refused_everywhere() {
     let address = room.address;
     client(move || {
         assert_eq!(ask(address, "GET", "/health/live?now=1", "").status, 200, "a health check is not a typing error");
-        for (method, path, operation) in requests().into_iter().filter(|(_, path, _)| !is_open(path)) {
+        for (method, path, operation) in requests().into_iter().filter(|(_, path, _)| !is_open(path) && path != "/") {
             for query in ["sinc=2h", "%ff=1", "=", "token=s3cret"] {
                 let answer = ask(address, &method, &format!("{path}?{query}"), "");
                 let good = (answer.status, answer.error_code().as_str()) == (400, "bad-query");
@@ -174,7 +178,7 @@ async fn every_answer_says_that_it_is_neither_kept_nor_guessed_at() {
     let room = room();
     let address = room.address;
     client(move || {
-        for (method, path, _) in requests() {
+        for (method, path, _) in requests().into_iter().filter(|(_, path, _)| !is_endless(path)) {
             let answer = ask(address, &method, &path, "");
             assert!(answer.head.contains("x-content-type-options: nosniff"), "{path}: {}", answer.head);
             assert!(answer.head.contains("cache-control: no-"), "{path}: {}", answer.head);

@@ -12,6 +12,8 @@ pub(super) struct Figures {
     pub(super) paused: AtomicBool,
     /// What was published.
     pub(super) published: Mutex<Vec<Message>>,
+    /// How often the store's figures were asked for.
+    pub(super) store_asked: AtomicU64,
 }
 
 impl Sources for Figures {
@@ -38,6 +40,8 @@ impl Sources for Figures {
             backlog_messages: 160,
             backlog_bytes: 32_000,
             oldest_age: Some(Duration::from_millis(12_345)),
+            limit_messages: Some(200),
+            limit_bytes: None,
             configured: true,
             kept_messages: 9,
             kept_bytes: 900,
@@ -211,6 +215,7 @@ impl Sources for Figures {
         DeadStats { messages: 3, bytes: 27, retried: 2, purged: 1, dropped: 0 }
     }
     fn store(&self) -> StoreStats {
+        self.store_asked.fetch_add(1, Ordering::Relaxed);
         StoreStats {
             bytes: 4096,
             free_bytes: 1 << 40,

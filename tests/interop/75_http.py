@@ -30,6 +30,10 @@ include-operation-id = "import"
 checks.positive_data_acceptance.enabled = false  # the body is lines, of which a schema knows nothing
 
 [[operations]]
+include-operation-id = "events"
+enabled = false  # an answer without end
+
+[[operations]]
 include-operation-id = "replay"
 checks.positive_data_acceptance.enabled = false  # a time may be one that RFC 3339 cannot say
 """

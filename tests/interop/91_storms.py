@@ -162,6 +162,7 @@ def storms(t, folder):
     lost, _ = lines_of(log, message="uplink disconnected")
     t.check("a flapping uplink: all that came and went is counted, one way or the other", said + lost >= 2 * connects - 1,
             f"{connects:.0f} connections; {said} and {lost} in {len(found)} lines and others")
+    t.check("it says how long it was away, and how many messages wait", all(e["away_s"] >= 0 and e["waiting"] >= 0 for e in found[1:]), found[-1])
     t.check("the full disk is seen beside it", any("full" in json.dumps(e) and e["level"] in ("WARN", "ERROR") for e in entries(log)))
     kinds = collections.Counter(e["message"] for e in entries(log))
     t.check("no kind of line is often there", max(kinds.values()) <= 60, kinds.most_common(3))

@@ -351,7 +351,7 @@ impl Connection {
             Ending::Expelled => tracing::info!(
                 listener = who.listener,
                 address = who.address,
-                client_id = who.client_id,
+                client = who.client_id,
                 "client disconnected by an operator"
             ),
             Ending::Disconnected { .. }
