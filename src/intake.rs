@@ -1,7 +1,7 @@
 //! Intake: decides which streams take a message, and is the broker's only way to the store.
 
 use std::sync::{
-    Arc,
+    Arc, PoisonError, RwLock,
     atomic::{AtomicBool, Ordering},
 };
 
@@ -38,17 +38,32 @@ impl Rule {
     }
 }
 
+/// What streams take, as it is now; shared by all that clone it.
+#[derive(Debug, Clone)]
+struct Rules(Arc<RwLock<Arc<[Rule]>>>);
+
+impl Rules {
+    fn now(&self) -> Arc<[Rule]> {
+        Arc::clone(&self.0.read().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
 /// The way from the broker into the store; cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Intake {
     store: store::Handle,
-    rules: Arc<[Rule]>,
+    rules: Rules,
 }
 
 impl Intake {
     /// Intake for these rules, in the order of the configuration.
     pub fn new(store: store::Handle, rules: Vec<Rule>) -> Self {
-        Self { store, rules: rules.into() }
+        Self { store, rules: Rules(Arc::new(RwLock::new(rules.into()))) }
+    }
+
+    /// From now on these rules hold, for all clones of this too. A message is matched by the rules before or by these, never by some of each.
+    pub fn replace(&self, rules: Vec<Rule>) {
+        *self.rules.0.write().unwrap_or_else(PoisonError::into_inner) = rules.into();
     }
 
     /// The streams that take a message of this topic and QoS, each once, in configuration order.
@@ -56,7 +71,8 @@ impl Intake {
     /// A `live-only` stream whose uplink is away does not take QoS 0; that drop is counted here, in the store.
     pub async fn streams_for(&self, topic: &TopicName, qos: QoS) -> Result<SmallVec<[StreamId; 2]>, StoreError> {
         let mut streams = SmallVec::new();
-        for rule in self.rules.iter().filter(|rule| rule.takes(topic)) {
+        let rules = self.rules.now();
+        for rule in rules.iter().filter(|rule| rule.takes(topic)) {
             let away = |live: &Arc<AtomicBool>| !live.load(Ordering::Relaxed);
             if qos == QoS::AtMostOnce && rule.live_only.as_ref().is_some_and(away) {
                 self.store.drop_offline(rule.stream, 1).await?;

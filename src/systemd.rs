@@ -1,8 +1,8 @@
 //! What systemd is told: ready, stopping, status, watchdog (sd_notify(3)). Without `NOTIFY_SOCKET` all of it does nothing.
 //!
 //! The watchdog is fed by progress, not by a timer (guarantee G6): every [`Pulse`] is a number that a loop of the gateway
-//! moves whenever it has gone round, also when there was nothing to do. Twice in each interval all pulses are looked at,
-//! and systemd hears `WATCHDOG=1` only if every one of them has moved since. One that stands still for a whole interval
+//! moves whenever it has gone round, also when there was nothing to do. Twice in each interval all pulses are taken, of the parts that
+//! there are then, and systemd hears `WATCHDOG=1` only if none of them is where it was before. One that stands still for a whole interval
 //! makes systemd restart the gateway; its name is in the log and in the status before that.
 //!
 //! A notification that cannot be sent is not worth stopping for: it is dropped, and the next one tried.
@@ -10,7 +10,7 @@
 use std::{
     env,
     ffi::OsStr,
-    fmt, io,
+    io,
     os::{
         linux::net::SocketAddrExt as _,
         unix::{
@@ -36,30 +36,14 @@ pub struct Systemd {
     last_status: String,
 }
 
-/// A number that moves as long as something is alive.
+/// A part of the gateway, and a number that has moved since the last time if it is alive: the loop it watches moves it with every round,
+/// idle rounds too.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pulse {
-    name: &'static str,
-    read: Box<dyn Fn() -> u64 + Send>,
-    last: Option<u64>,
-}
-
-impl Pulse {
-    /// `read` must give another number after every round of the loop it watches, idle rounds too.
-    pub fn new(name: &'static str, read: impl Fn() -> u64 + Send + 'static) -> Self {
-        Self { name, read: Box::new(read), last: None }
-    }
-
-    /// Whether it has moved since the last call; the first call says yes.
-    fn moved(&mut self) -> bool {
-        let now = (self.read)();
-        self.last.replace(now) != Some(now)
-    }
-}
-
-impl fmt::Debug for Pulse {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Pulse").field("name", &self.name).field("last", &self.last).finish_non_exhaustive()
-    }
+    /// Which part.
+    pub name: String,
+    /// The number now.
+    pub count: u64,
 }
 
 impl Systemd {
@@ -112,8 +96,13 @@ impl Systemd {
         }
     }
 
-    /// Keeps status and watchdog up to date until `stop`. `status` is called every few seconds.
-    pub async fn watch(&mut self, mut pulses: Vec<Pulse>, status: impl Fn() -> String, stop: CancellationToken) {
+    /// Keeps status and watchdog up to date until `stop`. `status` and `pulses` are called every few seconds.
+    pub async fn watch(
+        &mut self,
+        pulses: impl Fn() -> Vec<Pulse>,
+        status: impl Fn() -> String,
+        stop: CancellationToken,
+    ) {
         if self.socket.is_none() {
             return stop.cancelled().await;
         }
@@ -124,18 +113,19 @@ impl Systemd {
         for tick in [&mut status_tick, &mut watchdog_tick] {
             tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         }
+        let mut last = Vec::new();
         loop {
             tokio::select! {
                 () = stop.cancelled() => return,
-                _ = watchdog_tick.tick(), if self.watchdog.is_some() => self.feed(&mut pulses),
+                _ = watchdog_tick.tick(), if self.watchdog.is_some() => self.feed(&mut last, pulses()),
                 _ = status_tick.tick() => self.status(&status()),
             }
         }
     }
 
-    /// Feeds the watchdog if every pulse has moved since the last time; says which have not.
-    fn feed(&mut self, pulses: &mut [Pulse]) {
-        let stuck: Vec<&str> = pulses.iter_mut().filter_map(|pulse| (!pulse.moved()).then_some(pulse.name)).collect();
+    /// Feeds the watchdog if none of the pulses is what it was the last time; says which are.
+    fn feed(&mut self, last: &mut Vec<Pulse>, now: Vec<Pulse>) {
+        let stuck: Vec<&str> = now.iter().filter(|pulse| last.contains(pulse)).map(|pulse| &*pulse.name).collect();
         if stuck.is_empty() {
             self.send(&[NotifyState::Watchdog]);
         } else {
@@ -143,6 +133,7 @@ impl Systemd {
             tracing::error!(stuck, "no progress: the watchdog is not fed");
             self.status(&format!("no progress in {stuck}"));
         }
+        *last = now;
     }
 
     fn send(&self, states: &[NotifyState<'_>]) {
@@ -174,10 +165,7 @@ fn one_line(status: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    };
+    use std::sync::atomic::{AtomicU64, Ordering};
 
     struct Manager {
         _folder: tempfile::TempDir,
@@ -240,23 +228,17 @@ mod tests {
     #[test]
     fn the_watchdog_is_fed_only_when_every_pulse_has_moved() {
         let mut manager = manager(Some(Duration::from_secs(60)));
-        let counters = [Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0))];
-        let pulse = |name, index: usize| {
-            let counter = counters[index].clone();
-            Pulse::new(name, move || counter.load(Ordering::Relaxed))
-        };
-        let mut pulses = vec![pulse("store", 0), pulse("uplink", 1)];
-        manager.systemd.feed(&mut pulses);
+        let pulse = |name: &str, count| Pulse { name: name.to_owned(), count };
+        let mut last = Vec::new();
+        manager.systemd.feed(&mut last, vec![pulse("store", 0), pulse("uplink", 0)]);
         assert_eq!(manager.heard(), "WATCHDOG=1\n");
-
-        counters[0].fetch_add(1, Ordering::Relaxed);
-        manager.systemd.feed(&mut pulses);
+        manager.systemd.feed(&mut last, vec![pulse("store", 1), pulse("uplink", 0)]);
         assert_eq!(manager.heard(), "STATUS=no progress in uplink\n");
         assert!(manager.heard_nothing());
-
-        counters[0].fetch_add(1, Ordering::Relaxed);
-        counters[1].fetch_add(1, Ordering::Relaxed);
-        manager.systemd.feed(&mut pulses);
+        manager.systemd.feed(&mut last, vec![pulse("store", 2), pulse("uplink", 1)]);
+        assert_eq!(manager.heard(), "WATCHDOG=1\n");
+        // One has gone, another has come that begins where it stood.
+        manager.systemd.feed(&mut last, vec![pulse("store", 3), pulse("other", 1)]);
         assert_eq!(manager.heard(), "WATCHDOG=1\n");
     }
 
@@ -275,8 +257,8 @@ mod tests {
             listen.cancel();
         });
         let rounds = AtomicU64::new(0);
-        let pulse = Pulse::new("loop", move || rounds.fetch_add(1, Ordering::Relaxed));
-        systemd.watch(vec![pulse], || "up".to_owned(), stop).await;
+        let pulse = || vec![Pulse { name: "loop".to_owned(), count: rounds.fetch_add(1, Ordering::Relaxed) }];
+        systemd.watch(pulse, || "up".to_owned(), stop).await;
         listener.await.unwrap();
     }
 

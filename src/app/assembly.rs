@@ -1,16 +1,15 @@
 //! Building the rooms and joining them.
 
-use std::{
-    sync::{Arc, atomic::AtomicBool},
-    time::{Duration, Instant},
-};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use tokio::task;
 
 use super::{
-    facts::{Facts, Heartbeat},
+    change::Unwanted,
+    facts::{Facts, Heartbeat, Parts},
     meters::Meters,
+    reload::{Reloads, Requests},
     scratch::Scratch,
     sys,
 };
@@ -19,16 +18,17 @@ use crate::{
     broker::{self, Broker},
     config::{Config, Qos0, Stream},
     downlink::{self, Downlinks},
-    forward::{self, Forwarder},
+    forward::{self, Figures, Forwarder, Route},
     intake::{Intake, Rule},
     store::{self, Handle, Store, StreamId},
-    systemd::{Pulse, Systemd},
+    systemd::Systemd,
+    uplink,
 };
 
 /// How much longer a start may take while the store is opened: salvaging a damaged one reads all of it.
 const OPEN_EXTENSION: Duration = Duration::from_secs(60);
 
-/// All running parts.
+/// All running parts, and what they run by.
 pub(super) struct Assembly {
     pub(super) store: Store,
     pub(super) handle: Handle,
@@ -38,47 +38,70 @@ pub(super) struct Assembly {
     pub(super) admin: Admin,
     /// The data directory of a gateway without a configuration.
     pub(super) scratch: Option<Scratch>,
-    facts: Arc<Facts>,
+    /// What runs, whatever the files say by now.
+    pub(super) config: Config,
+    pub(super) intake: Intake,
+    pub(super) registry: prometheus::Registry,
+    pub(super) facts: Arc<Facts>,
+    pub(super) meters: Meters,
+    pub(super) reloads: Reloads,
+    /// What upstreams were asked for once and are not any more.
+    pub(super) unwanted: Unwanted,
+}
+
+/// The places of the configured streams in the store, in configuration order.
+pub(super) struct Places<'c> {
+    config: &'c Config,
+    ids: Vec<StreamId>,
 }
 
 impl Assembly {
     /// Builds and starts every part. On failure what was started is dropped, which stops it.
-    pub(super) async fn start(config: &Config, systemd: &Systemd) -> anyhow::Result<Self> {
+    pub(super) async fn start(config: &Config, systemd: &Systemd, requests: Requests) -> anyhow::Result<Self> {
         let registry = prometheus::Registry::new();
         let (scratch, store, handle) = open_store(config, &registry, systemd).await?;
+        let places = Places::new(config, (0..).map(StreamId).take(config.streams.len()).collect());
         let (inbound, arrivals) = downlink::connect(&config.downlinks, config.uplinks.len());
-        let forwarders = start_forwarders(config, &handle, &registry, inbound)?;
-        let intake = Intake::new(handle.clone(), rules(config, &forwarders));
-        let broker = broker::start(config.broker.clone(), intake, &registry).await?;
+        let mut forwarders = Vec::with_capacity(config.uplinks.len());
+        for (place, (settings, inbound)) in config.uplinks.iter().zip(inbound).enumerate() {
+            let figures = Figures::register(&settings.name, &registry)?;
+            forwarders.push(places.forward(figures, place, &handle, inbound));
+        }
+        let intake = Intake::new(handle.clone(), places.rules(&by_name(forwarders.iter().map(Forwarder::figures))));
+        let broker = broker::start(config.broker.clone(), intake.clone(), &registry).await?;
         let broker = Arc::new(broker);
-        let uplinks: Vec<String> = config.uplinks.iter().map(|uplink| uplink.name.clone()).collect();
+        let uplinks = names(config);
         let downlinks = downlink::start(&config.downlinks, &uplinks, arrivals, &handle, &broker, &registry)?;
-        let facts = Arc::new(Facts {
-            gateway_id: config.gateway_id.clone(),
-            started: Instant::now(),
-            store: handle.clone(),
-            destinations: config.streams.iter().map(|stream| Some(config.uplinks[stream.to?].name.clone())).collect(),
-            uplinks: forwarders.iter().map(|forwarder| Box::new(forwarder.watcher()) as _).collect(),
-            downlinks: Box::new(downlinks.watcher()),
-            broker: Arc::clone(&broker),
-            heartbeats: heartbeats(&handle, &forwarders),
-            stopping: AtomicBool::new(false),
-        });
-        Meters::register(config, &facts, &registry)?;
+        let parts = places.parts(&forwarders, &downlinks, Vec::new());
+        let facts = Facts::new(config.gateway_id.clone(), handle.clone(), Arc::clone(&broker), requests, parts);
+        let facts = Arc::new(facts);
+        let meters = Meters::register(config, &facts, &registry)?;
         broker.tell_sys(sys::facts(Arc::downgrade(&facts)));
-        let admin = admin::start(&config.admin, Arc::clone(&facts) as _, registry)?;
-        Ok(Self { store, handle, forwarders, downlinks, broker, admin, scratch, facts })
+        let admin = admin::start(&config.admin, Arc::clone(&facts) as _, registry.clone())?;
+        let config = config.clone();
+        let reloads = Reloads::register(&registry)?;
+        let unwanted = Unwanted::default();
+        Ok(Self {
+            store,
+            handle,
+            forwarders,
+            downlinks,
+            broker,
+            admin,
+            scratch,
+            config,
+            intake,
+            registry,
+            facts,
+            meters,
+            reloads,
+            unwanted,
+        })
     }
 
     /// The figures of all parts.
     pub(super) fn facts(&self) -> Arc<Facts> {
         Arc::clone(&self.facts)
-    }
-
-    /// What must move for the gateway to be alive: the store's writer and every uplink's loop.
-    pub(super) fn pulses(&self) -> Vec<Pulse> {
-        let names = std::iter::once("the store").chain(std::iter::repeat("an uplink"));
-        self.facts.heartbeats.iter().zip(names).map(|(heartbeat, name)| heartbeat.pulse(name)).collect()
     }
 
     /// Waits for the unexpected end of any part, and says which and why. Cancel safe.
@@ -90,6 +113,70 @@ impl Assembly {
             cause = forwarder_ended(forwarders) => cause,
             cause = downlinks.ended() => format!("the downlinks: {cause}"),
             () = admin.ended() => "the admin room has ended".to_owned(),
+        }
+    }
+}
+
+/// The names of all uplinks, in configuration order.
+pub(super) fn names(config: &Config) -> Vec<String> {
+    config.uplinks.iter().map(|uplink| uplink.name.clone()).collect()
+}
+
+/// Figures by the names of their uplinks.
+pub(super) fn by_name(figures: impl Iterator<Item = Figures>) -> HashMap<String, Figures> {
+    figures.map(|figures| (figures.name().to_owned(), figures)).collect()
+}
+
+impl<'c> Places<'c> {
+    pub(super) fn new(config: &'c Config, ids: Vec<StreamId>) -> Self {
+        Self { config, ids }
+    }
+
+    /// The streams with their ids.
+    fn streams(&self) -> impl Iterator<Item = (StreamId, &'c Stream)> {
+        self.ids.iter().copied().zip(&self.config.streams)
+    }
+
+    fn uplink_of(&self, stream: &Stream) -> Option<&'c str> {
+        stream.to.map(|place| &*self.config.uplinks[place].name)
+    }
+
+    fn routes(&self, uplink: usize) -> Vec<Route> {
+        self.streams().filter(|(_, stream)| stream.to == Some(uplink)).map(|(id, stream)| stream.route(id)).collect()
+    }
+
+    /// Starts the forwarder of the uplink at this place.
+    pub(super) fn forward(
+        &self,
+        figures: Figures,
+        uplink: usize,
+        store: &Handle,
+        inbound: uplink::Inbound,
+    ) -> Forwarder {
+        let settings = self.config.uplinks[uplink].clone();
+        forward::start_again(figures, settings, self.routes(uplink), &self.config.gateway_id, store.clone(), inbound)
+    }
+
+    /// What the streams take.
+    pub(super) fn rules(&self, uplinks: &HashMap<String, Figures>) -> Vec<Rule> {
+        let rule = |(id, stream): (StreamId, &Stream)| {
+            let uplink = self.uplink_of(stream).and_then(|name| uplinks.get(name));
+            let live_only = uplink.filter(|_| stream.qos0 == Qos0::LiveOnly).map(Figures::connected);
+            Rule { stream: id, from: stream.from.clone(), except: stream.except.clone(), live_only }
+        };
+        self.streams().map(rule).collect()
+    }
+
+    /// What is shown of all this.
+    pub(super) fn parts(&self, forwarders: &[Forwarder], downlinks: &Downlinks, waiting: Vec<String>) -> Parts {
+        let to = |stream: &Stream| Some((stream.name.clone(), self.uplink_of(stream)?.to_owned()));
+        let beat = |it: &Forwarder| Arc::new(Heartbeat::new(format!("the uplink {}", it.name()), it.heartbeat()));
+        Parts {
+            destinations: self.config.streams.iter().filter_map(to).collect(),
+            uplinks: forwarders.iter().map(|forwarder| Box::new(forwarder.watcher()) as _).collect(),
+            downlinks: Box::new(downlinks.watcher()),
+            heartbeats: forwarders.iter().map(beat).collect(),
+            restart_required: waiting,
         }
     }
 }
@@ -128,41 +215,4 @@ async fn open_store(
     let opened = task::spawn_blocking(move || store::open(&settings, &streams, &registry)).await?;
     let (store, handle) = opened.context("cannot open the store")?;
     Ok((scratch, store, handle))
-}
-
-fn start_forwarders(
-    config: &Config,
-    handle: &Handle,
-    registry: &prometheus::Registry,
-    inbound: Vec<crate::uplink::Inbound>,
-) -> anyhow::Result<Vec<Forwarder>> {
-    let start = |((index, uplink), inbound): ((usize, &crate::uplink::Settings), crate::uplink::Inbound)| {
-        let routes = streams(config)
-            .filter(|(_, stream)| stream.to == Some(index))
-            .map(|(id, stream)| stream.route(id))
-            .collect();
-        forward::start_both_ways(uplink.clone(), routes, &config.gateway_id, handle.clone(), registry, inbound)
-    };
-    Ok(config.uplinks.iter().enumerate().zip(inbound).map(start).collect::<Result<_, _>>()?)
-}
-
-fn heartbeats(handle: &Handle, forwarders: &[Forwarder]) -> Vec<Heartbeat> {
-    let uplink =
-        |forwarder: &Forwarder| Heartbeat::new(format!("the uplink {}", forwarder.name()), forwarder.heartbeat());
-    let store = Heartbeat::patient("the store".to_owned(), handle.pulse());
-    std::iter::once(store).chain(forwarders.iter().map(uplink)).collect()
-}
-
-fn rules(config: &Config, forwarders: &[Forwarder]) -> Vec<Rule> {
-    let rule = |(id, stream): (StreamId, &Stream)| {
-        let uplink = stream.to.and_then(|index| forwarders.get(index));
-        let live_only = uplink.filter(|_| stream.qos0 == Qos0::LiveOnly).map(Forwarder::connected);
-        Rule { stream: id, from: stream.from.clone(), except: stream.except.clone(), live_only }
-    };
-    streams(config).map(rule).collect()
-}
-
-/// The streams with their ids, which are their places in the configuration.
-fn streams(config: &Config) -> impl Iterator<Item = (StreamId, &Stream)> {
-    (0..).map(StreamId).zip(&config.streams)
 }

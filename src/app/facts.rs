@@ -1,15 +1,17 @@
 //! What the admin room and systemd are told: every room's own figures, brought together.
 
 use std::{
+    collections::HashMap,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, PoisonError, RwLock,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
 
+use super::reload::Requests;
 use crate::{
-    admin::{Answer, DeadQuestion, Messages, MessagesQuestion, Order, Sources, Taken},
+    admin::{Answer, DeadQuestion, Messages, MessagesQuestion, Order, Reloading, Sources, Taken},
     broker::Broker,
     message::Message,
     stats::{
@@ -58,27 +60,74 @@ impl Heartbeat {
     }
 
     /// A pulse for systemd's watchdog.
-    pub(super) fn pulse(&self, name: &'static str) -> Pulse {
-        let count = Arc::clone(&self.count);
-        Pulse::new(name, move || count())
+    fn pulse(&self) -> Pulse {
+        Pulse { name: self.name.clone(), count: (self.count)() }
     }
 }
 
 /// The figures of all rooms.
 pub(super) struct Facts {
-    pub(super) gateway_id: String,
-    pub(super) started: Instant,
-    pub(super) store: store::Handle,
-    /// For each stream in configuration order: the uplink it goes to.
-    pub(super) destinations: Vec<Option<String>>,
+    gateway_id: String,
+    started: Instant,
+    store: store::Handle,
+    pub(super) broker: Arc<Broker>,
+    /// Of the store.
+    heartbeat: Heartbeat,
+    stopping: AtomicBool,
+    requests: Requests,
+    parts: RwLock<Arc<Parts>>,
+}
+
+/// What a reload replaces.
+pub(super) struct Parts {
+    /// The uplinks that streams go to, by the names of the streams.
+    pub(super) destinations: HashMap<String, String>,
     pub(super) uplinks: Vec<Box<dyn Fn() -> UplinkStats + Send + Sync>>,
     pub(super) downlinks: Box<dyn Fn() -> Vec<DownlinkStats> + Send + Sync>,
-    pub(super) broker: Arc<Broker>,
-    pub(super) heartbeats: Vec<Heartbeat>,
-    pub(super) stopping: AtomicBool,
+    /// Of the uplinks.
+    pub(super) heartbeats: Vec<Arc<Heartbeat>>,
+    /// Keys that have changed and wait for a restart.
+    pub(super) restart_required: Vec<String>,
 }
 
 impl Facts {
+    pub(super) fn new(
+        gateway_id: String,
+        store: store::Handle,
+        broker: Arc<Broker>,
+        requests: Requests,
+        parts: Parts,
+    ) -> Self {
+        let heartbeat = Heartbeat::patient("the store".to_owned(), store.pulse());
+        let (started, stopping) = (Instant::now(), AtomicBool::new(false));
+        let parts = RwLock::new(Arc::new(parts));
+        Self { gateway_id, started, store, broker, heartbeat, stopping, requests, parts }
+    }
+
+    /// From now on these are the parts. The heartbeats of those that stay are as they were seen.
+    pub(super) fn replace(&self, mut parts: Parts) {
+        let before = self.parts();
+        for beat in &mut parts.heartbeats {
+            if let Some(same) = before.heartbeats.iter().find(|same| same.name == beat.name) {
+                *beat = Arc::clone(same);
+            }
+        }
+        *self.parts.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(parts);
+    }
+
+    pub(super) fn parts(&self) -> Arc<Parts> {
+        Arc::clone(&self.parts.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// What must move for the gateway to be alive: the store's writer and every uplink's loop.
+    pub(super) fn pulses(&self) -> Vec<Pulse> {
+        let parts = self.parts();
+        std::iter::once(&self.heartbeat)
+            .chain(parts.heartbeats.iter().map(|beat| &**beat))
+            .map(Heartbeat::pulse)
+            .collect()
+    }
+
     /// From now on the gateway is not ready.
     pub(super) fn stopping(&self) {
         self.stopping.store(true, Ordering::Relaxed);
@@ -93,8 +142,13 @@ impl Facts {
         let store = self.store();
         let refusing =
             store.suspended.or(store.refusing).map_or(String::new(), |why| format!(", refusing messages: {why}"));
+        let parts = self.parts();
+        let waiting = match parts.restart_required.join(", ") {
+            keys if keys.is_empty() => String::new(),
+            keys => format!(", a restart is needed for {keys}"),
+        };
         format!(
-            "{clients} clients, {connected} of {} uplinks connected, backlog {backlog} messages{refusing}",
+            "{clients} clients, {connected} of {} uplinks connected, backlog {backlog} messages{refusing}{waiting}",
             uplinks.len()
         )
     }
@@ -115,14 +169,23 @@ impl Sources for Facts {
 
     fn streams(&self) -> Vec<StreamStats> {
         let mut streams = self.store.streams();
-        for (stream, to) in streams.iter_mut().zip(&self.destinations) {
-            stream.to.clone_from(to);
+        let parts = self.parts();
+        for stream in &mut streams {
+            stream.to = parts.destinations.get(&stream.name).cloned();
         }
         streams
     }
 
     fn operate(&self, order: Order) -> Answer<u64> {
-        super::orders::operate(&self.store, &self.gateway_id, &self.destinations, order)
+        super::orders::operate(&self.store, &self.gateway_id, &self.parts().destinations, order)
+    }
+
+    fn reload(&self) -> Reloading {
+        self.requests.ask()
+    }
+
+    fn restart_required(&self) -> Vec<String> {
+        self.parts().restart_required.clone()
     }
 
     fn dead(&self, question: DeadQuestion) -> Answer<Vec<DeadLetter>> {
@@ -162,11 +225,11 @@ impl Sources for Facts {
     }
 
     fn uplinks(&self) -> Vec<UplinkStats> {
-        self.uplinks.iter().map(|stats| stats()).collect()
+        self.parts().uplinks.iter().map(|stats| stats()).collect()
     }
 
     fn downlinks(&self) -> Vec<DownlinkStats> {
-        (self.downlinks)()
+        (self.parts().downlinks)()
     }
 
     fn listeners(&self) -> Vec<ListenerStats> {
@@ -188,7 +251,9 @@ impl Sources for Facts {
 
     fn not_live(&self) -> Vec<String> {
         let now = Instant::now();
-        let stuck = self.heartbeats.iter().filter(|heartbeat| heartbeat.still_for(now) >= STUCK);
+        let parts = self.parts();
+        let all = std::iter::once(&self.heartbeat).chain(parts.heartbeats.iter().map(|beat| &**beat));
+        let stuck = all.filter(|heartbeat| heartbeat.still_for(now) >= STUCK);
         stuck.map(|heartbeat| format!("{} makes no progress", heartbeat.name)).collect()
     }
 }

@@ -43,8 +43,6 @@ struct Families {
     store_limit: Gauge,
     min_free: Gauge,
     stream_info: GaugeVec,
-    stream_messages: GaugeVec,
-    stream_bytes: GaugeVec,
     stream_ttl: GaugeVec,
     log_lost: IntCounter,
 }
@@ -87,8 +85,6 @@ impl Families {
                 ),
                 &["stream", "uplink"],
             )?,
-            stream_messages: by("stream", "stream_max_messages", "Most messages of the backlog, 0 for no limit.")?,
-            stream_bytes: by("stream", "stream_max_bytes", "Most bytes of the backlog, 0 for no limit.")?,
             stream_ttl: by("stream", "stream_ttl_seconds", "Time to live of messages in seconds, 0 for none.")?,
             log_lost: IntCounter::new("tidegate_log_lost_lines_total", "Log lines that nobody took in time.")?,
         })
@@ -96,9 +92,9 @@ impl Families {
 
     fn all(&self) -> Vec<&dyn Collector> {
         let Self { build, ready, clock, refusing, stalled, store_limit, min_free, .. } = self;
-        let Self { stream_info, stream_messages, stream_bytes, stream_ttl, log_lost, .. } = self;
+        let Self { stream_info, stream_ttl, log_lost, .. } = self;
         let store: [&dyn Collector; 7] = [build, ready, clock, refusing, stalled, store_limit, min_free];
-        let streams: [&dyn Collector; 5] = [stream_info, stream_messages, stream_bytes, stream_ttl, log_lost];
+        let streams: [&dyn Collector; 3] = [stream_info, stream_ttl, log_lost];
         store.into_iter().chain(streams).collect()
     }
 
@@ -108,6 +104,10 @@ impl Families {
         self.clock.set(flag(facts.clock_synced()));
         self.refusing.set(flag(store.refusing.is_some() || store.suspended.is_some()));
         self.stalled.set(store.stalled.unwrap_or_default().as_secs_f64());
+        self.stream_info.reset();
+        for stream in facts.streams() {
+            self.stream_info.with_label_values(&[&stream.name, stream.to.as_deref().unwrap_or("")]).set(1.0);
+        }
         self.log_lost.inc_by(log::lost_lines().saturating_sub(self.log_lost.get()));
     }
 }
@@ -139,23 +139,20 @@ impl Meters {
         let families = &self.0.families;
         families.store_limit.set(config.store.max_bytes as f64);
         families.min_free.set(config.store.min_free as f64);
-        for limits in [&families.stream_info, &families.stream_messages, &families.stream_bytes, &families.stream_ttl] {
-            limits.reset();
-        }
+        families.stream_ttl.reset();
         for stream in &config.streams {
-            let (name, limit) = ([stream.name.as_str()], |limit: Option<u64>| limit.unwrap_or(0) as f64);
-            let uplink = stream.to.and_then(|place| config.uplinks.get(place)).map_or("", |uplink| &uplink.name);
-            families.stream_info.with_label_values(&[&stream.name, uplink]).set(1.0);
-            families.stream_messages.with_label_values(&name).set(limit(stream.max_messages));
-            families.stream_bytes.with_label_values(&name).set(limit(stream.max_bytes));
-            families.stream_ttl.with_label_values(&name).set(stream.ttl.unwrap_or_default().as_secs_f64());
+            let ttl = stream.ttl.unwrap_or_default().as_secs_f64();
+            families.stream_ttl.with_label_values(&[&stream.name]).set(ttl);
         }
         let certificate =
             |uplink: &uplink::Settings| uplink.identity.as_ref().map(|(certificate, _)| certificate.clone());
         let files = config.uplinks.iter().flat_map(|uplink| [uplink.ca.clone(), certificate(uplink)]).flatten();
-        *certificates = Certificates { files: files.collect(), looked: None };
+        let before = std::mem::replace(&mut *certificates, Certificates { files: files.collect(), looked: None });
         // Now, so that the next scrape has them: the family is the broker's, and may be gathered before these.
         if let Some(facts) = self.0.facts.upgrade() {
+            for gone in before.files.iter().filter(|file| !certificates.files.contains(file)) {
+                facts.broker.forget_certificate(gone);
+            }
             certificates.look(&facts);
         }
     }

@@ -11,11 +11,14 @@
 //! ends the program, in order, with an exit code that makes systemd start it again.
 
 mod assembly;
+mod change;
 mod clients;
 mod facts;
+mod files;
 mod messages;
 mod meters;
 mod orders;
+mod plan;
 mod reload;
 mod scratch;
 mod sys;
@@ -24,12 +27,17 @@ use std::{path::Path, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, anyhow};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use tokio::sync::Notify;
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 pub(crate) use self::messages::{dead_record, record};
-use self::{assembly::Assembly, facts::Facts, reload::Reload};
+use self::{
+    assembly::Assembly,
+    facts::Facts,
+    reload::{Ready, Reload, Request},
+};
 use crate::{
+    admin::NotReloaded,
     config::Config,
     forward::Forwarder,
     log, memory,
@@ -65,7 +73,8 @@ pub fn run(config: &Config, file: Option<&Path>) -> anyhow::Result<()> {
 async fn live(config: &Config, file: Option<&Path>) -> anyhow::Result<()> {
     let mut signals = Signals::catch().context("cannot catch signals")?;
     let mut systemd = Systemd::of_process();
-    let mut assembly = Assembly::start(config, &systemd).await?;
+    let (requests, asked) = reload::requests();
+    let mut assembly = Assembly::start(config, &systemd, requests).await?;
     let stopped = CancellationToken::new();
     let facts = assembly.facts();
     systemd.ready();
@@ -77,25 +86,18 @@ async fn live(config: &Config, file: Option<&Path>) -> anyhow::Result<()> {
         "gateway ready"
     );
 
-    let reload_wanted = Notify::new();
-    let reload = Reload::new(file, config.clone(), Arc::clone(&assembly.broker), systemd.clone());
-    let pulses = assembly.pulses();
+    let teller = systemd.clone();
     let watch = tokio::spawn({
         let (stopped, facts) = (stopped.clone(), Arc::clone(&facts));
         async move {
-            systemd.watch(pulses, || facts.status_line(), stopped).await;
+            systemd.watch(|| facts.pulses(), || facts.status_line(), stopped).await;
             systemd
         }
     });
+    let life = Life { signals: &mut signals, systemd: teller, asked, reload: Reload::new(file) };
     let outcome = tokio::select! {
-        name = stop_signal(&mut signals, &reload_wanted) => {
-            log::settle();
-            tracing::info!(signal = name, "stopping");
-            Ok(())
-        }
-        never = reload.run(&reload_wanted) => match never {},
+        outcome = life.run(&mut assembly) => outcome,
         never = memory::give_back_after_work() => match never {},
-        failure = assembly.failed() => { tracing::error!(error = failure, "stopping: a part of the gateway failed"); Err(anyhow!(failure)) }
     };
     stopped.cancel();
     if let Ok(systemd) = watch.await {
@@ -104,16 +106,104 @@ async fn live(config: &Config, file: Option<&Path>) -> anyhow::Result<()> {
     // A second signal means now: whoever sends it has waited long enough, and what was acknowledged is on disk anyway.
     tokio::select! {
         clean = assembly.stop(&facts) => outcome.and(clean),
-        name = stop_signal(&mut signals, &reload_wanted) => Err(anyhow!("ended by a second {name} before the stop was complete")),
+        name = stop_signal(&mut signals) => Err(anyhow!("ended by a second {name} before the stop was complete")),
     }
 }
 
-/// Waits for a signal that means stop; passes on that a reload is wanted. Nobody reloads any more while the gateway stops.
-async fn stop_signal(signals: &mut Signals, reload: &Notify) -> &'static str {
+/// Waits for a signal that means stop. Nobody reloads any more while the gateway stops.
+async fn stop_signal(signals: &mut Signals) -> &'static str {
     loop {
-        match signals.next().await {
-            Signal::Stop(name) => return name,
-            Signal::Reload => reload.notify_one(),
+        if let Signal::Stop(name) = signals.next().await {
+            return name;
+        }
+    }
+}
+
+/// What happens between the start and the stop.
+struct Life<'s> {
+    signals: &'s mut Signals,
+    systemd: Systemd,
+    asked: mpsc::Receiver<Request>,
+    reload: Reload,
+}
+
+/// What ends the waiting.
+enum Wake {
+    Signal(Signal),
+    Asked(Request),
+    Look,
+    Failed(String),
+}
+
+impl Life<'_> {
+    /// Serves until a signal stops it, or until a part fails.
+    async fn run(mut self, assembly: &mut Assembly) -> anyhow::Result<()> {
+        loop {
+            let wake = tokio::select! {
+                signal = self.signals.next() => Wake::Signal(signal),
+                Some(request) = self.asked.recv() => Wake::Asked(request),
+                () = self.reload.time_to_look() => Wake::Look,
+                failure = assembly.failed() => Wake::Failed(failure),
+            };
+            let next = match wake {
+                Wake::Signal(Signal::Stop(name)) => Ok(Some(name)),
+                Wake::Signal(Signal::Reload) => self.reload(assembly, Request::signal()).await,
+                Wake::Asked(request) => self.reload(assembly, request).await,
+                Wake::Look => {
+                    self.reload.changed_files(assembly).await;
+                    Ok(None)
+                }
+                Wake::Failed(failure) => Err(failure),
+            };
+            match next {
+                Ok(None) => {}
+                Ok(Some(name)) => {
+                    log::settle();
+                    tracing::info!(signal = name, "stopping");
+                    return Ok(());
+                }
+                Err(failure) => {
+                    tracing::error!(error = failure, "stopping: a part of the gateway failed");
+                    return Err(anyhow!(failure));
+                }
+            }
+        }
+    }
+
+    /// Reloads, and once more where that was asked for while the files were being read. Gives the signal that stops it, or a part that has failed.
+    async fn reload(&mut self, assembly: &mut Assembly, mut request: Request) -> Result<Option<&'static str>, String> {
+        self.systemd.reloading();
+        loop {
+            let (ready, again) = match self.prepare(assembly).await {
+                Ok(prepared) => prepared,
+                Err(name) => return Ok(Some(name)),
+            };
+            let outcome = match ready {
+                Ok(ready) => self.reload.apply(assembly, ready).await?,
+                Err(refused) => Err(refused),
+            };
+            assembly.reloads.count(&outcome);
+            request.answer(outcome);
+            if !again {
+                self.systemd.ready();
+                return Ok(None);
+            }
+            request = Request::signal();
+        }
+    }
+
+    /// Reads and prepares; also says whether another reload was asked for meanwhile. `Err` with the signal that stops it.
+    async fn prepare(&mut self, assembly: &Assembly) -> Result<(Result<Ready, NotReloaded>, bool), &'static str> {
+        let mut preparing = std::pin::pin!(self.reload.prepare(assembly));
+        let mut again = false;
+        loop {
+            tokio::select! {
+                ready = &mut preparing => return Ok((ready, again)),
+                signal = self.signals.next() => match signal {
+                    Signal::Stop(name) => return Err(name),
+                    Signal::Reload => again = true,
+                },
+            }
         }
     }
 }
@@ -169,7 +259,7 @@ async fn stop_forwarders(forwarders: Vec<Forwarder>) {
     for forwarder in forwarders {
         stopping.spawn(async move {
             let uplink = forwarder.name().to_owned();
-            forwarder.stop(FORWARD_GRACE).await.map_err(|error| (uplink, error))
+            forwarder.stop(FORWARD_GRACE).await.map(drop).map_err(|error| (uplink, error))
         });
     }
     for ended in stopping.join_all().await {

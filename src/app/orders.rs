@@ -1,5 +1,7 @@
 //! What an operator asks of the admin room, passed on to the store.
 
+use std::collections::HashMap;
+
 use crate::{
     admin::{Answer, DeadQuestion, Order, Refused, Why},
     stats::DeadLetter,
@@ -10,12 +12,12 @@ use crate::{
 pub(super) fn operate(
     store: &store::Handle,
     gateway_id: &str,
-    destinations: &[Option<String>],
+    destinations: &HashMap<String, String>,
     order: Order,
 ) -> Answer<u64> {
     if let Order::Replay { stream, .. } = &order
-        && let Some(id) = store.find(stream)
-        && destinations.get(id.0 as usize).is_some_and(Option::is_none)
+        && store.is_configured(stream)
+        && !destinations.contains_key(stream)
     {
         let message = format!("the stream `{stream}` has no `to`: it goes nowhere");
         return Box::pin(std::future::ready(Err(Refused { why: Why::Conflict, message })));

@@ -1,277 +1,290 @@
-//! Reload: the configuration read again on SIGHUP, and the files of access as soon as they change.
+//! Reload: the configuration read again on SIGHUP and on request, and the files of access as soon as they change.
 //!
-//! A configuration with an error in it is refused whole: every problem is logged and everything stays as it was. Of a good one,
-//! access (users, rules, `anonymous` of the listeners) and certificates are applied, to connected clients too; whatever else has
-//! changed is named in the log and waits for a restart.
+//! A configuration with an error in it, or one that cannot be used (a port is taken, a certificate does not fit its key), is refused whole: every
+//! problem is told, in the log and to whoever asked, and everything stays as it was. A good one is applied whole; see [`change`](super::change)
+//! for how, and [`plan`](super::plan) for what. What only a restart can change is named in the answer, in the log, and in the status
+//! (`restart_required`), for as long as it waits.
+//!
+//! One reload at a time; [`REQUESTS_MAX`] wait, and further ones are told to come again. A stop does not wait for
+//! reading and preparing, but for the rest, which is bounded.
 //!
 //! The password and ACL files are looked at every [`LOOK_INTERVAL`]. A change is taken up when it has stood still from one look to
 //! the next, so that a file that somebody is writing to at the moment is not taken for whole.
 //!
-//! Reading happens on a thread of its own (files may be on a slow card), applying in between; a stop does not wait for
-//! either. A crash loses nothing: the next start reads the same files.
+//! Reading happens on a thread of its own (files may be on a slow card). A crash loses nothing: the next start reads the same files.
 
 use std::{
-    convert::Infallible,
-    fs,
-    os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
-    sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
-use tokio::{sync::Notify, task::spawn_blocking, time::MissedTickBehavior};
+use prometheus::{IntCounter, IntCounterVec, Opts, Registry};
+use tokio::{
+    sync::{mpsc, oneshot},
+    task::spawn_blocking,
+    time::{Interval, MissedTickBehavior},
+};
 
+use super::{
+    assembly::Assembly,
+    change::{Obstacle, Prepared},
+    files::{Look, Watch},
+    plan::Plan,
+};
 use crate::{
-    broker::{self, Broker, ListenerSettings},
-    config::{self, Config, Problem, Refused, Severity},
-    systemd::Systemd,
+    admin::{Changed, NotReloaded, Problem, Reloaded, Reloading},
+    broker,
+    config::{self, Config, Inputs, Refused, Severity},
+    log,
 };
 
 /// How often the files of access are looked at.
 const LOOK_INTERVAL: Duration = Duration::from_secs(5);
 
-/// Reads again and applies.
+/// Most reloads that wait for their turn.
+const REQUESTS_MAX: usize = 8;
+
+/// What the gateway was told to read its id from, so that a reload goes by the id that it has.
+const ID_VARIABLE: &str = "TIDEGATE__GATEWAY__ID";
+
+/// How many reloads there were, by what came of them.
+#[derive(Debug, Clone)]
+pub(super) struct Reloads {
+    applied: IntCounter,
+    refused: IntCounter,
+}
+
+impl Reloads {
+    pub(super) fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
+        let help = "Reloads of the configuration, by whether it was applied or refused.";
+        let counter = IntCounterVec::new(Opts::new("tidegate_reloads_total", help), &["result"])?;
+        registry.register(Box::new(counter.clone()))?;
+        let of = |result| counter.with_label_values(&[result]);
+        Ok(Self { applied: of("applied"), refused: of("refused") })
+    }
+
+    pub(super) fn count(&self, outcome: &Result<Reloaded, NotReloaded>) {
+        if outcome.is_ok() { &self.applied } else { &self.refused }.inc();
+    }
+}
+
+/// Where reloads are asked for; cheap to clone.
+#[derive(Debug, Clone)]
+pub(super) struct Requests(mpsc::Sender<Request>);
+
+/// Somebody wants a reload.
+#[derive(Debug)]
+pub(super) struct Request {
+    /// Who may have given up waiting; `None` for a signal.
+    answer: Option<oneshot::Sender<Result<Reloaded, NotReloaded>>>,
+}
+
+/// The way for requests.
+pub(super) fn requests() -> (Requests, mpsc::Receiver<Request>) {
+    let (sender, receiver) = mpsc::channel(REQUESTS_MAX);
+    (Requests(sender), receiver)
+}
+
+impl Requests {
+    /// Asks for a reload, and for what comes of it.
+    pub(super) fn ask(&self) -> Reloading {
+        let (answer, answered) = oneshot::channel();
+        let asked = self.0.try_send(Request { answer: Some(answer) });
+        Box::pin(async move {
+            match asked {
+                Ok(()) => answered.await.unwrap_or(Err(NotReloaded::NotNow("the gateway is stopping"))),
+                Err(mpsc::error::TrySendError::Full(_)) => {
+                    Err(NotReloaded::NotNow("too many reloads wait already; try again in a moment"))
+                }
+                Err(mpsc::error::TrySendError::Closed(_)) => Err(NotReloaded::NotNow("the gateway is stopping")),
+            }
+        })
+    }
+}
+
+impl Request {
+    /// By a signal, which hears of nothing but what is in the log.
+    pub(super) const fn signal() -> Self {
+        Self { answer: None }
+    }
+
+    /// Says what came of it.
+    pub(super) fn answer(self, answer: Result<Reloaded, NotReloaded>) {
+        if let Some(sender) = self.answer {
+            // Whoever asked may have given up waiting.
+            let _ = sender.send(answer);
+        }
+    }
+}
+
+/// Reads again.
 #[derive(Debug)]
 pub(super) struct Reload {
     /// The configuration file that was asked for.
     file: Option<PathBuf>,
-    /// What holds at the moment.
-    running: Config,
-    broker: Arc<Broker>,
-    systemd: Systemd,
     watch: Watch,
+    look: Interval,
+}
+
+/// A new configuration that could be used, and what is surely not meant in it.
+pub(super) struct Ready {
+    prepared: Prepared,
+    warnings: Vec<config::Problem>,
 }
 
 impl Reload {
-    pub(super) fn new(file: Option<&Path>, running: Config, broker: Arc<Broker>, systemd: Systemd) -> Self {
-        Self { file: file.map(Path::to_owned), running, broker, systemd, watch: Watch::default() }
-    }
-
-    /// Reloads whenever it is `wanted`, or files have changed; never ends.
-    pub(super) async fn run(mut self, wanted: &Notify) -> Infallible {
+    pub(super) fn new(file: Option<&Path>) -> Self {
         let mut look = tokio::time::interval(LOOK_INTERVAL);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        loop {
-            tokio::select! {
-                () = wanted.notified() => self.everything().await,
-                _ = look.tick() => self.changed_files().await,
-            }
+        Self { file: file.map(Path::to_owned), watch: Watch::default(), look }
+    }
+
+    /// Waits until it is time to look at the files. Cancel safe.
+    pub(super) async fn time_to_look(&mut self) {
+        self.look.tick().await;
+    }
+
+    /// Reads the configuration and gets everything it needs; where that is not to be had, says so. Cancel safe.
+    pub(super) async fn prepare(&self, assembly: &Assembly) -> Result<Ready, NotReloaded> {
+        let (file, id) = (self.file.clone(), assembly.config.gateway_id.clone());
+        let read = match spawn_blocking(move || read(file, id)).await {
+            Ok(read) => read,
+            Err(error) => Err(Refused(vec![about_nothing("", None, error.to_string())])),
+        };
+        let new = read.map_err(|refused| refuse(&refused.0))?;
+        let warnings = new.warnings.clone();
+        tell(&warnings);
+        match assembly.prepare(new).await {
+            Ok(prepared) => Ok(Ready { prepared, warnings }),
+            Err(obstacles) => Err(refuse_for(obstacles)),
         }
     }
 
-    /// The whole configuration.
-    async fn everything(&mut self) {
-        self.systemd.reloading();
-        let file = self.file.clone();
-        let loaded = spawn_blocking(move || config::load(file.as_deref())).await;
-        match loaded {
-            Ok(Ok(new)) => {
-                tell(&new.warnings);
-                let restart = differences(&self.running, &new);
-                self.apply_access(new.broker.clone()).await;
-                // Refusals are logged there; a file that was good a moment ago is rarely bad now.
-                let _ = self.broker.reload_tls().await;
-                if !restart.is_empty() {
-                    let changed = restart.join(", ");
-                    tracing::warn!(changed, "reload: this has changed too, and takes a restart");
-                }
-            }
-            Ok(Err(refused)) => refuse(&refused),
-            Err(error) => tracing::error!(%error, "reload: reading the configuration failed"),
+    /// Makes it hold, and says so. Not cancel safe. The outer error is a part that has failed.
+    pub(super) async fn apply(
+        &mut self,
+        assembly: &mut Assembly,
+        ready: Ready,
+    ) -> Result<Result<Reloaded, NotReloaded>, String> {
+        let began = Instant::now();
+        let Ready { prepared, warnings } = ready;
+        let plan = match assembly.apply(prepared).await? {
+            Ok(plan) => plan,
+            Err(obstacles) => return Ok(Err(refuse_for(obstacles))),
+        };
+        // Refusals are logged there; a file that was good a moment ago is rarely bad now.
+        let _ = assembly.broker.reload_tls().await;
+        let level = &assembly.config.log.level;
+        if plan.settings.iter().any(|section| section == "[log]") && !log::set_level(level) {
+            tracing::warn!(log_level = level, "reload: RUST_LOG is set and overrides the level");
         }
-        self.systemd.ready();
+        tell_of(&plan, began);
+        let warnings = warnings.iter().map(problem).collect();
+        Ok(Ok(reloaded(plan, warnings)))
     }
 
     /// The files of access, where they have changed.
-    async fn changed_files(&mut self) {
-        let access = self.running.broker.access.clone();
+    pub(super) async fn changed_files(&mut self, assembly: &mut Assembly) {
+        let access = assembly.config.broker.access.clone();
         let paths: Vec<PathBuf> = [&access.password_file, &access.acl_file].into_iter().flatten().cloned().collect();
         if paths.is_empty() {
             return;
         }
-        let Ok(seen) = spawn_blocking(move || paths.iter().map(|path| Mark::of(path)).collect()).await else { return };
+        let Ok(seen) = spawn_blocking(move || Look::at(paths)).await else { return };
         if !self.watch.look(seen) {
             return;
         }
         match spawn_blocking(move || config::reread_access(&access)).await {
-            Ok(Ok((access, _))) if access == self.running.broker.access => {}
+            Ok(Ok((access, _))) if access == assembly.config.broker.access => {}
             Ok(Ok((access, warnings))) => {
                 tell(&warnings);
-                self.apply_access(broker::Settings { access, ..self.running.broker.clone() }).await;
+                let settings = broker::Settings { access, ..assembly.config.broker.clone() };
+                assembly.apply_access(settings.clone()).await;
+                assembly.config.broker = settings;
             }
-            Ok(Err(refused)) => refuse(&refused),
+            Ok(Err(refused)) => drop(refuse(&refused.0)),
             Err(error) => tracing::error!(%error, "reload: reading the files of access failed"),
         }
     }
-
-    /// Makes users, rules and `anonymous` of these settings hold.
-    async fn apply_access(&mut self, new: broker::Settings) {
-        let running = &mut self.running.broker;
-        running.access = new.access.clone();
-        for listener in &mut running.listeners {
-            if let Some(new) = new.listeners.iter().find(|new| new.name == listener.name) {
-                listener.anonymous = new.anonymous;
-            }
-        }
-        let (broker, settings) = (Arc::clone(&self.broker), running.clone());
-        // Judging every client takes a while where there are many.
-        let applied = spawn_blocking(move || broker.apply_access(&settings)).await;
-        let Ok(applied) = applied else { return };
-        let users = new.access.users.map_or(0, |users| users.len());
-        let rules = new.access.rules.map_or(0, |rules| rules.len());
-        tracing::info!(users, rules, disconnected = applied.disconnected, "access reloaded");
-    }
 }
 
-fn tell(warnings: &[Problem]) {
+/// Reads the configuration, as if its gateway had this id: topics and client ids are made from it, and only a restart changes it.
+fn read(file: Option<PathBuf>, id: String) -> Result<Config, Refused> {
+    let mut inputs = Inputs::of_process(file);
+    let new = config::load_from(&inputs)?;
+    if new.gateway_id == id {
+        return Ok(new);
+    }
+    inputs.environment.push((ID_VARIABLE.into(), id.into()));
+    let as_it_is = config::load_from(&inputs)?;
+    Ok(Config { gateway_id: new.gateway_id, ..as_it_is })
+}
+
+fn tell(warnings: &[config::Problem]) {
     for warning in warnings {
         tracing::warn!(problem = %warning, "configuration: surely not meant");
     }
 }
 
-fn refuse(refused: &Refused) {
-    for problem in &refused.0 {
+fn refuse(problems: &[config::Problem]) -> NotReloaded {
+    for problem in problems {
         match problem.severity {
             Severity::Error => tracing::error!(%problem, "reload"),
             Severity::Warning => tracing::warn!(%problem, "reload"),
         }
     }
     tracing::error!("reload refused: everything stays as it was");
+    NotReloaded::Refused(problems.iter().map(problem).collect())
 }
 
-/// What differs beside that which a reload applies, in the words of the configuration.
-fn differences(old: &Config, new: &Config) -> Vec<String> {
-    let mut found = Vec::new();
-    let mut note = |differs: bool, section: &str| {
-        if differs {
-            found.push(section.to_owned());
-        }
+fn refuse_for(obstacles: Vec<Obstacle>) -> NotReloaded {
+    let problems: Vec<_> =
+        obstacles.into_iter().map(|Obstacle { key, name, story }| about_nothing(key, name, story)).collect();
+    refuse(&problems)
+}
+
+/// A problem that no line of a file is to blame for.
+fn about_nothing(key: &str, name: Option<String>, story: String) -> config::Problem {
+    let (place, said, hint) = (None, None, None);
+    config::Problem { severity: Severity::Error, place, key: key.to_owned(), name, said, expected: story, hint }
+}
+
+/// In the words of the admin room.
+fn problem(problem: &config::Problem) -> Problem {
+    let config::Problem { severity, place, key, name, said, expected, hint } = problem.clone();
+    let severity = match severity {
+        Severity::Error => "error",
+        Severity::Warning => "warning",
     };
-    note(old.gateway_id != new.gateway_id || old.store.data_dir != new.store.data_dir, "[gateway]");
-    // Where the data are belongs to [gateway].
-    let data_dir = || old.store.data_dir.clone();
-    note(crate::store::Settings { data_dir: data_dir(), ..new.store.clone() } != old.store, "[store]");
-    note(old.admin != new.admin, "[admin]");
-    note(old.log != new.log, "[log]");
-    let closed = |listeners: &[ListenerSettings]| -> Vec<ListenerSettings> {
-        listeners.iter().map(|listener| ListenerSettings { anonymous: false, ..listener.clone() }).collect()
-    };
-    let listeners = (closed(&old.broker.listeners), closed(&new.broker.listeners));
-    found.extend(by_name("listener", &listeners.0, &listeners.1, |listener| &listener.name));
-    found.extend(by_name("uplink", &old.uplinks, &new.uplinks, |uplink| &uplink.name));
-    found.extend(by_name("stream", &old.streams, &new.streams, |stream| &stream.name));
-    found.extend(by_name("downlink", &old.downlinks, &new.downlinks, |downlink| &downlink.name));
-    found
+    let (file, line) = place.map_or((None, None), |place| (Some(place.source), place.line));
+    Problem { severity, file, line, key, name, said, expected, hint }
 }
 
-/// Entries that are gone, new or different, each once; "order" where nothing else has changed.
-fn by_name<T: PartialEq>(kind: &str, old: &[T], new: &[T], name: impl Fn(&T) -> &str) -> Vec<String> {
-    let is_in = |entry: &T, list: &[T]| list.contains(entry);
-    let changed = old.iter().filter(|entry| !is_in(entry, new)).chain(new.iter().filter(|entry| !is_in(entry, old)));
-    let mut names: Vec<String> = Vec::new();
-    for entry in changed {
-        let said = format!("{kind} {}", name(entry));
-        if !names.contains(&said) {
-            names.push(said);
-        }
-    }
-    if names.is_empty() && old != new {
-        names.push(format!("the order of [[{kind}]]"));
-    }
-    names
+fn reloaded(plan: Plan, warnings: Vec<Problem>) -> Reloaded {
+    let Plan { listeners, streams, mut uplinks, downlinks, settings, restart_required, renewed, .. } = plan;
+    let also: Vec<String> = renewed.into_iter().filter(|name| !uplinks.changed.contains(name)).collect();
+    uplinks.changed.extend(also);
+    Reloaded { listeners, streams, uplinks, downlinks, settings, restart_required, warnings }
 }
 
-/// What tells that a file is another one than before.
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum Mark {
-    /// File system, inode, length, and time of the last change.
-    File([u64; 3], (i64, i64)),
-    /// It is not there, or cannot be looked at.
-    Nothing,
-}
-
-impl Mark {
-    fn of(path: &Path) -> Self {
-        fs::metadata(path).map_or(Self::Nothing, |file| {
-            Self::File([file.dev(), file.ino(), file.len()], (file.ctime(), file.ctime_nsec()))
-        })
+fn tell_of(plan: &Plan, began: Instant) {
+    let kinds = [
+        ("listeners", &plan.listeners),
+        ("streams", &plan.streams),
+        ("uplinks", &plan.uplinks),
+        ("downlinks", &plan.downlinks),
+    ];
+    for (kind, Changed { added, removed, changed }) in kinds.into_iter().filter(|(_, changed)| !changed.is_empty()) {
+        let (added, removed, changed) = (added.join(", "), removed.join(", "), changed.join(", "));
+        tracing::info!(kind, added, removed, changed, "reloaded");
     }
-}
-
-/// Says when files have changed and stand still again.
-#[derive(Debug, Default)]
-struct Watch {
-    /// What was taken up; nothing at first, so that a change between the start and the first look is seen.
-    taken: Vec<Mark>,
-    last: Vec<Mark>,
-}
-
-impl Watch {
-    fn look(&mut self, seen: Vec<Mark>) -> bool {
-        let stands_still = seen == self.last;
-        let is_new = stands_still && seen != self.taken;
-        if is_new {
-            self.taken.clone_from(&seen);
-        }
-        self.last = seen;
-        is_new
+    if !plan.settings.is_empty() {
+        tracing::info!(sections = plan.settings.join(", "), "reloaded");
     }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::config::Inputs;
-
-    fn load(toml: &str) -> Config {
-        let folder = tempfile::tempdir().unwrap();
-        let file = folder.path().join("tidegate.toml");
-        fs::write(&file, format!("[gateway]\nid = \"g\"\ndata_dir = \"/nonexistent/data\"\n{toml}")).unwrap();
-        config::load_from(&Inputs { file: Some(file), ..Inputs::default() }).unwrap()
+    if !plan.restart_required.is_empty() {
+        let keys = plan.restart_required.join(", ");
+        tracing::warn!(keys, "reload: this has changed too, and takes a restart");
     }
-
-    #[test]
-    fn what_takes_a_restart_is_told_by_name() {
-        let listener = "[[listener]]\nname = \"field\"\nbind = \"127.0.0.1:0\"\n";
-        let stream = |name: &str, ttl: u8| format!("[[stream]]\nname = \"{name}\"\nfrom = [\"#\"]\nttl = \"{ttl}s\"\n");
-        let old = load(&format!("{listener}{}{}", stream("a", 1), stream("b", 1)));
-        let table = [
-            (format!("{listener}{}{}", stream("a", 1), stream("b", 1)), ""),
-            (format!("{listener}anonymous = false\n{}{}", stream("a", 1), stream("b", 1)), ""),
-            (
-                format!("{listener}max_connections = 7\n{}{}", stream("a", 1), stream("b", 2)),
-                "listener field, stream b",
-            ),
-            (format!("{listener}{}{}", stream("b", 1), stream("a", 1)), "the order of [[stream]]"),
-            (
-                format!("{}{}[log]\nlevel = \"warn\"\n", stream("a", 1), stream("c", 1)),
-                "[log], listener field, listener local, stream b, stream c",
-            ),
-            (
-                format!(
-                    "{listener}{}{}[store]\nmin_free = 1\n[admin]\nbind = \"off\"\n",
-                    stream("a", 1),
-                    stream("b", 1)
-                ),
-                "[store], [admin]",
-            ),
-        ];
-        for (toml, expected) in table {
-            assert_eq!(differences(&old, &load(&toml)).join(", "), expected, "{toml}");
-        }
-    }
-
-    #[test]
-    fn a_change_is_taken_up_once_and_only_when_it_stands_still() {
-        let mark = |number| vec![Mark::File([1, 2, number], (0, 0)), Mark::Nothing];
-        let mut watch = Watch::default();
-        assert!(!watch.look(mark(1)));
-        assert!(watch.look(mark(1)), "once after the start, for what changed before the first look");
-        assert!(!watch.look(mark(1)));
-        assert!(!watch.look(mark(2)));
-        assert!(!watch.look(mark(3)), "somebody is writing");
-        assert!(watch.look(mark(3)));
-        assert!(!watch.look(mark(3)));
-        assert!(!watch.look(vec![Mark::Nothing, Mark::Nothing]) && watch.look(vec![Mark::Nothing, Mark::Nothing]));
-    }
+    let (changed, took_ms) = (!plan.is_empty(), began.elapsed().as_millis());
+    tracing::info!(changed, took_ms, "configuration reloaded");
 }

@@ -216,7 +216,7 @@ impl Broker {
 
     /// The largest packet that any listener takes, in bytes; `None` without listeners.
     pub fn max_packet(&self) -> Option<u32> {
-        self.listeners.iter().map(|listener| listener.settings.max_packet).max()
+        self.now().iter().map(|listener| listener.settings.max_packet).max()
     }
 
     /// A page of clients, by client id.

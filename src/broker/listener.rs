@@ -1,16 +1,19 @@
-//! Listeners: sockets bound at start, connections accepted, how many there may be.
+//! Listeners: sockets bound, connections accepted, how many there may be.
 
-use std::{io, sync::Arc, time::Duration};
+use std::{
+    io,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use prometheus::IntGauge;
-use tokio::{
-    net::{TcpListener, TcpSocket, TcpStream},
-    sync::Semaphore,
-};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
     Bind, ListenerSettings, StartError, connection,
     hub::{Hub, Who},
+    places::Places,
     transport::{Accepted, Tls, unix::UnixSocket},
 };
 use crate::stats::ListenerStats;
@@ -28,15 +31,24 @@ const TCP_PROBE: Duration = Duration::from_secs(15);
 pub(crate) struct Listener {
     pub(crate) settings: ListenerSettings,
     pub(crate) tls: Option<Arc<Tls>>,
-    /// One permit per connected client.
-    pub(crate) places: Arc<Semaphore>,
+    /// One for each connected client.
+    pub(crate) places: Arc<Places>,
     pub(crate) connected: IntGauge,
-    /// Its place in the configuration.
+    /// No new connections; the socket may have another listener then.
+    pub(crate) closed: CancellationToken,
+    /// Its connections finish what arrived and end.
+    pub(crate) leaving: CancellationToken,
+    /// The task that accepts.
+    pub(crate) accepting: TaskTracker,
+    /// Until it has listened long enough: connections outlive their listener, and must not keep its address.
+    socket: Mutex<Option<Arc<Bound>>>,
+    /// Its number: another one than that of any listener before.
     place: usize,
     bound: String,
 }
 
-/// A bound socket, not yet accepting.
+/// A bound socket.
+#[derive(Debug)]
 pub(crate) enum Bound {
     Tcp(TcpListener),
     Unix(UnixSocket),
@@ -44,18 +56,40 @@ pub(crate) enum Bound {
 
 impl Listener {
     pub(crate) fn new(
+        hub: &Hub,
         settings: ListenerSettings,
         place: usize,
         tls: Option<Arc<Tls>>,
-        bound: &Bound,
+        socket: Arc<Bound>,
         connected: IntGauge,
     ) -> Self {
-        let bound = match bound {
+        let bound = match &*socket {
             Bound::Tcp(listener) => listener.local_addr().map_or_else(|e| e.to_string(), |address| address.to_string()),
             Bound::Unix(socket) => format!("unix:{}", socket.path().display()),
         };
-        let places = Arc::new(Semaphore::new(settings.max_connections.min(Semaphore::MAX_PERMITS)));
-        Self { settings, tls, places, connected, place, bound }
+        let places = Arc::new(Places::new(settings.max_connections));
+        let (closed, leaving) = (hub.closed.child_token(), hub.stopping.child_token());
+        let (accepting, socket) = (TaskTracker::new(), Mutex::new(Some(socket)));
+        accepting.close();
+        Self { settings, tls, places, connected, closed, leaving, accepting, socket, place, bound }
+    }
+
+    /// The same as the next after `before`: with its clients, and so with its places.
+    pub(crate) fn succeeding(mut self, before: &Self) -> Self {
+        self.places = Arc::clone(&before.places);
+        self.leaving = before.leaving.clone();
+        self
+    }
+
+    /// Its socket, while it has one.
+    pub(crate) fn socket(&self) -> Option<Arc<Bound>> {
+        self.socket.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Accepts no more. The socket closes as soon as `accepting` is through, unless another listener has it too.
+    pub(crate) fn close(&self) {
+        self.closed.cancel();
+        self.socket.lock().unwrap_or_else(PoisonError::into_inner).take();
     }
 
     pub(crate) fn stats(&self) -> ListenerStats {
@@ -84,6 +118,15 @@ fn bind_tcp(address: std::net::SocketAddr) -> io::Result<TcpListener> {
 }
 
 impl Bound {
+    /// Gives the file of a unix socket another mode.
+    pub(crate) fn set_mode(&self, mode: u32) {
+        if let Self::Unix(socket) = self
+            && let Err(error) = socket.set_mode(mode)
+        {
+            tracing::error!(path = %socket.path().display(), %error, "the mode of a socket cannot be changed");
+        }
+    }
+
     /// The next connection, and who is at its other end.
     async fn accept(&self) -> io::Result<(Accepted, String)> {
         match self {
@@ -103,14 +146,14 @@ fn prepare(stream: &TcpStream) -> io::Result<()> {
     socket2::SockRef::from(stream).set_tcp_keepalive(&keepalive)
 }
 
-/// Accepts until the listeners are closed.
-pub(crate) async fn accept(hub: Arc<Hub>, listener: Arc<Listener>, bound: Bound) {
+/// Accepts until the listener is closed.
+pub(crate) async fn accept(hub: Arc<Hub>, listener: Arc<Listener>, socket: Arc<Bound>) {
     let mut wait = ACCEPT_RETRY.0;
     loop {
         let accepted = tokio::select! {
             biased;
-            () = hub.closed.cancelled() => break,
-            accepted = bound.accept() => accepted,
+            () = listener.closed.cancelled() => break,
+            accepted = socket.accept() => accepted,
         };
         match accepted {
             Ok((accepted, address)) => {
@@ -128,7 +171,7 @@ pub(crate) async fn accept(hub: Arc<Hub>, listener: Arc<Listener>, bound: Bound)
                 // The connection stays in the kernel's queue, so without a pause this would spin.
                 tokio::select! {
                     () = tokio::time::sleep(wait) => wait = (wait * 2).min(ACCEPT_RETRY.1),
-                    () = hub.closed.cancelled() => break,
+                    () = listener.closed.cancelled() => break,
                 }
             }
         }

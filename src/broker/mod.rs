@@ -7,7 +7,8 @@
 //! | part | what it does |
 //! | --- | --- |
 //! | `packet` | the wire format, pure |
-//! | `listener` | sockets, accepting, how many |
+//! | `listener`, `places` | sockets, accepting, how many |
+//! | `relisten` | other listeners while the broker runs |
 //! | `transport` | what carries MQTT: TLS, WebSocket, unix sockets |
 //! | `connection` | one client: handshake, arrivals, acknowledgements, deliveries, the end |
 //! | `sessions` | who owns a client id; what outlives a connection; expiry and delayed wills |
@@ -35,14 +36,22 @@ mod listener;
 mod metrics;
 mod packet;
 mod pending;
+mod places;
 mod publisher;
+mod relisten;
 mod retained;
 mod sessions;
 mod settings;
 mod sys;
 mod transport;
 
-use std::{future::Future, io, path::Path, sync::Arc, time::Duration, time::Instant};
+use std::{
+    future::Future,
+    io,
+    path::Path,
+    sync::{Arc, PoisonError, RwLock, atomic::AtomicUsize},
+    time::{Duration, Instant},
+};
 
 use tokio::sync::{mpsc, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -52,6 +61,7 @@ pub(crate) use commands::{Kept, Locals, Look, Receipt, Report};
 pub use metrics::Drops;
 #[cfg(any(test, feature = "fuzzing"))]
 pub use packet::fuzz;
+pub use relisten::Prepared;
 pub use settings::*;
 pub use sys::SysFacts;
 pub use transport::{
@@ -94,15 +104,31 @@ pub enum StartError {
     Metrics(#[from] prometheus::Error),
 }
 
+impl StartError {
+    /// The listener that cannot be had, where it is about one.
+    pub fn listener(&self) -> Option<&str> {
+        match self {
+            Self::Bind { listener, .. } | Self::Tls(TlsRefused { listener, .. }) => Some(listener),
+            Self::Store(_) | Self::Access(_) | Self::Metrics(_) => None,
+        }
+    }
+}
+
 /// The running broker.
 #[derive(Debug)]
 pub struct Broker {
     hub: Arc<Hub>,
-    listeners: Vec<Arc<Listener>>,
+    /// As they are now, in configuration order.
+    listeners: Arc<RwLock<Vec<Arc<Listener>>>>,
+    /// The number of the next listener.
+    places: AtomicUsize,
+    /// Of handshakes, for all listeners.
+    turns: Arc<transport::Turns>,
     /// The tasks that accept.
     accepting: TaskTracker,
     /// The task that publishes wills.
     publishing: TaskTracker,
+    failing: watch::Sender<Option<String>>,
     failed: watch::Receiver<Option<String>>,
 }
 
@@ -110,14 +136,13 @@ pub struct Broker {
 pub async fn start(settings: Settings, intake: Intake, registry: &prometheus::Registry) -> Result<Broker, StartError> {
     let metrics = Metrics::new(registry)?;
     let access = Access::new(&settings)?;
-    let turns = Arc::default();
+    let turns: Arc<transport::Turns> = Arc::default();
     let mut bound = Vec::with_capacity(settings.listeners.len());
-    for (place, settings) in settings.listeners.into_iter().enumerate() {
+    for settings in settings.listeners {
         let open_tls = |tls| Tls::open(&settings, tls, &turns, &metrics.tls_not_after).map(Arc::new);
         let tls = settings.tls.as_ref().map(open_tls).transpose()?;
         let socket = listener::bind(&settings)?;
-        let connected = metrics.connections.with_label_values(&[&settings.name]);
-        bound.push((Arc::new(Listener::new(settings, place, tls, &socket, connected)), socket));
+        bound.push((settings, tls, Arc::new(socket)));
     }
     let (publisher, messages) = mpsc::channel(limits::PUBLISHER_QUEUE);
     let fanout = Arc::new(Fanout::new(metrics.drops.clone()));
@@ -148,19 +173,22 @@ pub async fn start(settings: Settings, intake: Intake, registry: &prometheus::Re
     spawn(&failing, &hub.last_call, "the publisher of wills", publisher);
     spawn(&failing, &hub.stopping, "the sweeper of sessions", sessions::sweep(Arc::clone(&hub)));
     spawn(&failing, &hub.stopping, "the keeper of $SYS", sys::run(Arc::clone(&hub)));
-    let tls = bound.iter().filter_map(|(listener, _)| listener.tls.clone()).collect();
-    spawn(&failing, &hub.stopping, "the watch over TLS files", transport::watch(tls, hub.stopping.clone()));
     let accepting = TaskTracker::new();
     accepting.close();
+    let (listeners, places) = (Arc::default(), AtomicUsize::new(bound.len()));
+    let broker = Broker { hub, listeners, places, turns, accepting, publishing, failing, failed };
+    broker.watch_files(&broker.hub.stopping);
     let mut listeners = Vec::with_capacity(bound.len());
-    for (listener, socket) in bound {
+    for (place, (settings, tls, socket)) in bound.into_iter().enumerate() {
+        let connected = broker.hub.metrics.connections.with_label_values(&[&settings.name]);
+        let listener = Arc::new(Listener::new(&broker.hub, settings, place, tls, socket, connected));
         let stats = listener.stats();
         tracing::info!(listener = stats.name, bind = stats.bind, "listening");
-        let accept = listener::accept(Arc::clone(&hub), Arc::clone(&listener), socket);
-        spawn(&failing, &hub.closed, "a listener", accepting.track_future(accept));
+        broker.accept(&listener);
         listeners.push(listener);
     }
-    Ok(Broker { hub, listeners, accepting, publishing, failed })
+    *broker.listeners.write().unwrap_or_else(PoisonError::into_inner) = listeners;
+    Ok(broker)
 }
 
 async fn restore(hub: &Hub) -> Result<(), StoreError> {
@@ -195,12 +223,27 @@ fn spawn(
 impl Broker {
     /// The listeners as they are now, in configuration order.
     pub fn listeners(&self) -> Vec<ListenerStats> {
-        self.listeners.iter().map(|listener| listener.stats()).collect()
+        self.now().iter().map(|listener| listener.stats()).collect()
+    }
+
+    fn now(&self) -> Vec<Arc<Listener>> {
+        self.listeners.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Shows in the metrics when the first certificate of a file ends that other rooms use, in seconds since 1970.
     pub fn show_certificate(&self, file: &Path, not_after: i64) {
         self.hub.metrics.tls_not_after.with_label_values(&[&file.display().to_string()]).set(not_after);
+    }
+
+    /// Takes the end of a file's certificates away that other rooms use no more, unless a listener does.
+    pub fn forget_certificate(&self, file: &Path) {
+        let file = file.display().to_string();
+        let listeners = self.now();
+        let mut used = listeners.iter().filter_map(|listener| listener.tls.as_ref()).flat_map(|tls| tls.dates());
+        if !used.any(|(of, _)| of == file) {
+            // It may never have been readable.
+            let _ = self.hub.metrics.tls_not_after.remove_label_values(&[&file]);
+        }
     }
 
     /// The door for messages that come from elsewhere.
@@ -216,7 +259,7 @@ impl Broker {
     /// Reads the certificates, keys and authorities of all listeners again. Connections live on; where files cannot be used
     /// those before stay in use, and the log and the result say so.
     pub async fn reload_tls(&self) -> Result<(), Vec<TlsRefused>> {
-        let listeners: Vec<Arc<Tls>> = self.listeners.iter().filter_map(|listener| listener.tls.clone()).collect();
+        let listeners: Vec<Arc<Tls>> = self.now().iter().filter_map(|listener| listener.tls.clone()).collect();
         let reload = move || listeners.iter().filter_map(|tls| tls.reload().err()).collect::<Vec<_>>();
         // The task fails only when the runtime ends.
         let refused = tokio::task::spawn_blocking(reload).await.unwrap_or_default();
@@ -247,6 +290,7 @@ impl Broker {
     /// Takes no more connections; those that exist go on.
     pub fn close_listeners(&self) {
         self.hub.closed.cancel();
+        self.now().iter().for_each(|listener| listener.close());
     }
 
     /// Ends all connections in order: no more is read, what arrived is decided and acknowledged, MQTT 5 clients get

@@ -24,7 +24,7 @@ struct Crowd {
     next: u64,
     /// In the order in which they came.
     waiting: BTreeMap<u64, Waiting>,
-    /// Of each listener, by its place.
+    /// Of each listener that has any, by its number.
     counts: BTreeMap<usize, usize>,
     bytes: usize,
 }
@@ -45,7 +45,7 @@ pub(crate) struct Place {
 }
 
 impl Pending {
-    /// Takes in a connection of the listener at this place of the configuration.
+    /// Takes in a connection of the listener of this number.
     pub(crate) fn enter(&self, listener: usize) -> Place {
         let mut crowd = self.crowd();
         if crowd.counts.get(&listener).is_some_and(|count| *count >= PENDING_CONNECTS_MAX) {
@@ -78,6 +78,9 @@ impl Crowd {
         self.bytes -= waiting.bytes;
         if let Some(count) = self.counts.get_mut(&waiting.listener) {
             *count -= 1;
+            if *count == 0 {
+                self.counts.remove(&waiting.listener);
+            }
         }
         Some(waiting)
     }

@@ -23,6 +23,7 @@ use tokio::{net::TcpStream, time::timeout};
 
 use super::{
     finish, print, refuse,
+    reload::problems,
     words::{printable, printable_json},
 };
 use crate::{
@@ -210,7 +211,7 @@ impl Gateway {
             Some(_) if status == 401 => {
                 bail!("the gateway at {} wants a token: give --token-file", self.address)
             }
-            Some(message) => bail!("{}", printable(&in_commands(message))),
+            Some(message) => bail!("{}{}", printable(&in_commands(message)), problems(&answer["error"])),
             None => bail!("the gateway at {} answered {status}", self.address),
         }
     }

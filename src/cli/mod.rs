@@ -17,6 +17,7 @@ mod passwd;
 mod peek;
 mod progress;
 mod prompt;
+mod reload;
 mod run;
 mod source;
 mod status;
@@ -68,6 +69,7 @@ enum Command {
     Purge(operate::Purge),
     Replay(operate::Replay),
     Dead(dead::Arguments),
+    Reload(reload::Reload),
     Peek(peek::Arguments),
     Export(export::Arguments),
     Import(import::Arguments),
@@ -91,6 +93,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Ok(Arguments { command: Command::Purge(arguments) }) => operate::purge(&arguments),
         Ok(Arguments { command: Command::Replay(arguments) }) => operate::replay(&arguments),
         Ok(Arguments { command: Command::Dead(arguments) }) => dead::main(&arguments),
+        Ok(Arguments { command: Command::Reload(arguments) }) => reload::main(&arguments),
         Ok(Arguments { command: Command::Peek(arguments) }) => peek::main(&arguments),
         Ok(Arguments { command: Command::Export(arguments) }) => export::main(&arguments),
         Ok(Arguments { command: Command::Import(arguments) }) => import::main(&arguments),

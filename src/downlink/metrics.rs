@@ -3,7 +3,7 @@
 use std::{
     collections::HashMap,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
 };
@@ -35,6 +35,18 @@ impl Refused {
         Ok(Self(refused))
     }
 
+    /// Forgets what is of uplinks that are no more.
+    pub(super) fn keep(&self, uplinks: &[String]) {
+        for metric in self.0.collect().iter().flat_map(MetricFamily::get_metric) {
+            let label = |name| metric.get_label().iter().find(|label| label.name() == name).map(LabelPair::value);
+            let (Some(uplink), Some(reason)) = (label("uplink"), label("reason")) else { continue };
+            if !uplinks.iter().any(|kept| kept == uplink) {
+                // It is there: nobody else takes any away.
+                let _ = self.0.remove_label_values(&[uplink, reason]);
+            }
+        }
+    }
+
     /// Shows that there were none yet, so that the first is an increase.
     pub(super) fn show(&self, uplink: &str) {
         for reason in REFUSALS {
@@ -57,14 +69,20 @@ pub(super) struct Shown {
     pub(super) queue: Arc<Queue>,
 }
 
-/// Where the figures are.
+/// Where the figures are. What is shown can change; it is registered once.
 #[derive(Debug)]
 pub(super) struct Books {
     store: store::Handle,
+    shelf: Mutex<Arc<Shelf>>,
+    descs: Vec<Desc>,
+}
+
+/// All that is shown.
+#[derive(Debug, Default)]
+pub(super) struct Shelf {
     pub(super) downlinks: Vec<Shown>,
     /// QoS 0 messages that found no room, by uplink.
-    lost: Vec<(String, Arc<AtomicU64>)>,
-    descs: Vec<Desc>,
+    pub(super) lost: Vec<(String, Arc<AtomicU64>)>,
 }
 
 const RECEIVED: (&str, &str) = ("tidegate_downlink_received_total", "Messages of an upstream that were committed.");
@@ -76,11 +94,7 @@ const LOST: (&str, &str) =
     ("tidegate_downlink_lost_total", "QoS 0 messages that came faster than they could be stored.");
 
 impl Books {
-    pub(super) fn new(
-        store: store::Handle,
-        downlinks: Vec<Shown>,
-        lost: Vec<(String, Arc<AtomicU64>)>,
-    ) -> Result<Self, prometheus::Error> {
+    pub(super) fn new(store: store::Handle) -> Result<Self, prometheus::Error> {
         let desc = |(name, help): (&str, &str), labels: &[&str]| {
             let labels = labels.iter().map(|label| (*label).to_owned()).collect();
             Desc::new(name.to_owned(), help.to_owned(), labels, HashMap::new())
@@ -89,7 +103,16 @@ impl Books {
         let mut descs = plain.into_iter().collect::<Result<Vec<_>, _>>()?;
         descs.push(desc(DROPPED, &["downlink", "reason"])?);
         descs.push(desc(LOST, &["uplink"])?);
-        Ok(Self { store, downlinks, lost, descs })
+        Ok(Self { store, shelf: Mutex::default(), descs })
+    }
+
+    /// From now on this is shown.
+    pub(super) fn show(&self, shown: Arc<Shelf>) {
+        *self.shelf.lock().unwrap_or_else(PoisonError::into_inner) = shown;
+    }
+
+    fn shelf(&self) -> Arc<Shelf> {
+        Arc::clone(&self.shelf.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     pub(super) fn stats(&self) -> Vec<DownlinkStats> {
@@ -106,7 +129,7 @@ impl Books {
                 waiting_bytes: books.bytes,
             }
         };
-        self.downlinks.iter().map(stats).collect()
+        self.shelf().downlinks.iter().map(stats).collect()
     }
 
     /// For a registry.
@@ -133,8 +156,9 @@ impl Collector for Collected {
                 |word: &str| it.dropped.iter().find(|(reason, _)| reason == word).map_or(0, |(_, count)| *count);
             DROPS.into_iter().map(move |word| (labels(word), count(word)))
         });
+        let shown = self.0.shelf();
         let lost =
-            self.0.lost.iter().map(|(uplink, lost)| (vec![("uplink", uplink.clone())], lost.load(Ordering::Relaxed)));
+            shown.lost.iter().map(|(uplink, lost)| (vec![("uplink", uplink.clone())], lost.load(Ordering::Relaxed)));
         let mut families = vec![
             family(RECEIVED, MetricType::COUNTER, plain(|it| it.received)),
             family(DELIVERED, MetricType::COUNTER, plain(|it| it.delivered)),

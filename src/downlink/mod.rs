@@ -78,7 +78,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::{
     delivery::Delivery,
-    metrics::{Books, Refused, Shown},
+    metrics::{Books, Refused, Shelf, Shown},
     reception::{Place, Reception},
 };
 use crate::{
@@ -124,12 +124,35 @@ pub enum DownlinkError {
     Task(#[from] JoinError),
 }
 
+/// What is shown of the downlinks; it outlives them, so that it is registered once whatever the configuration becomes. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Figures {
+    books: Arc<Books>,
+    refused: Refused,
+}
+
 /// All running downlinks. Dropping it stops them as a crash would.
 #[derive(Debug)]
 pub struct Downlinks {
     stop: CancellationToken,
     tasks: JoinSet<Result<(), DownlinkError>>,
-    books: Arc<Books>,
+    figures: Figures,
+}
+
+impl Figures {
+    /// Of no downlinks yet.
+    pub fn register(store: &store::Handle, registry: &prometheus::Registry) -> Result<Self, DownlinkError> {
+        let books = Arc::new(Books::new(store.clone())?);
+        let refused = Refused::register(registry)?;
+        registry.register(Box::new(Arc::clone(&books).collector()))?;
+        Ok(Self { books, refused })
+    }
+
+    /// A way to ask for the books.
+    pub fn watcher(&self) -> impl Fn() -> Vec<DownlinkStats> + Send + Sync + use<> {
+        let books = Arc::clone(&self.books);
+        move || books.stats()
+    }
 }
 
 /// The two ends of what comes down each of so many uplinks: the first are for their forwarders, the second for [`start`].
@@ -153,37 +176,49 @@ pub fn start(
     broker: &Broker,
     registry: &prometheus::Registry,
 ) -> Result<Downlinks, DownlinkError> {
+    let figures = Figures::register(store, registry)?;
+    Ok(start_again(figures, downlinks, uplinks, arrivals, store, broker))
+}
+
+/// The same with figures that there are already; those before must have stopped.
+pub fn start_again(
+    figures: Figures,
+    downlinks: &[Settings],
+    uplinks: &[String],
+    arrivals: Vec<Arrivals>,
+    store: &store::Handle,
+    broker: &Broker,
+) -> Downlinks {
     let shown = |settings: &Settings| Shown {
         name: settings.name.clone(),
         from: uplinks.get(settings.from).cloned().unwrap_or_default(),
         queue: Arc::new(Queue { name: settings.name.clone(), id: AtomicU32::new(0) }),
     };
-    let shown: Vec<_> = downlinks.iter().map(shown).collect();
     let lost = uplinks.iter().cloned().zip(arrivals.iter().map(|it| Arc::clone(&it.lost))).collect();
-    let books = Arc::new(Books::new(store.clone(), shown, lost)?);
-    let refused = Refused::register(registry)?;
-    registry.register(Box::new(Arc::clone(&books).collector()))?;
+    let shelf = Arc::new(Shelf { downlinks: downlinks.iter().map(shown).collect(), lost });
+    figures.books.show(Arc::clone(&shelf));
+    figures.refused.keep(uplinks);
     let (stop, mut tasks) = (CancellationToken::new(), JoinSet::new());
     // Without any nothing runs that could end, for an end is taken for a failure.
     if !downlinks.is_empty() {
         let downlinks = downlinks.to_vec();
         let arrivals = uplinks.iter().cloned().zip(arrivals).collect();
-        let (store, locals, ours, stopped) = (store.clone(), broker.locals(), Arc::clone(&books), stop.clone());
+        let (store, locals, refused, stopped) = (store.clone(), broker.locals(), figures.refused.clone(), stop.clone());
         tasks.spawn(async move {
             let places = tokio::select! {
-                places = places(downlinks, &store, &ours) => places?,
+                places = places(downlinks, &store, &shelf) => places?,
                 () = stopped.cancelled() => return Ok(()),
             };
             run(places, arrivals, store, locals, refused, stopped).await
         });
     }
-    Ok(Downlinks { stop, tasks, books })
+    Downlinks { stop, tasks, figures }
 }
 
 /// Finds or makes the queue of each downlink.
-async fn places(downlinks: Vec<Settings>, store: &store::Handle, books: &Books) -> Result<Vec<Place>, DownlinkError> {
+async fn places(downlinks: Vec<Settings>, store: &store::Handle, shelf: &Shelf) -> Result<Vec<Place>, DownlinkError> {
     let mut places = Vec::with_capacity(downlinks.len());
-    for (settings, shown) in downlinks.into_iter().zip(&books.downlinks) {
+    for (settings, shown) in downlinks.into_iter().zip(&shelf.downlinks) {
         shown.queue.renew(store).await?;
         places.push(Place { settings, queue: Arc::clone(&shown.queue), news: Arc::new(Notify::new()) });
     }
@@ -256,8 +291,12 @@ fn record(name: &str) -> SessionRecord {
 impl Downlinks {
     /// A way to ask for the books that outlives this.
     pub fn watcher(&self) -> impl Fn() -> Vec<DownlinkStats> + Send + Sync + use<> {
-        let books = Arc::clone(&self.books);
-        move || books.stats()
+        self.figures.watcher()
+    }
+
+    /// What is shown of them.
+    pub fn figures(&self) -> Figures {
+        self.figures.clone()
     }
 
     /// Waits until something ends, which nothing does of itself unless something is wrong. Cancel safe.
@@ -272,6 +311,11 @@ impl Downlinks {
 
     /// Stops them in order: takes and offers nothing more, and enters what clients have acknowledged until now.
     pub async fn stop(mut self) -> Result<(), DownlinkError> {
+        self.end().await
+    }
+
+    /// The same, for those that are replaced.
+    pub async fn end(&mut self) -> Result<(), DownlinkError> {
         self.stop.cancel();
         while let Some(ended) = self.tasks.join_next().await {
             ended??;

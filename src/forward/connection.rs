@@ -111,6 +111,7 @@ enum Wake {
     Stop,
     FirstIsBack(bool),
     Answer(Reception),
+    Tuned,
     Time,
 }
 
@@ -150,6 +151,7 @@ pub(super) enum Next {
 impl<'task, U: Upstream> Connection<'task, U> {
     pub(super) fn new(task: &'task mut Task, upstream: &'task U, session: U::Session) -> Self {
         let now = Instant::now();
+        task.tune();
         let greeting = session.greeting().clone();
         let window = greeting.window.min(task.settings.max_inflight).max(1);
         let progress = Progress::new(task.settings.progress_timeout);
@@ -216,6 +218,7 @@ impl<'task, U: Upstream> Connection<'task, U> {
             () = task.backlog.notified() => Wake::Backlog,
             () = task.stop.requested() => Wake::Stop,
             answer = task.inbound.answer() => Wake::Answer(answer),
+            Ok(()) = task.tuning.changed() => Wake::Tuned,
             () = sleep_until(deadline.into()) => Wake::Time,
         })
     }
@@ -231,6 +234,11 @@ impl<'task, U: Upstream> Connection<'task, U> {
             Wake::Settled(settled) => settled?,
             Wake::Stop => self.drain(Why::Stop, self.task.stop.deadline()),
             Wake::Answer(answer) => self.session.queue_answer(answer),
+            Wake::Tuned => {
+                self.task.tune();
+                self.progress.set_limit(self.task.settings.progress_timeout);
+                self.pace_until = None;
+            }
             Wake::FirstIsBack(true) => self.drain(Why::FailBack, Instant::now() + DRAIN_TIME),
             Wake::FirstIsBack(false) => self.task.fail_back.not_now(Instant::now(), fastrand::f64()),
             Wake::Backlog | Wake::Time => {}

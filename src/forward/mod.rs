@@ -70,7 +70,10 @@ use prometheus::Registry;
 use tokio::{sync::watch, task::JoinHandle};
 
 pub use self::settings::*;
-use self::{status::Status, task::Task};
+use self::{
+    status::Status,
+    task::{Orders, Task},
+};
 use crate::{
     stats::UplinkStats,
     store::{self, StoreError},
@@ -96,12 +99,55 @@ pub enum ForwardError {
     Task(String),
 }
 
+/// What is shown of an uplink: state, metrics, heartbeat. It outlives its forwarder, so that an uplink which is only changed goes on
+/// counting, and whoever looks at it goes on seeing it. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Figures {
+    status: Status,
+}
+
 /// The running forwarder of one uplink. Dropping it stops it without grace.
 #[derive(Debug)]
 pub struct Forwarder {
-    status: Status,
+    figures: Figures,
     stop: watch::Sender<Option<Duration>>,
-    task: JoinHandle<Result<(), ForwardError>>,
+    tuning: watch::Sender<uplink::Settings>,
+    task: JoinHandle<Result<uplink::Inbound, ForwardError>>,
+}
+
+impl Figures {
+    /// Of an uplink that has not been there yet.
+    pub fn register(name: &str, registry: &Registry) -> Result<Self, ForwardError> {
+        let status =
+            Status::new(name, registry).map_err(|cause| ForwardError::Metrics { name: name.to_owned(), cause })?;
+        Ok(Self { status })
+    }
+
+    /// The uplink is gone: its metrics vanish.
+    pub fn unregister(&self, registry: &Registry) {
+        self.status.unregister(registry);
+    }
+
+    /// The uplink's name.
+    pub fn name(&self) -> &str {
+        self.status.name()
+    }
+
+    /// A way to ask for the uplink at a glance.
+    pub fn watcher(&self) -> impl Fn() -> UplinkStats + Send + Sync + Clone + use<> {
+        let status = self.status.clone();
+        move || status.stats()
+    }
+
+    /// Whether the uplink is connected; changes as it does.
+    pub fn connected(&self) -> Arc<AtomicBool> {
+        self.status.flag()
+    }
+
+    /// Counts the turns of the loop: at least one a second while the task is alive.
+    pub fn heartbeat(&self) -> Arc<AtomicU64> {
+        self.status.heartbeat()
+    }
 }
 
 /// Starts forwarding `routes` through an uplink. Must be called within a runtime.
@@ -124,49 +170,74 @@ pub fn start_both_ways(
     registry: &Registry,
     inbound: uplink::Inbound,
 ) -> Result<Forwarder, ForwardError> {
-    let status = Status::new(&settings.name, registry)
-        .map_err(|cause| ForwardError::Metrics { name: settings.name.clone(), cause })?;
+    let figures = Figures::register(&settings.name, registry)?;
+    Ok(start_again(figures, settings, routes, gateway_id, store, inbound))
+}
+
+/// The same for an uplink that has figures already. The forwarder before it must have ended: what is in flight has one owner.
+pub fn start_again(
+    figures: Figures,
+    settings: uplink::Settings,
+    routes: Vec<Route>,
+    gateway_id: &str,
+    store: store::Handle,
+    inbound: uplink::Inbound,
+) -> Forwarder {
     let (stop, stopped) = watch::channel(None);
-    let upstream = Mqtt::new(settings.clone()).subscribing(inbound.subscriptions());
-    let task = Task::new(settings, routes, gateway_id, store, status.clone(), stopped, inbound);
+    let (tuning, tuned) = watch::channel(settings.clone());
+    let orders = Orders { stop: stopped, tuning: tuned };
+    let upstream = Mqtt::new(settings.clone()).subscribing(inbound.subscriptions()).without(inbound.unwanted());
+    let task = Task::new(settings, routes, gateway_id, store, figures.status.clone(), orders, inbound);
     let task = tokio::spawn(task.run(upstream));
-    Ok(Forwarder { status, stop, task })
+    Forwarder { figures, stop, tuning, task }
 }
 
 impl Forwarder {
     /// The uplink's name.
     pub fn name(&self) -> &str {
-        self.status.name()
+        self.figures.name()
+    }
+
+    /// What is shown of the uplink.
+    pub fn figures(&self) -> Figures {
+        self.figures.clone()
     }
 
     /// The uplink at a glance.
     pub fn stats(&self) -> UplinkStats {
-        self.status.stats()
+        self.figures.status.stats()
     }
 
     /// A way to ask for [`Forwarder::stats`] that outlives the forwarder.
     pub fn watcher(&self) -> impl Fn() -> UplinkStats + Send + Sync + Clone + use<> {
-        let status = self.status.clone();
-        move || status.stats()
+        self.figures.watcher()
     }
 
     /// Whether the uplink is connected; changes as it does.
     pub fn connected(&self) -> Arc<AtomicBool> {
-        self.status.flag()
+        self.figures.connected()
     }
 
-    /// Counts the turns of the loop: at least one a second while the task is alive.
+    /// See [`Figures::heartbeat`].
     pub fn heartbeat(&self) -> Arc<AtomicU64> {
-        self.status.heartbeat()
+        self.figures.heartbeat()
+    }
+
+    /// From now on goes by what of these settings can change on a connection ([`uplink::Settings::tune`]).
+    pub fn tune(&self, settings: uplink::Settings) {
+        self.tuning.send_replace(settings);
     }
 
     /// Waits until the task ends, which it does of itself only when something is wrong. Cancel safe; not to be called again once it has returned.
     pub async fn ended(&mut self) -> Result<(), ForwardError> {
-        (&mut self.task).await?
+        (&mut self.task).await?.map(drop)
     }
 
     /// Stops in order: sends nothing new, waits up to `grace` for acknowledgements of what is in flight, settles, says good-bye.
-    pub async fn stop(self, grace: Duration) -> Result<(), ForwardError> {
+    /// When this returns, what was acknowledged is committed; whoever forwards the same streams next begins behind it.
+    ///
+    /// Gives back the way for what comes down, for the next forwarder of this uplink.
+    pub async fn stop(self, grace: Duration) -> Result<uplink::Inbound, ForwardError> {
         self.stop.send_replace(Some(grace));
         self.task.await?
     }

@@ -38,6 +38,11 @@ impl Progress {
         Self { limit, acknowledgements: Watched::default(), bytes: Watched::default() }
     }
 
+    /// From now on this is the limit.
+    pub(super) const fn set_limit(&mut self, limit: Duration) {
+        self.limit = limit;
+    }
+
     /// Takes note of how things stand, and says when the connection is stuck if nothing moves until then.
     pub(super) fn look(&mut self, now: Instant, standing: Standing) -> Option<Instant> {
         self.acknowledgements.look(now, standing.acknowledged, standing.awaits_acknowledgement);

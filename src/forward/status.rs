@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use prometheus::{Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, Registry};
+use prometheus::{Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, Registry, core::Collector};
 use tracing::{debug, info, warn};
 
 use super::suspects::{Failure, Verdict};
@@ -85,13 +85,20 @@ impl Metrics {
         for reason in uplink::Error::REASONS.iter().chain([&NO_PROGRESS, &PUBLISH_REFUSED]) {
             metrics.failures.with_label_values(&[reason]);
         }
-        registry.register(Box::new(metrics.connected.clone()))?;
-        registry.register(Box::new(metrics.connects.clone()))?;
-        registry.register(Box::new(metrics.failures.clone()))?;
-        registry.register(Box::new(metrics.in_flight.clone()))?;
-        registry.register(Box::new(metrics.address.clone()))?;
-        registry.register(Box::new(metrics.ack_seconds.clone()))?;
+        metrics.all().into_iter().try_for_each(|metric| registry.register(metric))?;
         Ok(metrics)
+    }
+
+    fn all(&self) -> [Box<dyn Collector>; 6] {
+        let Self { connected, connects, failures, in_flight, address, ack_seconds } = self;
+        [
+            Box::new(connected.clone()),
+            Box::new(connects.clone()),
+            Box::new(failures.clone()),
+            Box::new(in_flight.clone()),
+            Box::new(address.clone()),
+            Box::new(ack_seconds.clone()),
+        ]
     }
 }
 
@@ -108,6 +115,15 @@ impl Status {
             metrics: Metrics::register(name, registry)?,
         };
         Ok(Self { shared: Arc::new(shared) })
+    }
+
+    /// Takes the metrics out of a registry; one that they are not in does not mind.
+    pub(super) fn unregister(&self, registry: &Registry) {
+        for metric in self.shared.metrics.all() {
+            if let Err(error) = registry.unregister(metric) {
+                debug!(uplink = self.name(), %error, "a metric was not registered");
+            }
+        }
     }
 
     pub(super) fn name(&self) -> &str {

@@ -61,6 +61,8 @@ pub(super) struct Task {
     /// Rings when the position of any stream changes.
     pub(super) backlog: Arc<Notify>,
     pub(super) stop: Stop,
+    /// Settings that can change on a connection; see `uplink::Settings::tune`.
+    pub(super) tuning: watch::Receiver<uplink::Settings>,
     /// What comes the other way.
     pub(super) inbound: Inbound,
     store: store::Handle,
@@ -72,6 +74,14 @@ pub(super) struct Task {
     done_since: Option<Instant>,
     /// One for each lane; they end with the store.
     _watchers: JoinSet<()>,
+}
+
+/// What a forwarder is told while it runs.
+pub(super) struct Orders {
+    /// Stop; what is in flight may be waited for so long.
+    pub(super) stop: watch::Receiver<Option<Duration>>,
+    /// Go by these settings, as far as they can change on a connection.
+    pub(super) tuning: watch::Receiver<uplink::Settings>,
 }
 
 /// The wish to stop, and for how long what is in flight may be waited for.
@@ -166,7 +176,7 @@ impl Task {
         gateway_id: &str,
         store: store::Handle,
         status: Status,
-        stop: watch::Receiver<Option<Duration>>,
+        Orders { stop, tuning }: Orders,
         inbound: Inbound,
     ) -> Self {
         let backlog = Arc::new(Notify::new());
@@ -191,6 +201,7 @@ impl Task {
             settling: JoinSet::new(),
             backlog,
             stop: Stop::new(stop),
+            tuning,
             inbound,
             store,
             sources,
@@ -202,7 +213,7 @@ impl Task {
     }
 
     /// Forwards until it is stopped or the store has failed.
-    pub(super) async fn run<U: Upstream>(mut self, mut upstream: U) -> Result<(), ForwardError> {
+    pub(super) async fn run<U: Upstream>(mut self, mut upstream: U) -> Result<Inbound, ForwardError> {
         let mut waits = Waits::new(self.settings.backoff);
         let mut may_resume = false;
         loop {
@@ -260,8 +271,18 @@ impl Task {
         }
     }
 
+    /// Goes by what was tuned, if anything was.
+    pub(super) fn tune(&mut self) {
+        let before = (self.settings.messages_per_s, self.settings.bytes_per_s);
+        self.settings.tune(&self.tuning.borrow_and_update());
+        let now = (self.settings.messages_per_s, self.settings.bytes_per_s);
+        if now != before {
+            self.pacing = Pacing::new(now.0, now.1);
+        }
+    }
+
     /// Gives the store what is done and not settled yet.
-    async fn finish(mut self) -> Result<(), ForwardError> {
+    async fn finish(mut self) -> Result<Inbound, ForwardError> {
         let last = async {
             while let Some(settled) = self.settling.join_next().await {
                 settled??;
@@ -283,7 +304,7 @@ impl Task {
         };
         self.status.in_flight(0);
         self.status.stopped();
-        settled
+        settled.map(|()| self.inbound)
     }
 
     /// Begins to read every stream from the oldest message that is not done.

@@ -32,7 +32,7 @@ pub enum Durability {
 }
 
 /// Settings of one stream, as far as the store enforces them.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StreamSettings {
     /// Its name, `[A-Za-z0-9_.-]{1,64}`.
     pub name: String,
@@ -59,7 +59,8 @@ pub enum WhenFull {
     DropNewest,
 }
 
-/// A configured stream: its place in the list given to [`open`](super::open).
+/// A stream: its place in the list given to [`open`](super::open), or as [`Handle::configure`](super::Handle::configure) gave it. The same stream
+/// keeps it for as long as the process lives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct StreamId(pub u32);
 

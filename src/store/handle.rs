@@ -189,13 +189,9 @@ impl Handle {
     /// Where a stream stands, and a way to wait for it to change.
     ///
     /// # Panics
-    /// When there is no such stream: ids come from the configuration that opened the store.
+    /// When there is no such stream: ids come from the store.
     pub fn position(&self, stream: StreamId) -> watch::Receiver<Position> {
-        self.shared
-            .door(stream)
-            .expect("stream ids come from the configuration that opened the store")
-            .position
-            .subscribe()
+        self.shared.door(stream).expect("stream ids come from the store").position.subscribe()
     }
 
     /// The books of all configured streams, in configuration order (`to` is left for the caller to fill in); then of those that are
@@ -203,7 +199,7 @@ impl Handle {
     pub fn streams(&self) -> Vec<StreamStats> {
         let now = Now::read();
         let boots = self.shared.boots.read().unwrap_or_else(PoisonError::into_inner);
-        self.shared.doors.iter().map(|door| door.stats(&boots, now)).collect()
+        self.shared.doors.in_order().iter().map(|door| door.stats(&boots, now)).collect()
     }
 
     /// The store at a glance.
@@ -349,7 +345,7 @@ impl Handle {
         tokio::time::timeout(deadline, flush).await.unwrap_or(Err(StoreError::Deadline))
     }
 
-    fn door(&self, stream: StreamId) -> Result<&super::shared::Door, StoreError> {
+    fn door(&self, stream: StreamId) -> Result<Arc<super::doors::Door>, StoreError> {
         self.shared.door(stream).ok_or(StoreError::NoSuchStream(stream))
     }
 

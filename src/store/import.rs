@@ -170,7 +170,7 @@ impl Handle {
         again: bool,
     ) -> Result<Imported, OrderError> {
         let door = self.shared.door(stream).ok_or(StoreError::NoSuchStream(stream))?;
-        if !door.configured {
+        if !door.is_configured() {
             return Err(OrderError::NotConfigured(door.name.clone()));
         }
         let import = Box::new(Import { stream: stream.0 as usize, messages, own, again });

@@ -22,7 +22,8 @@
 //!
 //! *What operators do*: `operated` has a row for each stream that is paused, keeps forwarded messages for replay, or is being replayed (see
 //! `operated`). Kept rows lie between `tail` and `head`. `dead` is bounded, and `dead_left` counts what left it (see `dead`). Streams that are not configured
-//! any more are opened like the others, behind them: they take nothing and go nowhere.
+//! any more are opened like the others, behind them: they take nothing and go nowhere. Streams can come, go and change while the store is open
+//! (see `configure`).
 //!
 //! # Writing
 //!
@@ -134,8 +135,10 @@ mod api;
 mod at_rest;
 mod books;
 mod clock;
+mod configure;
 mod dead;
 mod disk;
+mod doors;
 mod failure;
 mod figures;
 mod handle;
@@ -164,6 +167,7 @@ mod writer;
 pub use self::{
     api::*,
     at_rest::{AtRest, AtRestError, RestingPage},
+    configure::{Changes, ConfigureError},
     dead::{DEAD_BYTES_MAX, DEAD_MESSAGES_MAX},
     disk::DISK_PATIENCE,
     handle::{Handle, OpenError, Store, StoreError},

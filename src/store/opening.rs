@@ -6,11 +6,7 @@ use std::{
     io::ErrorKind,
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::{Path, PathBuf},
-    sync::{
-        Arc, Mutex, RwLock,
-        atomic::{AtomicBool, AtomicU64},
-        mpsc::sync_channel,
-    },
+    sync::{Arc, Mutex, RwLock, mpsc::sync_channel},
     thread,
     time::Duration,
 };
@@ -21,11 +17,12 @@ use tokio::sync::{Semaphore, watch};
 
 use super::{
     alarms::{self, Alarms},
-    api::{Durability, Settings, StreamSettings, WhenFull},
+    api::{Durability, Settings, StreamSettings},
     books::Books,
     clock::{self, Boots, Now},
     dead,
     disk::DiskWait,
+    doors::{Door, Doors},
     failure::Failure,
     handle::{Handle, OpenError, Store},
     lock::DirectoryLock,
@@ -35,10 +32,7 @@ use super::{
     reader, recovery,
     schema::{self, Role, StreamSql},
     sessions::{QueueLimits, SessionId, is_reserved},
-    shared::{
-        ASKED_PLACES, CONTROLS_MAX, Door, Glance, Published, QUEUE_BYTES_MAX, QUEUE_PLACES, QueueDoor, READS_MAX,
-        Shared, State,
-    },
+    shared::{ASKED_PLACES, CONTROLS_MAX, Glance, QUEUE_BYTES_MAX, QUEUE_PLACES, QueueDoor, READS_MAX, Shared, State},
     writer,
 };
 use crate::stats::DeadStats;
@@ -211,14 +205,7 @@ fn not_configured(
             );
         }
         found.push((id, books));
-        others.push(StreamSettings {
-            name,
-            ttl: None,
-            max_messages: None,
-            max_bytes: None,
-            when_full: WhenFull::Reject,
-            retain_sent: Duration::MAX,
-        });
+        others.push(StreamSettings::not_configured(&name));
     }
     others
 }
@@ -345,8 +332,10 @@ fn start(
     let (queue, works) = sync_channel(QUEUE_PLACES);
     let (queries, questions) = sync_channel(ASKED_PLACES);
     let is_configured = (0..).map(|at| at < configured.len());
-    let doors =
-        found.iter().zip(&streams).zip(is_configured).map(|(((_, books), settings), is)| door(books, settings, is));
+    let door = |(((id, books), settings), is): ((&(i64, Books), &StreamSettings), bool)| {
+        Arc::new(Door::new(*id, books, settings, is))
+    };
+    let doors = found.iter().zip(&streams).zip(is_configured).map(door).collect();
     let (totals, queues) = queue_doors(sessions);
     metrics.queues.show(&totals);
     metrics.alarms.show(alarms);
@@ -357,7 +346,7 @@ fn start(
         bytes: Arc::new(Semaphore::new(QUEUE_BYTES_MAX)),
         controls: Arc::new(Semaphore::new(CONTROLS_MAX)),
         reads: Arc::new(Semaphore::new(READS_MAX)),
-        doors: doors.collect(),
+        doors: Doors::new(doors, configured.len()),
         queues: RwLock::new(queues),
         queue_totals: Mutex::new(totals),
         dead: Mutex::new(*dead),
@@ -376,7 +365,6 @@ fn start(
         queries: questions,
         shared: Arc::clone(&shared),
         metrics: metrics.alarms.clone(),
-        streams: found.iter().map(|(id, _)| *id).collect(),
         check: !was_clean,
     };
     let writer = writer::Start {
@@ -407,21 +395,6 @@ fn queue_doors(sessions: &LoadedSessions) -> (Counts, HashMap<SessionId, Arc<Que
         }
     }
     (totals, queues)
-}
-
-fn door(books: &Books, settings: &StreamSettings, configured: bool) -> Door {
-    Door {
-        name: settings.name.clone(),
-        configured,
-        limits: writer::limits(settings),
-        when_full: settings.when_full,
-        position: watch::Sender::new(books.position()),
-        paused: Arc::new(AtomicBool::new(books.operated.paused)),
-        replay: watch::Sender::new(books.operated.replay_position()),
-        published: Mutex::new(Published { books: books.clone(), head_at: (0, 0) }),
-        offline: AtomicU64::new(0),
-        qos0_full: AtomicU64::new(0),
-    }
 }
 
 /// Why a database could not be loaded.

@@ -71,8 +71,13 @@ pub enum OrderError {
 impl Handle {
     /// The stream of this name, configured or not.
     pub fn find(&self, name: &str) -> Option<StreamId> {
-        let at = self.shared.doors.iter().position(|door| door.name == name)?;
+        let at = self.shared.doors.find(name)?;
         u32::try_from(at).ok().map(StreamId)
+    }
+
+    /// Whether there is a stream of this name, and the configuration has it.
+    pub fn is_configured(&self, name: &str) -> bool {
+        self.shared.doors.find(name).is_some_and(|place| self.shared.doors.at(place).is_configured())
     }
 
     /// The name of a stream.
@@ -90,7 +95,7 @@ impl Handle {
     /// # Panics
     /// When there is no such stream.
     pub fn paused(&self, stream: StreamId) -> Arc<AtomicBool> {
-        let door = self.shared.door(stream).expect("stream ids come from the configuration that opened the store");
+        let door = self.shared.door(stream).expect("stream ids come from the store");
         Arc::clone(&door.paused)
     }
 
@@ -106,8 +111,8 @@ impl Handle {
     /// that are, at most, when it is committed; it goes on by itself, across restarts too.
     pub async fn replay(&self, stream: StreamId, since: i64, until: i64) -> Result<u64, OrderError> {
         let index = self.index(stream)?;
-        let door = &self.shared.doors[index];
-        if !door.configured {
+        let door = self.shared.doors.at(index);
+        if !door.is_configured() {
             return Err(OrderError::NotConfigured(door.name.clone()));
         }
         let ranges = self.ask(|reply| Query::FindKept { stream: index, since, until, reply }).await?;
@@ -124,7 +129,7 @@ impl Handle {
     /// # Panics
     /// When there is no such stream.
     pub fn replay_position(&self, stream: StreamId) -> watch::Receiver<ReplayPosition> {
-        let door = self.shared.door(stream).expect("stream ids come from the configuration that opened the store");
+        let door = self.shared.door(stream).expect("stream ids come from the store");
         door.replay.subscribe()
     }
 
@@ -160,7 +165,8 @@ impl Handle {
         from: Sequence,
         end: Sequence,
     ) -> Result<(Position, u64), StoreError> {
-        let published = locked(&self.shared.doors[self.index(stream)?].published);
+        let door = self.shared.doors.at(self.index(stream)?);
+        let published = locked(&door.published);
         let books = &published.books;
         let (from, end) = (from.max(books.head), end.min(books.next));
         let count = end.saturating_sub(from) - books.holes.within(from, end.max(from));

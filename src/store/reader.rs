@@ -21,7 +21,6 @@ use super::{
     mend,
     metrics::AlarmMetrics,
     row::{Columns, Decoder, Senseless, weight},
-    schema::StreamSql,
     shared::{Asked, Job, Place, Query, Shared, Work, locked},
     writer::poison,
 };
@@ -32,6 +31,9 @@ pub const READ_MESSAGES_MAX: usize = 4096;
 /// Most bytes one read gives, if it is more than one message.
 pub const READ_BYTES_MAX: usize = 1 << 20;
 
+/// Prepared statements that are kept, besides one for each stream: also for streams that come later.
+const STATEMENTS: usize = 40;
+
 const STREAM_COLUMNS: Columns = Columns { flags: 4, client: 5, topic: 6, properties: 7, payload: 8 };
 
 /// What the reader needs to begin.
@@ -39,8 +41,6 @@ pub(super) struct Start {
     pub(super) connection: Connection,
     pub(super) queries: Receiver<Asked>,
     pub(super) shared: Arc<Shared>,
-    /// Durable ids of all streams.
-    pub(super) streams: Vec<i64>,
     /// All that is stored is to be looked at, for the last stop was not clean.
     pub(super) check: bool,
     pub(super) metrics: AlarmMetrics,
@@ -49,9 +49,6 @@ pub(super) struct Start {
 struct Reader {
     connection: Connection,
     shared: Arc<Shared>,
-    /// Durable ids of the streams.
-    ids: Vec<i64>,
-    sql: Vec<StreamSql>,
     decoder: Decoder,
 }
 
@@ -78,7 +75,6 @@ pub(super) fn run(start: Start) {
 struct Desk {
     queries: Receiver<Asked>,
     shared: Arc<Shared>,
-    streams: Vec<i64>,
     /// `None` while the store is suspended.
     reader: Option<Reader>,
     /// What could not be answered: asked again with the next connection. Each keeps its permit.
@@ -89,17 +85,16 @@ struct Desk {
 
 impl Desk {
     fn new(start: Start) -> Self {
-        let Start { connection, queries, shared, streams, check, metrics } = start;
+        let Start { connection, queries, shared, check, metrics } = start;
         let check = check.then(|| Check::new(metrics));
-        let mut desk = Self { queries, shared, streams, reader: None, held: Vec::new(), epoch: 0, check };
+        let mut desk = Self { queries, shared, reader: None, held: Vec::new(), epoch: 0, check };
         desk.reader = Some(desk.reader_at(connection));
         desk
     }
 
     fn reader_at(&self, connection: Connection) -> Reader {
-        connection.set_prepared_statement_cache_capacity(8 + self.streams.len());
-        let sql = self.streams.iter().copied().map(StreamSql::new).collect();
-        Reader { connection, shared: Arc::clone(&self.shared), ids: self.streams.clone(), sql, decoder: Decoder::new() }
+        connection.set_prepared_statement_cache_capacity(STATEMENTS + self.shared.doors.all().len());
+        Reader { connection, shared: Arc::clone(&self.shared), decoder: Decoder::new() }
     }
 
     fn work(mut self) -> Result<(), Failure> {
@@ -255,13 +250,14 @@ impl Reader {
     }
 
     fn read(&mut self, span: &Span) -> Result<Vec<Stored>, Failure> {
-        let position = *self.shared.doors[span.stream].position.borrow();
+        let door = self.shared.doors.at(span.stream);
+        let position = *door.position.borrow();
         let from = span.from.max(position.head);
         let limit = span.max_messages.clamp(1, READ_MESSAGES_MAX);
         let max_bytes = span.max_bytes.min(READ_BYTES_MAX) as u64;
         let now = Now::read();
         let boots = self.shared.boots.read().unwrap_or_else(PoisonError::into_inner).clone();
-        let mut statement = self.connection.prepare_cached(&self.sql[span.stream].read)?;
+        let mut statement = self.connection.prepare_cached(&door.sql.read)?;
         let mut rows = statement.query((from.cast_signed(), i64::try_from(limit).unwrap_or(i64::MAX)))?;
         let mut messages = Vec::with_capacity(limit.min(256));
         let mut damaged = Vec::new();
@@ -306,7 +302,7 @@ impl Reader {
         }
         self.report(Place::Stream(stream), Vec::new());
         unknown().map_or(Ok(()), |(first, end)| {
-            let name = &self.shared.doors[stream].name;
+            let name = &self.shared.doors.at(stream).name;
             let cause = format!("messages {first} to {} of the stream {name} are missing or out of order", end - 1);
             Err(Failure::Damaged(cause))
         })
@@ -314,7 +310,8 @@ impl Reader {
 
     /// Whether nothing is to be expected from `first` up to and without `end`: settled and perhaps deleted, or a known hole.
     fn is_hole(&self, stream: usize, (first, end): (Sequence, Sequence)) -> bool {
-        let published = locked(&self.shared.doors[stream].published);
+        let door = self.shared.doors.at(stream);
+        let published = locked(&door.published);
         let first = first.max(published.books.head.min(end));
         first <= end && published.books.holes.within(first, end) == end - first
     }

@@ -2,11 +2,7 @@
 
 use std::{
     collections::HashMap,
-    sync::{
-        Arc, Mutex, PoisonError, RwLock,
-        atomic::{AtomicBool, AtomicU64, Ordering},
-        mpsc::SyncSender,
-    },
+    sync::{Arc, Mutex, PoisonError, RwLock, atomic::AtomicU64, mpsc::SyncSender},
     time::{Duration, Instant},
 };
 
@@ -17,12 +13,13 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
 
 use super::{
     alarms::Alarms,
-    api::{DeadFilter, Entry, Position, Refusal, ReplayPosition, Run, Sequence, Stored, StreamId, WhenFull},
-    books::{Books, Fit, Holes, Limits},
-    clock::{Boots, Now},
+    api::{DeadFilter, Entry, Refusal, Run, Sequence, Stored, StreamId, WhenFull},
+    books::{Fit, Holes},
+    clock::Boots,
+    configure::Configure,
     disk::DiskWait,
+    doors::{Door, Doors},
     failure::Failure,
-    figures::stream_stats,
     handle::StoreError,
     import::{Import, Imported},
     lane::LaneShared,
@@ -31,7 +28,7 @@ use super::{
     sessions::{QueueLimits, RestoredSession, RetainedMessage, SessionId, SessionMessage, SessionRecord},
 };
 use crate::{
-    stats::{DeadLetter, DeadStats, StreamStats},
+    stats::{DeadLetter, DeadStats},
     topic::TopicName,
 };
 
@@ -73,6 +70,8 @@ pub(super) const DAMAGED: &str = "damaged";
 pub(super) enum Work {
     /// Something to decide and commit.
     Job(Job),
+    /// The configuration has changed.
+    Configure(Configure),
     /// Commit, checkpoint, end.
     Close,
     /// The reader failed. `epoch`: how often the store had been resumed then; an old one is no news.
@@ -262,32 +261,6 @@ pub(super) enum State {
     Failed(Arc<str>),
 }
 
-/// What is published of a stream after each commit that touches it.
-#[derive(Debug)]
-pub(super) struct Door {
-    pub(super) name: String,
-    /// Whether the configuration still has it.
-    pub(super) configured: bool,
-    pub(super) limits: Limits,
-    pub(super) when_full: WhenFull,
-    pub(super) position: watch::Sender<Position>,
-    pub(super) paused: Arc<AtomicBool>,
-    pub(super) replay: watch::Sender<ReplayPosition>,
-    pub(super) published: Mutex<Published>,
-    /// QoS 0 messages of a live-only stream not yet entered in the books.
-    pub(super) offline: AtomicU64,
-    /// QoS 0 messages dropped while not even the books could be written.
-    pub(super) qos0_full: AtomicU64,
-}
-
-/// The books as of the last commit.
-#[derive(Debug, Default)]
-pub(super) struct Published {
-    pub(super) books: Books,
-    /// Boot and monotonic time of the oldest message; meaningless while the backlog is empty.
-    pub(super) head_at: (i64, u64),
-}
-
 /// What is published of a session's queue after each commit that touches it.
 #[derive(Debug)]
 pub(super) struct QueueDoor {
@@ -336,7 +309,7 @@ pub(super) struct Shared {
     pub(super) bytes: Arc<Semaphore>,
     pub(super) controls: Arc<Semaphore>,
     pub(super) reads: Arc<Semaphore>,
-    pub(super) doors: Box<[Door]>,
+    pub(super) doors: Doors,
     /// Of all sessions that have not ended.
     pub(super) queues: RwLock<HashMap<SessionId, Arc<QueueDoor>>>,
     /// All queues together, with those of ended sessions, as of the last commit.
@@ -363,8 +336,8 @@ pub(super) fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 }
 
 impl Shared {
-    pub(super) fn door(&self, stream: StreamId) -> Option<&Door> {
-        self.doors.get(stream.0 as usize)
+    pub(super) fn door(&self, stream: StreamId) -> Option<Arc<Door>> {
+        self.doors.of(stream)
     }
 
     /// Why nothing works any more; `Closed` too for what came too late to be noticed.
@@ -429,33 +402,6 @@ impl QueueDoor {
     fn has_room(&self, bytes: u64) -> bool {
         let (books, limits) = *locked(&self.published);
         limits.when_full != WhenFull::Reject || books.fit(limits, bytes) != Fit::Full
-    }
-}
-
-impl Door {
-    fn has_room(&self, bytes: u64) -> bool {
-        self.when_full != WhenFull::Reject || locked(&self.published).books.fit(self.limits, bytes) != Fit::Full
-    }
-
-    pub(super) fn stats(&self, known_boots: &Boots, now: Now) -> StreamStats {
-        let published = locked(&self.published);
-        // Under the lock: the writer moves these into the books under it too.
-        let offline = self.offline.load(Ordering::Relaxed);
-        let qos0_full = self.qos0_full.load(Ordering::Relaxed);
-        let books = &published.books;
-        let mut dropped = books.dropped.clone();
-        for (reason, count) in [(OFFLINE, offline), (QOS0_FULL, qos0_full)] {
-            if count > 0 {
-                dropped.add(reason, count);
-            }
-        }
-        StreamStats {
-            accepted: books.accepted + offline + qos0_full,
-            dropped: dropped.entries(),
-            limit_messages: self.limits.max_messages,
-            limit_bytes: self.limits.max_bytes,
-            ..stream_stats(&self.name, self.configured, books, published.head_at, known_boots, now)
-        }
     }
 }
 

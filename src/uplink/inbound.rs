@@ -110,6 +110,8 @@ pub struct Arrival {
 #[derive(Debug)]
 pub struct Inbound {
     subscriptions: Vec<Subscription>,
+    /// What may have been asked for before, and is not any more.
+    unwanted: Vec<TopicFilter>,
     link: watch::Sender<Link>,
     /// For each address, the connection that its session began with.
     sessions: HashMap<String, u64>,
@@ -142,13 +144,37 @@ pub fn inbound(subscriptions: Vec<Subscription>) -> (Inbound, Arrivals) {
     let (room, lost) = (Arc::new(Semaphore::new(INBOX_BYTES)), Arc::<AtomicU64>::default());
     let theirs = Arrivals { link: connection, arrivals: arriving, answers, lost: Arc::clone(&lost) };
     let sessions = HashMap::new();
-    (Inbound { subscriptions, link, sessions, arrivals, room, answers: answering, lost, overflowed: false }, theirs)
+    (
+        Inbound {
+            subscriptions,
+            unwanted: Vec::new(),
+            link,
+            sessions,
+            arrivals,
+            room,
+            answers: answering,
+            lost,
+            overflowed: false,
+        },
+        theirs,
+    )
 }
 
 impl Inbound {
     /// What is to be asked of the upstream.
     pub fn subscriptions(&self) -> &[Subscription] {
         &self.subscriptions
+    }
+
+    /// What the upstream is to be told that it is not asked for any more, where it still knows us.
+    pub fn unwanted(&self) -> &[TopicFilter] {
+        &self.unwanted
+    }
+
+    /// The same, and these are not asked for any more.
+    #[must_use]
+    pub fn without(self, unwanted: Vec<TopicFilter>) -> Self {
+        Self { unwanted, ..self }
     }
 
     /// A connection begins.

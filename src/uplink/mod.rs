@@ -51,6 +51,14 @@ use crate::{
 /// Deliveries have the ids up to this one; the one beyond is the session's own, for what it asks of the upstream itself.
 pub const LAST_DELIVERY_ID: u16 = u16::MAX - 1;
 
+/// Says what is wrong with the files of TLS that an uplink needs, if it needs any; found out before it is used. Blocks on files.
+pub fn check_tls(settings: &Settings) -> Result<(), Error> {
+    match settings.urls.iter().find(|url| url.tls) {
+        Some(url) => tls::check(settings, &url.to_string()),
+        None => Ok(()),
+    }
+}
+
 /// A system that messages can be sent to.
 pub trait Upstream: Send + 'static {
     /// One connection to it.

@@ -41,6 +41,22 @@ pub struct Settings {
     pub bytes_per_s: u64,
 }
 
+impl Settings {
+    /// Whether a connection of the one can go on as one of the other: they differ in what [`Settings::tune`] takes over, if in anything.
+    pub fn is_only_tuned(&self, other: &Self) -> bool {
+        let mut tuned = self.clone();
+        tuned.tune(other);
+        tuned == *other
+    }
+
+    /// Takes over what can change on a connection: the rate and the progress timeout.
+    pub fn tune(&mut self, other: &Self) {
+        let Self { messages_per_s, bytes_per_s, progress_timeout, .. } = other;
+        (self.messages_per_s, self.bytes_per_s) = (*messages_per_s, *bytes_per_s);
+        self.progress_timeout = *progress_timeout;
+    }
+}
+
 /// Address of an upstream.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Url {

@@ -108,11 +108,11 @@ async fn sighup_applies_access_and_names_what_takes_a_restart() {
     assert_eq!(code, 0);
     set_password(&gateway.file("passwd"), "bert", &Credential::of(b"treb").unwrap()).unwrap();
     fs::write(gateway.file("acl.toml"), RULES.replace("a/#", "b/#")).unwrap();
-    fs::write(gateway.file("tidegate.toml"), format!("{CONFIG}[store]\nmin_free = 1\n")).unwrap();
+    fs::write(gateway.file("tidegate.toml"), format!("{CONFIG}[store]\ndurability = \"process\"\n")).unwrap();
     gateway.hangup();
     let applied = gateway.logged("access reloaded");
     assert_eq!((&applied["users"], &applied["rules"], &applied["disconnected"]), (&2.into(), &1.into(), &0.into()));
-    assert_eq!(gateway.logged("reload: this has changed too, and takes a restart")["changed"], "[store]");
+    assert_eq!(gateway.logged("reload: this has changed too, and takes a restart")["keys"], "store.durability");
     anne.send_bytes(&publish(5, 2, "a/x", 1, b"x")).await;
     anne.expect("40 03 0001 87").await;
     anne.send_bytes(&publish(5, 2, "b/x", 1, b"x")).await;

@@ -76,6 +76,11 @@ async fn events_tell_all_that_the_page_shows() {
     let (name, event) = client(move || Follower::join(address).1.next().unwrap()).await;
     assert_eq!(name, "state");
     assert_eq!(event["status"]["gateway_id"], "plant-7");
+    let document: Value = serde_json::from_str(include_str!("../../src/admin/openapi.json")).unwrap();
+    let fields = |object: &Value| object.as_object().unwrap().keys().cloned().collect::<Vec<_>>();
+    let schemas = &document["components"]["schemas"];
+    assert_eq!(fields(&event), fields(&schemas["Event"]["properties"]), "the document says what is told");
+    assert_eq!(fields(&event["alarms"][0]), fields(&schemas["Alarm"]["properties"]));
     assert_eq!(event["streams"][0]["limit"]["used_ratio"], 0.8);
     assert_eq!(event["dead"]["messages"], 3);
     let alarms: Vec<_> =

@@ -26,12 +26,12 @@ include-operation-id = "purgeAllDead"
 checks.positive_data_acceptance.enabled = false  # one of two parameters is needed, and not both
 
 [[operations]]
-include-operation-id = "import"
-checks.positive_data_acceptance.enabled = false  # the body is lines, of which a schema knows nothing
-
-[[operations]]
 include-operation-id = "events"
 enabled = false  # an answer without end
+
+[[operations]]
+include-operation-id = "import"
+checks.positive_data_acceptance.enabled = false  # the body is lines, of which a schema knows nothing
 
 [[operations]]
 include-operation-id = "replay"

@@ -25,7 +25,7 @@ export function rate(perSecond) {
   return perSecond < 10 ? `${perSecond.toFixed(1)}/s` : `${count(perSecond)}/s`;
 }
 
-// Two units are enough: 3 h 20 min.
+// Two digits or two units are enough: 3 h 20 min, 40 min.
 export function span(seconds) {
   if (seconds < 1) return "0 s";
   const units = [["d", 86400], ["h", 3600], ["min", 60], ["s", 1]];
@@ -35,7 +35,7 @@ export function span(seconds) {
     const whole = Math.floor(rest / size);
     rest -= whole * size;
     return [whole, name];
-  }).filter(([whole], at) => at === 0 || whole > 0).map(([whole, name]) => `${whole} ${name}`).join(" ");
+  }).filter(([whole], at, all) => at === 0 || (whole > 0 && all[0][0] < 10)).map(([whole, name]) => `${whole} ${name}`).join(" ");
 }
 
 export function milliseconds(seconds) {

@@ -25,8 +25,8 @@ impl Door {
         tokio::select! {
             biased;
             admitted = self.hub.access.admit(applicant, self.began + CONNECT_TIMEOUT) => admitted.map_err(refusal),
-            () = self.hub.stopping.cancelled() => {
-                Err(Refusal::new(Reason::SHUTTING_DOWN, "stopping", "the gateway stops"))
+            () = self.listener.leaving.cancelled() => {
+                Err(Refusal::new(Reason::SHUTTING_DOWN, "stopping", "the gateway stops, or this listener"))
             }
         }
     }

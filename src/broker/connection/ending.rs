@@ -54,6 +54,8 @@ pub(super) enum Ending {
     TakenOver,
     /// The gateway stops.
     Stopping,
+    /// A reload took its listener away.
+    ListenerGone,
     /// The store takes and gives nothing any more.
     StoreGone,
 }
@@ -84,7 +86,7 @@ impl Ending {
             Self::TakenOver => Some(Reason::TAKEN_OVER),
             Self::Revoked => Some(Reason::NOT_AUTHORIZED),
             Self::Expelled => Some(Reason::ADMINISTRATIVE),
-            Self::Stopping => Some(Reason::SHUTTING_DOWN),
+            Self::Stopping | Self::ListenerGone => Some(Reason::SHUTTING_DOWN),
             Self::StoreGone => Some(Reason::IMPLEMENTATION),
         }
     }
@@ -99,6 +101,7 @@ impl Ending {
             Self::Silent => SILENT.into(),
             Self::TakenOver => "another connection has the same client id".into(),
             Self::Stopping => "the gateway stops".into(),
+            Self::ListenerGone => "this listener is no more".into(),
             Self::StoreGone => "the store takes nothing any more".into(),
             Self::Disconnected { .. } | Self::Lost(_) | Self::Stalled => "".into(),
         }
@@ -118,7 +121,8 @@ impl Ending {
             | Self::TakenOver
             | Self::Revoked
             | Self::Expelled
-            | Self::Stopping => true,
+            | Self::Stopping
+            | Self::ListenerGone => true,
         }
     }
 
@@ -136,6 +140,7 @@ impl Ending {
             | Self::Revoked
             | Self::Expelled
             | Self::Stopping
+            | Self::ListenerGone
             | Self::StoreGone => true,
         }
     }
@@ -358,6 +363,7 @@ impl Connection {
             | Ending::Lost(_)
             | Ending::TakenOver
             | Ending::Stopping
+            | Ending::ListenerGone
             | Ending::StoreGone => {
                 tracing::debug!(
                     listener = who.listener,

@@ -76,7 +76,7 @@ pub(crate) async fn serve(
     let knocking = timeout(CONNECT_TIMEOUT, knocking);
     let connect = tokio::select! {
         biased;
-        () = hub.stopping.clone().cancelled_owned() => None,
+        () = listener.leaving.clone().cancelled_owned() => None,
         () = place.evicted() => {
             refused("pending-full", "too many connections without a CONNECT, or too many bytes of them");
             None
@@ -251,12 +251,12 @@ impl Door {
         self.check_connack(connect, assigned)?;
         let full =
             || Refusal::new(Reason::QUOTA_EXCEEDED, "connections-full", "the listener has max_connections clients");
-        let mut place = Arc::clone(&self.listener.places).try_acquire_owned().ok();
+        let mut place = self.listener.places.free().try_acquire_owned().ok();
         // A client whose old connection is half dead must be able to replace it, however full the listener is.
         if place.is_none() && !self.hub.sessions.is_connected(&connect.client_id) {
             return Err(full());
         }
-        let kick = self.hub.stopping.child_token();
+        let kick = self.listener.leaving.child_token();
         self.badge = Some(self.make_badge(admission, connect, &kick)?);
         let claimed = self.hub.sessions.claim(&connect.client_id, connect.clean_start, &kick).await;
         let (mut claim, due_will) = match claimed {
@@ -271,7 +271,7 @@ impl Door {
             claim.expiry_s = 0;
         }
         if place.is_none() {
-            let freed = timeout(TAKEOVER, Arc::clone(&self.listener.places).acquire_owned()).await;
+            let freed = timeout(TAKEOVER, self.listener.places.free().acquire_owned()).await;
             place = freed.ok().and_then(Result::ok);
         }
         let place = place.ok_or_else(full)?;

@@ -272,6 +272,7 @@ impl Connection {
     fn handle(&mut self, event: Event) -> Result<(), Ending> {
         match event {
             Event::Kicked if self.hub.stopping.is_cancelled() => Err(Ending::Stopping),
+            Event::Kicked if self.listener.leaving.is_cancelled() => Err(Ending::ListenerGone),
             Event::Kicked if self.badge.is_revoked() => Err(Ending::Revoked),
             Event::Kicked if self.presence.is_expelled() => Err(Ending::Expelled),
             Event::Kicked => Err(Ending::TakenOver),

@@ -42,7 +42,7 @@ pub use self::{
     tls_files::{TlsProblem, certificates_end, check_tls},
 };
 use self::{origin::Origins, websocket::WebSocket, whole_writes::WholeWrites};
-pub(crate) use self::{tls::Tls, watch::watch};
+pub(crate) use self::{tls::Tls, turns::Turns, watch::watch};
 use super::{ListenerSettings, Transport};
 
 /// A connection as it was accepted.

@@ -153,7 +153,7 @@ impl Tls {
     }
 
     /// For every file of certificates, when the first of them ends: seconds since 1970.
-    pub(super) fn dates(&self) -> Vec<(String, i64)> {
+    pub(crate) fn dates(&self) -> Vec<(String, i64)> {
         let current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
         current.not_after.iter().map(|(path, not_after)| (path.display().to_string(), *not_after)).collect()
     }

@@ -49,6 +49,15 @@ impl UnixSocket {
         &self.path
     }
 
+    /// Gives the file another mode, if it is still ours.
+    pub(crate) fn set_mode(&self, mode: u32) -> io::Result<()> {
+        let file = fs::symlink_metadata(&self.path)?;
+        if (file.dev(), file.ino()) != self.file {
+            return Err(io::Error::other("somebody has put another file in its place"));
+        }
+        fs::set_permissions(&self.path, fs::Permissions::from_mode(mode))
+    }
+
     /// The next connection, and who is at its other end.
     pub(crate) async fn accept(&self) -> io::Result<(Accepted, String)> {
         let (stream, _) = self.listener.accept().await?;

@@ -14,27 +14,28 @@ use super::{
 };
 
 /// Time between two looks at the files: one `stat` each.
-pub(super) const LOOK_EVERY: Duration = Duration::from_secs(30);
+pub(super) const LOOK_EVERY: Duration = Duration::from_secs(5);
 /// Time between two warnings of a certificate that ends soon.
 const WARN_EVERY: Duration = Duration::from_secs(24 * 3600);
 
-/// Looks at the files of all listeners until the gateway stops. Reading the configuration has warned already.
-pub(crate) async fn watch(listeners: Vec<Arc<Tls>>, stopping: CancellationToken) {
+/// Looks at the files of all that `listeners` gives until the gateway stops. Reading the configuration has warned already.
+pub(crate) async fn watch(listeners: impl Fn() -> Vec<Arc<Tls>> + Send + 'static, stopping: CancellationToken) {
     let mut warned = Instant::now();
-    while !listeners.is_empty() {
-        if warned.elapsed() >= WARN_EVERY {
-            warned = Instant::now();
-            warn(&listeners);
-        }
+    loop {
         tokio::select! {
             () = stopping.cancelled() => return,
             () = tokio::time::sleep(LOOK_EVERY) => {}
         }
-        let looking = listeners.clone();
-        // A file system that hangs must not hold a worker thread. The task fails only when the runtime ends.
-        let _ = tokio::task::spawn_blocking(move || looking.iter().for_each(|tls| tls.look())).await;
+        let looking = listeners();
+        if warned.elapsed() >= WARN_EVERY {
+            warned = Instant::now();
+            warn(&looking);
+        }
+        if !looking.is_empty() {
+            // A file system that hangs must not hold a worker thread. The task fails only when the runtime ends.
+            let _ = tokio::task::spawn_blocking(move || looking.iter().for_each(|tls| tls.look())).await;
+        }
     }
-    stopping.cancelled().await;
 }
 
 fn warn(listeners: &[Arc<Tls>]) {

@@ -85,7 +85,7 @@ impl Check {
                 self.all = count(reader);
                 tracing::info!(messages = self.all, "the last stop was not clean: all that is stored is checked");
                 quick_check(reader)?;
-                let ends = reader.shared.doors.iter().map(|door| door.position.borrow().next).collect();
+                let ends = reader.shared.doors.all().iter().map(|door| door.position.borrow().next).collect();
                 self.step = Step::Stream(0, 0, ends);
             }
             Step::Stream(stream, from, ends) => {
@@ -136,7 +136,8 @@ impl Check {
 
 /// Messages of all streams and queues.
 fn count(reader: &Reader) -> u64 {
-    let streams: u64 = reader.shared.doors.iter().map(|door| locked(&door.published).books.backlog_messages()).sum();
+    let streams: u64 =
+        reader.shared.doors.all().iter().map(|door| locked(&door.published).books.backlog_messages()).sum();
     streams + locked(&reader.shared.queue_totals).messages
 }
 

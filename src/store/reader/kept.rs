@@ -32,7 +32,8 @@ impl Reader {
     pub(super) fn find_kept(&self, stream: usize, since: i64, until: i64) -> Result<Holes, Failure> {
         let known_boots = self.shared.boots.read().unwrap_or_else(PoisonError::into_inner).clone();
         let (mut from, head) = {
-            let books = &locked(&self.shared.doors[stream].published).books;
+            let door = self.shared.doors.at(stream);
+            let books = &locked(&door.published).books;
             (books.tail, books.head)
         };
         let mut ranges = Holes::default();
@@ -52,7 +53,8 @@ impl Reader {
     /// Messages of a replay, from `from` on. What cannot be read is passed over: it is upstream already.
     pub(super) fn read_kept(&mut self, run: u64, span: &Span) -> Result<Vec<Stored>, Failure> {
         let ranges: Vec<_> = {
-            let books = &locked(&self.shared.doors[span.stream].published).books;
+            let door = self.shared.doors.at(span.stream);
+            let books = &locked(&door.published).books;
             let operated = &books.operated;
             let replay = operated.replay.as_ref().filter(|_| operated.replay_run == run);
             let Some(replay) = replay else { return Ok(Vec::new()) };
@@ -64,7 +66,8 @@ impl Reader {
     /// What is kept, from `from` on, whether it is being replayed or not.
     pub(super) fn look_kept(&mut self, span: &Span) -> Result<Vec<Stored>, Failure> {
         let ranges: Vec<_> = {
-            let books = &locked(&self.shared.doors[span.stream].published).books;
+            let door = self.shared.doors.at(span.stream);
+            let books = &locked(&door.published).books;
             let kept = &books.operated.kept;
             let mut ranges = Holes::default();
             if kept.is_some() {
@@ -81,7 +84,7 @@ impl Reader {
         let max_bytes = span.max_bytes.min(READ_BYTES_MAX) as u64;
         let now = Now::read();
         let known_boots = self.shared.boots.read().unwrap_or_else(PoisonError::into_inner).clone();
-        let mut select = self.connection.prepare_cached(&self.sql[span.stream].read)?;
+        let mut select = self.connection.prepare_cached(&self.shared.doors.at(span.stream).sql.read)?;
         let (mut messages, mut bytes) = (Vec::new(), 0);
         for (first, end) in ranges {
             let mut rows = select.query((first.cast_signed(), i64::try_from(limit).unwrap_or(i64::MAX)))?;
@@ -104,7 +107,7 @@ impl Reader {
 
     /// The first row from `from` on and before `end`.
     fn moment(&self, stream: usize, from: Sequence, end: Sequence) -> Result<Option<Moment>, Failure> {
-        let mut walk = self.connection.prepare_cached(&self.sql[stream].walk)?;
+        let mut walk = self.connection.prepare_cached(&self.shared.doors.at(stream).sql.walk)?;
         let row = walk.query_row((from.cast_signed(), 1), |row| {
             let (seq, at): (i64, i64) = (row.get(0)?, row.get(3)?);
             Ok(Moment { seq: seq.cast_unsigned(), boot: row.get(2)?, at: at.cast_unsigned() })

@@ -17,7 +17,7 @@ fn dead() -> Fate {
 
 impl Bench {
     fn internal(&self, stream: StreamId) -> Books {
-        locked(&self.handle.shared.doors[stream.0 as usize].published).books.clone()
+        locked(&self.handle.shared.doors.at(stream.0 as usize).published).books.clone()
     }
 
     /// Waits for the writer's chores.

@@ -3,6 +3,7 @@
 mod at_rest;
 mod basics;
 mod bench;
+mod configure;
 mod damage;
 mod dead;
 mod full;

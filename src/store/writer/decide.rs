@@ -144,7 +144,7 @@ impl Writer<'_> {
     fn count_qos0_drop(&mut self, index: usize, mode: Mode) {
         if mode == Mode::NoWrite {
             // Entered in the books by the next transaction that works.
-            self.transaction.shared.doors[index].qos0_full.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            self.transaction.streams[index].door.qos0_full.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         } else {
             self.transaction.changing(index).books.drop_at_door(QOS0_FULL, 1);
         }

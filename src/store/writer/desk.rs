@@ -121,7 +121,8 @@ fn serve(desk: &mut Desk, loaded: Loaded) -> Result<(), Failure> {
         let transaction = streams
             .into_iter()
             .zip(&desk.streams)
-            .map(|((id, books), settings)| Stream::new(&connection, id, books, settings))
+            .zip(desk.shared.doors.all())
+            .map(|(((_, books), settings), door)| Stream::new(&connection, books, settings, door))
             .collect::<Result<Vec<_>, _>>()
             .and_then(|streams| {
                 Transaction::new(&connection, streams, sessions, shared, metrics, log_pages, boot_unsaved)
@@ -140,7 +141,7 @@ fn serve(desk: &mut Desk, loaded: Loaded) -> Result<(), Failure> {
 impl<'c> Writer<'c> {
     /// Takes up what is kept at the desk, works, and leaves there what is left.
     fn work_at(desk: &'c mut Desk, mut transaction: Transaction<'c>, boot: i64) -> Result<Last, Failure> {
-        let Desk { queue, settings, kept, .. } = desk;
+        let Desk { queue, settings, streams, kept, .. } = desk;
         let Kept { deferred, failed, doubt: _, lazy, attempt, epoch, closing, before } = std::mem::take(kept);
         transaction.lazy = lazy;
         let mut writer = Self {
@@ -149,6 +150,8 @@ impl<'c> Writer<'c> {
             queue: &*queue,
             data_dir: settings.data_dir.clone(),
             commit_delay: settings.commit_delay,
+            desk_settings: settings,
+            desk_streams: streams,
             boot,
             deferred,
             put_off: PutOff::default(),
@@ -194,7 +197,7 @@ impl<'c> Writer<'c> {
             }
             let missing = self.transaction.changing(index).books.take_over(before);
             if let Some(missing) = missing.filter(|missing| *missing > 0) {
-                let stream = &self.transaction.shared.doors[index].name;
+                let stream = &self.transaction.streams[index].name;
                 tracing::error!(
                     stream,
                     missing,

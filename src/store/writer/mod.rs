@@ -1,5 +1,6 @@
 //! The writer thread: gathers what is queued into one transaction, commits, and only then says what became of it.
 
+mod configure;
 mod control;
 mod dead;
 mod decide;
@@ -32,10 +33,7 @@ use std::{
 
 use bytes::BytesMut;
 
-pub(super) use self::{
-    desk::{Start, poison, run},
-    transaction::limits,
-};
+pub(super) use self::desk::{Start, poison, run};
 use self::{
     round::{Last, Round},
     settling::PutOff,
@@ -43,7 +41,7 @@ use self::{
     transaction::Transaction,
 };
 use super::{
-    api::{Entry, Outcome, Refusal},
+    api::{Entry, Outcome, Refusal, Settings, StreamSettings},
     clock::Now,
     failure::Failure,
     shared::{Control, Job, Place, Work, locked},
@@ -79,6 +77,9 @@ struct Writer<'c> {
     queue: &'c Receiver<Work>,
     data_dir: PathBuf,
     commit_delay: Duration,
+    /// What the desk keeps for the next connection.
+    desk_settings: &'c mut Settings,
+    desk_streams: &'c mut Vec<StreamSettings>,
     boot: i64,
     /// What could not be written yet, and keeps its permits; it goes first next time.
     deferred: Vec<Job>,
@@ -150,24 +151,9 @@ impl Writer<'_> {
                 #[cfg(test)]
                 Ok(Work::NoSpace(no_space)) => self.transaction.no_space = no_space,
                 Ok(work) => {
-                    let mut round = self.gather(work);
-                    let last = round.last;
-                    #[cfg(test)]
-                    if last == Some(Last::Abandon) {
-                        return Ok(Last::Abandon);
-                    }
-                    let trouble = round.trouble.take();
-                    self.closing = last == Some(Last::Close);
-                    self.settle_round(round)?;
-                    if let Some(last) = last {
+                    if let Some(last) = self.go_round(work)? {
                         return Ok(last);
                     }
-                    if let Some((failure, epoch)) = trouble
-                        && epoch == self.epoch
-                    {
-                        return Err(failure);
-                    }
-                    self.after_round()?;
                 }
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return Ok(Last::Close),
@@ -184,12 +170,42 @@ impl Writer<'_> {
         }
     }
 
+    /// One round, whatever is in it; the end, where that was asked for.
+    fn go_round(&mut self, work: Work) -> Result<Option<Last>, Failure> {
+        let mut round = self.gather(work);
+        let (last, trouble, configure) = (round.last, round.trouble.take(), round.configure.take());
+        #[cfg(test)]
+        if last == Some(Last::Abandon) {
+            return Ok(last);
+        }
+        self.closing = last == Some(Last::Close);
+        let settled = self.settle_round(round);
+        match (settled, configure) {
+            (settled, None) => settled?,
+            (Ok(()), Some(configure)) => self.configure(configure)?,
+            (Err(failure), Some(configure)) => {
+                configure.refuse(Refusal::Suspended);
+                return Err(failure);
+            }
+        }
+        if last.is_some() {
+            return Ok(last);
+        }
+        if let Some((failure, epoch)) = trouble
+            && epoch == self.epoch
+        {
+            return Err(failure);
+        }
+        self.after_round()?;
+        Ok(None)
+    }
+
     /// Publishes when the oldest message of each stream was accepted.
     fn show_heads(&mut self) -> Result<(), Failure> {
         for index in 0..self.transaction.streams.len() {
             self.transaction.look_at_head(index)?;
             let head_at = self.transaction.streams[index].head_at;
-            locked(&self.transaction.shared.doors[index].published).head_at = head_at;
+            locked(&self.transaction.streams[index].door.published).head_at = head_at;
         }
         Ok(())
     }

@@ -69,7 +69,7 @@ fn is_received(connection: &Connection, session: &str, packet_id: u16) -> bool {
 /// Shows the books of what was loaded.
 pub(super) fn publish(shared: &Shared, metrics: &Metrics, loaded: &Loaded) {
     *shared.boots.write().unwrap_or_else(PoisonError::into_inner) = loaded.boots.clone();
-    for (door, (_, books)) in shared.doors.iter().zip(&loaded.streams) {
+    for (door, (_, books)) in shared.doors.all().iter().zip(&loaded.streams) {
         locked(&door.published).books.clone_from(books);
         door.paused.store(books.operated.paused, Ordering::Relaxed);
         door.replay.send_replace(books.operated.replay_position());
@@ -106,7 +106,7 @@ pub(super) fn settle_doubt(desk: &mut Desk, loaded: &Loaded) {
         return;
     };
     for (index, (offline, qos0_full)) in evidence.entered {
-        let door = &desk.shared.doors[index];
+        let door = desk.shared.doors.at(index);
         door.offline.fetch_sub(offline, Ordering::Relaxed);
         door.qos0_full.fetch_sub(qos0_full, Ordering::Relaxed);
     }

@@ -2,6 +2,7 @@
 
 use crate::store::{
     api::Entry,
+    configure::Configure,
     failure::Failure,
     shared::{Job, Work},
 };
@@ -24,6 +25,8 @@ pub(super) struct Round {
     pub(super) last: Option<Last>,
     /// What was put off must not wait any longer.
     pub(super) due: bool,
+    /// What holds from the next round on.
+    pub(super) configure: Option<Configure>,
     /// The reader has failed meanwhile.
     pub(super) trouble: Option<(Failure, u64)>,
 }
@@ -43,6 +46,7 @@ impl Round {
             Work::Abandon => self.last = Some(Last::Abandon),
             #[cfg(test)]
             Work::MaxPages(_) | Work::NoSpace(_) => unreachable!("tests set it while nothing else is queued"),
+            Work::Configure(configure) => self.configure = Some(configure),
             Work::Trouble { failure, epoch } => self.trouble = Some((failure, epoch)),
             Work::Job(job) => {
                 if let Job::Batch(batch) = &job {
@@ -68,6 +72,7 @@ impl Round {
             || self.entries >= ROUND_ENTRIES_MAX
             || self.jobs.len() >= ROUND_JOBS_MAX
             || self.last.is_some()
+            || self.configure.is_some()
             || self.trouble.is_some()
     }
 }

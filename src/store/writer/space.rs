@@ -59,6 +59,11 @@ impl Space {
         }
     }
 
+    /// As in the settings, from now on.
+    pub(super) fn set_limits(&mut self, max_bytes: u64, min_free: u64) {
+        (self.max_bytes, self.min_free) = (max_bytes, min_free);
+    }
+
     pub(super) fn measured(&mut self, measured: Measured) {
         self.measured = measured;
         self.appended = 0;

@@ -172,6 +172,8 @@ impl Suspension<'_> {
                 if self.mending.is_some() || self.close_by.is_some() { POLL } else { Duration::from_millis(500) };
             match self.desk.queue.recv_timeout(poll.min(self.next_try.saturating_duration_since(now).max(POLL))) {
                 Ok(Work::Job(job)) => self.take(job),
+                // Nothing could be added now.
+                Ok(Work::Configure(configure)) => configure.refuse(Refusal::Suspended),
                 Ok(Work::Close) => self.close(),
                 Ok(Work::Trouble { .. }) | Err(RecvTimeoutError::Timeout) => {}
                 #[cfg(test)]
@@ -250,8 +252,8 @@ impl Suspension<'_> {
         self.desk.history.wait = self.wait / 2;
         // What was published since a salvage that was not taken over yet is what that found.
         if self.damage.is_some() && self.desk.kept.before.is_empty() {
-            let doors = self.desk.shared.doors.iter();
-            self.desk.kept.before = doors.map(|door| locked(&door.published).books.clone()).collect();
+            let doors = self.desk.shared.doors.all();
+            self.desk.kept.before = doors.iter().map(|door| locked(&door.published).books.clone()).collect();
         }
         resume::publish(&self.desk.shared, &self.desk.metrics, &mended.loaded);
         resume::settle_doubt(self.desk, &mended.loaded);
@@ -333,7 +335,7 @@ impl Suspension<'_> {
             Entry::Publish(publish) if !is_kept(publish, lane) => Some(Outcome::Accepted),
             Entry::Publish(publish) if publish.message.qos == QoS::AtMostOnce => {
                 for &StreamId(index) in &publish.streams {
-                    self.desk.shared.doors[index as usize].qos0_full.fetch_add(1, Ordering::Relaxed);
+                    self.desk.shared.doors.at(index as usize).qos0_full.fetch_add(1, Ordering::Relaxed);
                 }
                 Some(Outcome::Refused(Refusal::Suspended))
             }

@@ -23,6 +23,7 @@ use crate::store::{
     books::{Books, Limits},
     clock::Now,
     dead,
+    doors::Door,
     failure::{self, Failure},
     metrics::Metrics,
     opening::LoadedSessions,
@@ -35,6 +36,7 @@ use crate::store::{
 pub(super) struct Stream<'c> {
     pub(super) id: i64,
     pub(super) name: String,
+    pub(super) door: Arc<Door>,
     pub(super) sql: StreamSql,
     pub(super) books: Books,
     pub(super) limits: Limits,
@@ -99,22 +101,24 @@ pub(super) struct Transaction<'c> {
 impl<'c> Stream<'c> {
     pub(super) fn new(
         connection: &'c Connection,
-        id: i64,
         books: Books,
         settings: &StreamSettings,
+        door: Arc<Door>,
     ) -> Result<Self, Failure> {
+        let id = door.id;
         let sql = StreamSql::new(id);
         Ok(Self {
             id,
             name: settings.name.clone(),
+            door,
             insert: connection.prepare(&sql.insert)?,
             sql,
             noted_next: books.next,
             books,
-            limits: limits(settings),
+            limits: settings.limits(),
             when_full: settings.when_full,
-            ttl_ms: settings.ttl.map(|ttl| u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX)),
-            retain_ms: u64::try_from(settings.retain_sent.as_millis()).ok(),
+            ttl_ms: ttl_ms(settings),
+            retain_ms: retain_ms(settings),
             head_at: (0, 0),
             before: None,
             dirty: false,
@@ -123,9 +127,23 @@ impl<'c> Stream<'c> {
     }
 }
 
-/// The limits of a stream as its settings say.
-pub(in crate::store) fn limits(settings: &StreamSettings) -> Limits {
-    Limits { max_messages: settings.max_messages, max_bytes: settings.max_bytes }
+impl Stream<'_> {
+    /// From now on these settings hold.
+    pub(super) fn set(&mut self, settings: &StreamSettings) {
+        self.limits = settings.limits();
+        self.when_full = settings.when_full;
+        self.ttl_ms = ttl_ms(settings);
+        self.retain_ms = retain_ms(settings);
+    }
+}
+
+fn ttl_ms(settings: &StreamSettings) -> Option<u64> {
+    settings.ttl.map(|ttl| u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX))
+}
+
+/// `None` = for ever.
+fn retain_ms(settings: &StreamSettings) -> Option<u64> {
+    u64::try_from(settings.retain_sent.as_millis()).ok()
 }
 
 impl<'c> Transaction<'c> {
@@ -227,7 +245,7 @@ impl<'c> Transaction<'c> {
     /// Enters in the books what the doors counted meanwhile.
     pub(super) fn enter_owed(&mut self) {
         for index in 0..self.streams.len() {
-            let door = &self.shared.doors[index];
+            let door = &self.streams[index].door;
             let owed = (door.offline.load(Ordering::Relaxed), door.qos0_full.load(Ordering::Relaxed));
             if owed != (0, 0) {
                 let stream = self.changing(index);
@@ -378,7 +396,7 @@ impl<'c> Transaction<'c> {
                 });
             }
             let stream = &self.streams[index];
-            let door = &self.shared.doors[index];
+            let door = &stream.door;
             {
                 let mut published = locked(&door.published);
                 published.books.clone_from(&stream.books);

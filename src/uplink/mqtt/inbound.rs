@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     message::{Message, Properties, QoS},
-    topic::TopicName,
+    topic::{TopicFilter, TopicName},
 };
 
 /// The packet id of what the session asks for itself; one at a time.
@@ -184,19 +184,40 @@ fn write_subscribe(version: Version, subscriptions: &[Subscription], out: &mut B
         }
     };
     for Subscription { filter, qos } in subscriptions {
-        let filter = filter.as_str().as_bytes();
-        body.put_u16(u16::try_from(filter.len()).unwrap_or(u16::MAX));
-        body.put_slice(filter);
+        put_filter(filter, &mut body);
         body.put_u8(qos.number() | options);
     }
-    out.put_u8(0x82);
+    put_packet(0x82, &body, out);
+}
+
+/// Appends an UNSUBSCRIBE (MQTT 5, section 3.10).
+fn write_unsubscribe(version: Version, filters: &[TopicFilter], out: &mut BytesMut) {
+    let mut body = BytesMut::new();
+    body.put_u16(ASKING_ID);
+    if version == Version::V5 {
+        body.put_u8(0);
+    }
+    for filter in filters {
+        put_filter(filter, &mut body);
+    }
+    put_packet(0xa2, &body, out);
+}
+
+fn put_filter(filter: &TopicFilter, body: &mut BytesMut) {
+    let filter = filter.as_str().as_bytes();
+    body.put_u16(u16::try_from(filter.len()).unwrap_or(u16::MAX));
+    body.put_slice(filter);
+}
+
+fn put_packet(first: u8, body: &[u8], out: &mut BytesMut) {
+    out.put_u8(first);
     let mut len = body.len();
     while len >= 0x80 {
         out.put_u8(u8::try_from(len & 0x7f).unwrap_or(0) | 0x80);
         len >>= 7;
     }
     out.put_u8(u8::try_from(len).unwrap_or(0));
-    out.extend_from_slice(&body);
+    out.extend_from_slice(body);
 }
 
 /// Appends PUBACK, PUBREC or PUBCOMP; MQTT 3.1.1 has no word for a refusal.
@@ -216,6 +237,8 @@ pub(super) fn write_answer(version: Version, answer: Answer, out: &mut BytesMut)
 #[derive(Debug)]
 pub(super) struct Asking {
     wanted: Arc<[Subscription]>,
+    /// To be taken back, first of all.
+    unwanted: Arc<[TopicFilter]>,
     /// Not asked for yet.
     next: usize,
     /// Asked for, and not answered; with the time at which that is too late.
@@ -240,11 +263,20 @@ impl Asking {
         let is_known = session_present && granted.load(Ordering::Relaxed) == place + 1;
         let next = if is_known { wanted.len() } else { 0 };
         let wait = ASK_AGAIN_MIN;
-        Self { wanted, next, asked: None, refused: false, ask_again_at: None, wait, granted, place }
+        let unwanted = Arc::default();
+        Self { wanted, unwanted, next, asked: None, refused: false, ask_again_at: None, wait, granted, place }
+    }
+
+    /// The same, and these are taken back. Nobody waits for the answer: what comes all the same finds no downlink.
+    pub(super) fn without(self, unwanted: Arc<[TopicFilter]>) -> Self {
+        Self { unwanted, ..self }
     }
 
     /// Appends what is to be asked now; gives when to look again.
     pub(super) fn ask(&mut self, version: Version, now: Instant, out: &mut BytesMut) -> Option<Instant> {
+        for chunk in std::mem::take(&mut self.unwanted).chunks(FILTERS_AT_ONCE) {
+            write_unsubscribe(version, chunk, out);
+        }
         if let Some((_, until)) = &self.asked {
             if now < *until {
                 return Some(*until);

@@ -51,7 +51,7 @@ use super::{
     dial::{Patience, Resolver, Wire, dial},
     inbound::RECEIVE_MAXIMUM,
 };
-use crate::message::QoS;
+use crate::{message::QoS, topic::TopicFilter};
 
 /// How long an upstream is asked to remember a QoS 2 session without a connection.
 pub const SESSION_EXPIRY_S: u32 = 24 * 60 * 60;
@@ -75,6 +75,8 @@ pub struct Mqtt {
     resolver: Resolver,
     /// What is asked of every upstream.
     subscriptions: Arc<[Subscription]>,
+    /// What the upstream may still think that it is asked for.
+    unwanted: Arc<[TopicFilter]>,
     /// One more than the place of the address that has granted it all, 0 for none.
     granted: Arc<AtomicUsize>,
 }
@@ -94,14 +96,21 @@ pub(super) struct Answered {
 impl Mqtt {
     /// An upstream with these settings; nothing is connected yet.
     pub fn new(settings: Settings) -> Self {
-        let (subscriptions, granted) = (Arc::default(), Arc::default());
-        Self { settings, last: None, assigned_client_id: None, subscriptions, granted, resolver: Resolver::new() }
+        let (subscriptions, unwanted, granted) = (Arc::default(), Arc::default(), Arc::default());
+        let (last, assigned_client_id, resolver) = (None, None, Resolver::new());
+        Self { settings, last, assigned_client_id, resolver, subscriptions, unwanted, granted }
     }
 
     /// The same with these subscriptions.
     #[must_use]
     pub fn subscribing(self, subscriptions: &[Subscription]) -> Self {
         Self { subscriptions: subscriptions.into(), ..self }
+    }
+
+    /// The same; an upstream that still knows us is told that these are not wanted any more.
+    #[must_use]
+    pub fn without(self, unwanted: &[TopicFilter]) -> Self {
+        Self { unwanted: unwanted.into(), ..self }
     }
 
     fn is_subscribing(&self) -> bool {
@@ -151,7 +160,8 @@ impl Mqtt {
         let present = greeting.session_present;
         let session = MqttSession::new(login.wire, rest, settings.version, greeting, keep_alive, max_packet);
         let asking = is_subscribing
-            .then(|| Asking::new(Arc::clone(&self.subscriptions), Arc::clone(&self.granted), index, present));
+            .then(|| Asking::new(Arc::clone(&self.subscriptions), Arc::clone(&self.granted), index, present))
+            .map(|asking| if present { asking.without(Arc::clone(&self.unwanted)) } else { asking });
         Ok(session.asking(asking))
     }
 
