@@ -6,7 +6,7 @@
 //! has other programs to run. Other ways, measured on the same load: fixed thresholds by the environment 27 (and one mapping for each large
 //! buffer), one arena 29 at half the speed, mimalloc 27 empty and 89 after it.
 //!
-//! Whether a time is busy is told by the processor time that the process has used: [`Pace`] decides, pure. One giving back took 6 ms on a busy machine; it
+//! Whether a time is busy is told by the processor time that the process has used: `Pace` decides, pure. One giving back took 6 ms on a busy machine; it
 //! locks one arena at a time. Where the C library is not glibc, nothing is done.
 
 use std::time::{Duration, Instant};

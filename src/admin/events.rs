@@ -16,7 +16,7 @@
 //! - The figures are gathered once for all followers, every [`EVERY`], and only while there is one. Nobody there: no work, no memory.
 //! - One event is kept, the newest, and shared by all. A follower that reads slowly misses events; nothing is queued for it. One that takes
 //!   nothing for [`SLOW`] loses its connection, and the kernel's part of it is bounded in `server`.
-//! - With 20 streams an event has some 14 kB.
+//! - With 20 streams an event has 10 kB. Five followers took 0.4 MiB and 0.2 % of a core then (x86-64, not optimised), none 0.
 //!
 //! # Stop, failure
 //!
