@@ -1,6 +1,6 @@
 //! How many clients a listener takes: a number of places that can change while they are taken.
 //!
-//! More places are there at once. Fewer: those that are free go at once, the others as their clients leave; until then
+//! More places are there as soon as nobody waits any more to take some away. Fewer: those that are free go at once, the others as their clients leave; until then
 //! nobody new comes in. No client is sent away for it.
 
 use std::sync::{Arc, Mutex, PoisonError};
@@ -18,6 +18,8 @@ pub(crate) struct Places {
 struct State {
     /// All that there are, taken or free.
     count: usize,
+    /// How many there should be.
+    wanted: usize,
     /// Takes away the places of those who leave, while there are too many.
     shrinking: Option<AbortHandle>,
 }
@@ -26,7 +28,7 @@ impl Places {
     /// So many.
     pub(crate) fn new(count: usize) -> Self {
         let count = count.min(Semaphore::MAX_PERMITS);
-        let state = State { count, shrinking: None };
+        let state = State { count, wanted: count, shrinking: None };
         Self { free: Arc::new(Semaphore::new(count)), state: Arc::new(Mutex::new(state)) }
     }
 
@@ -42,6 +44,7 @@ impl Places {
         if let Some(shrinking) = state.shrinking.take() {
             shrinking.abort();
         }
+        state.wanted = count;
         if count >= state.count {
             self.free.add_permits(count - state.count);
             state.count = count;
@@ -51,12 +54,16 @@ impl Places {
         if state.count > count {
             let (free, shared) = (Arc::clone(&self.free), Arc::clone(&self.state));
             let shrink = async move {
-                // Closed never; and from here to the next wait nothing can come in between.
+                // Closed never. An end that was asked for comes only at a wait, so what is wanted is asked anew under the lock:
+                // a place that is not too many any more goes back.
                 while let Ok(place) = free.acquire().await {
-                    place.forget();
                     let mut state = shared.lock().unwrap_or_else(PoisonError::into_inner);
+                    if state.count <= state.wanted {
+                        return;
+                    }
+                    place.forget();
                     state.count -= 1;
-                    if state.count <= count {
+                    if state.count <= state.wanted {
                         return;
                     }
                 }
@@ -96,6 +103,7 @@ mod tests {
         others().await;
         assert!(take().is_none(), "two are still there");
         places.resize(3);
+        others().await;
         let third = take().unwrap();
         assert!(take().is_none());
         places.resize(2);

@@ -173,6 +173,12 @@ impl Gateway {
         self.ask(&Method::POST, path)
     }
 
+    /// The same for what may take the gateway a while.
+    pub(super) fn post_patiently(&self, path: &str) -> anyhow::Result<Value> {
+        let (status, body) = self.exchange(&Method::POST, path, Bytes::new(), LONG_PATIENCE)?;
+        self.understand(status, &body)
+    }
+
     pub(super) fn delete(&self, path: &str) -> anyhow::Result<Value> {
         self.ask(&Method::DELETE, path)
     }

@@ -24,7 +24,7 @@ const KINDS: [(&str, &str); 4] =
 
 pub(super) fn main(arguments: &Reload) -> ExitCode {
     let run = || -> Result<(), Trouble> {
-        let answer = arguments.door.open()?.post("/api/v1/reload")?;
+        let answer = arguments.door.open()?.post_patiently("/api/v1/reload")?;
         arguments.door.show(&answer, told);
         Ok(())
     };

@@ -117,6 +117,8 @@ fn the_folder_has_no_example_that_is_not_tested() {
         "conf.d-example",
         "full.toml",
         "minimal.toml",
+        // Not for us but for Prometheus and Grafana: `tests/interop/92_monitoring.py`.
+        "monitoring",
         "mqtts-client-certificate.toml",
         "sd-card.toml",
         "several-uplinks.toml",
