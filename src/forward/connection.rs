@@ -330,8 +330,7 @@ impl<'task, U: Upstream> Connection<'task, U> {
         for id in self.task.look_at_replays() {
             self.session.queue_release(id);
         }
-        let may_send = matches!(self.mode, Mode::Sending) && !self.task.hushed.load(Ordering::Acquire);
-        if !may_send || self.step_trial(now) == Others::Wait || self.waits_for_room() {
+        if !self.may_send() || self.step_trial(now) == Others::Wait || self.waits_for_room() {
             return;
         }
         self.task.feeds.iter_mut().for_each(Feed::forget_what_left);
@@ -343,6 +342,11 @@ impl<'task, U: Upstream> Connection<'task, U> {
                 return;
             }
         }
+    }
+
+    /// Whether anything new may be sent.
+    fn may_send(&self) -> bool {
+        matches!(self.mode, Mode::Sending) && !self.task.hushed.load(Ordering::Acquire)
     }
 
     fn waits_for_room(&self) -> bool {

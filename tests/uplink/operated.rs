@@ -47,8 +47,7 @@ async fn a_paused_stream_sends_nothing_while_others_go_on_and_goes_on_in_order()
 async fn a_forwarder_that_is_to_be_replaced_leaves_what_fits_other_rules_to_the_next() {
     let fake = obliging().await;
     let mut gateway = Gateway::new(&["s"]);
-    let topic = |parsed: &str| TopicTemplate::parse(parsed, "plant-7").unwrap();
-    gateway.routes[0].topic = topic("up/{rest}");
+    gateway.routes[0].topic = TopicTemplate::parse("up/{rest}", "plant-7").unwrap();
     gateway.start(settings(fake.port));
     gateway.publish_numbers(0, 1..=10).await;
     assert_eq!(gateway.drained(0).await.forwarded, 10);

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use super::{Cause, Connection, Mode, Unwritten};
+use super::{Cause, Connection, Unwritten};
 use crate::{
     forward::{
         ledger::Plan,
@@ -41,7 +41,7 @@ impl<U: Upstream> Connection<'_, U> {
     /// When there is a try to begin.
     fn next_trial(&self) -> Option<Instant> {
         // While nothing new is sent none begins, however long one has been due.
-        if self.trial.is_some() || !matches!(self.mode, Mode::Sending) {
+        if self.trial.is_some() || !self.may_send() {
             return None;
         }
         self.task.suspects.next_due(|lane| !self.task.feeds[lane].is_paused())
