@@ -73,12 +73,12 @@ enum Command {
     Purge(operate::Purge),
     Replay(operate::Replay),
     Dead(dead::Arguments),
+    Reload(reload::Reload),
     Peek(peek::Arguments),
     Export(export::Arguments),
     Import(import::Arguments),
     Completions(generate::Completions),
     Man(generate::Manual),
-    Reload(reload::Reload),
     Doctor(doctor::Arguments),
     ImportMosquitto(import_mosquitto::Arguments),
 }
@@ -103,6 +103,7 @@ fn obey(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Ok(Arguments { command: Command::Purge(arguments) }) => operate::purge(&arguments),
         Ok(Arguments { command: Command::Replay(arguments) }) => operate::replay(&arguments),
         Ok(Arguments { command: Command::Dead(arguments) }) => dead::main(&arguments),
+        Ok(Arguments { command: Command::Reload(arguments) }) => reload::main(&arguments),
         Ok(Arguments { command: Command::Peek(arguments) }) => peek::main(&arguments),
         Ok(Arguments { command: Command::Export(arguments) }) => export::main(&arguments),
         Ok(Arguments { command: Command::Import(arguments) }) => import::main(&arguments),
@@ -110,7 +111,6 @@ fn obey(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             generate::completions(&arguments, Arguments::command())
         }
         Ok(Arguments { command: Command::Man(arguments) }) => generate::manual(&arguments, Arguments::command()),
-        Ok(Arguments { command: Command::Reload(arguments) }) => reload::main(&arguments),
         Ok(Arguments { command: Command::Doctor(arguments) }) => doctor::main(&arguments),
         Ok(Arguments { command: Command::ImportMosquitto(arguments) }) => import_mosquitto::main(&arguments),
         Err(error) if error.kind() == ErrorKind::DisplayVersion => {

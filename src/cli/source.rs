@@ -217,6 +217,9 @@ impl Resting {
             for stream in &mut streams {
                 let known = config.streams.iter().find(|known| known.name == stream.name);
                 stream.configured = known.is_some();
+                let limits = known.map(crate::config::Stream::store_settings);
+                stream.limit_messages = limits.as_ref().and_then(|limits| limits.max_messages);
+                stream.limit_bytes = limits.and_then(|limits| limits.max_bytes);
                 stream.to = known.and_then(|known| Some(config.uplinks.get(known.to?)?.name.clone()));
             }
         }

@@ -128,7 +128,7 @@ mod tests {
     fn long_names_lose_their_middles_and_figures_nothing() {
         let rows = [["a-very-long-name-of-a-stream".to_owned(), "1234567890".to_owned(), "other".to_owned()]];
         let table = fit(["NAME", "N", "TO"], &rows, &[0, 2], 32);
-        assert_eq!(table, "NAME             N           TO\na-very-…stream  1234567890  other\n", "{table}");
+        assert_eq!(table, "NAME           N           TO\na-very…stream  1234567890  other\n");
         let narrow = fit(["NAME", "N", "TO"], &rows, &[0, 2], 10);
         assert!(narrow.contains("1234567890") && narrow.contains("a-ve…eam"), "{narrow}");
     }

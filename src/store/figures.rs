@@ -8,7 +8,7 @@ use super::{
 };
 use crate::stats::StreamStats;
 
-/// The books of a stream as they are shown.
+/// The books of a stream as they are shown, but for its limits, of which they do not know.
 pub(super) fn stream_stats(
     name: &str,
     configured: bool,
