@@ -10,7 +10,8 @@
 //!
 //! # Order, and what is in flight
 //!
-//! A stream has one forwarder at a time. The old one sends nothing new, waits up to [`GRACE`] for the upstream's acknowledgements, and settles:
+//! A stream has one forwarder at a time. The old one sends nothing new from before the rules change (it knows only its own filters, and what
+//! does not match them has no topic upstream), waits up to [`GRACE`] for the upstream's acknowledgements, and settles:
 //! when it has ended that is committed. What was not acknowledged until then is sent again by the next, oldest first, under the same ids. A message
 //! that was matched by the rules before goes where they said, and waits there; nobody is asked twice. What the old
 //! forwarder knew of messages that its upstream does not take is forgotten: they are tried again from the beginning.
@@ -139,6 +140,8 @@ impl Assembly {
         let mut figures = by_name(self.forwarders.iter().map(Forwarder::figures));
         figures.extend(added);
         let places = Places::new(&new, ids);
+        // Before anything is accepted that does not fit the topics as they know them, and would be a dead letter.
+        self.forwarders.iter().filter(|it| is_leaving(&plan, it)).for_each(Forwarder::hush);
         self.intake.replace(places.rules(&figures));
         self.apply_access(new.broker.clone()).await;
         let empty = broker::Prepared::default();
@@ -189,11 +192,8 @@ impl Assembly {
         plan: &Plan,
         figures: &HashMap<String, Figures>,
     ) -> Result<(), String> {
-        let is_leaving = |it: &Forwarder| {
-            plan.renewed.contains(it.name()) || plan.uplinks.removed.iter().any(|name| name == it.name())
-        };
         let (leaving, mut staying): (Vec<_>, Vec<_>) =
-            std::mem::take(&mut self.forwarders).into_iter().partition(is_leaving);
+            std::mem::take(&mut self.forwarders).into_iter().partition(|it| is_leaving(plan, it));
         let downlinks = self.downlinks.figures();
         if plan.renews_downlinks {
             // What is not committed by then is not acknowledged either, and comes again.
@@ -234,6 +234,11 @@ impl Assembly {
         }
         Ok(())
     }
+}
+
+/// Whether a forwarder is to be stopped.
+fn is_leaving(plan: &Plan, it: &Forwarder) -> bool {
+    plan.renewed.contains(it.name()) || plan.uplinks.removed.iter().any(|name| name == it.name())
 }
 
 /// Stops forwarders side by side; gives the ways for what comes down, by uplink.

@@ -14,6 +14,7 @@ mod trial;
 use std::{
     collections::VecDeque,
     ops::ControlFlow,
+    sync::atomic::Ordering,
     time::{Duration, Instant},
 };
 
@@ -329,7 +330,8 @@ impl<'task, U: Upstream> Connection<'task, U> {
         for id in self.task.look_at_replays() {
             self.session.queue_release(id);
         }
-        if !matches!(self.mode, Mode::Sending) || self.step_trial(now) == Others::Wait || self.waits_for_room() {
+        let may_send = matches!(self.mode, Mode::Sending) && !self.task.hushed.load(Ordering::Acquire);
+        if !may_send || self.step_trial(now) == Others::Wait || self.waits_for_room() {
             return;
         }
         self.task.feeds.iter_mut().for_each(Feed::forget_what_left);

@@ -61,7 +61,7 @@ mod turns;
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -112,6 +112,7 @@ pub struct Forwarder {
     figures: Figures,
     stop: watch::Sender<Option<Duration>>,
     tuning: watch::Sender<uplink::Settings>,
+    hushed: Arc<AtomicBool>,
     task: JoinHandle<Result<uplink::Inbound, ForwardError>>,
 }
 
@@ -185,11 +186,12 @@ pub fn start_again(
 ) -> Forwarder {
     let (stop, stopped) = watch::channel(None);
     let (tuning, tuned) = watch::channel(settings.clone());
-    let orders = Orders { stop: stopped, tuning: tuned };
+    let hushed = Arc::<AtomicBool>::default();
+    let orders = Orders { stop: stopped, tuning: tuned, hushed: Arc::clone(&hushed) };
     let upstream = Mqtt::new(settings.clone()).subscribing(inbound.subscriptions()).without(inbound.unwanted());
     let task = Task::new(settings, routes, gateway_id, store, figures.status.clone(), orders, inbound);
     let task = tokio::spawn(task.run(upstream));
-    Forwarder { figures, stop, tuning, task }
+    Forwarder { figures, stop, tuning, hushed, task }
 }
 
 impl Forwarder {
@@ -226,6 +228,12 @@ impl Forwarder {
     /// From now on goes by what of these settings can change on a connection ([`uplink::Settings::tune`]).
     pub fn tune(&self, settings: uplink::Settings) {
         self.tuning.send_replace(settings);
+    }
+
+    /// From now on it sends nothing new, until it is stopped; all else goes on. For one that is to be replaced: what is accepted by other rules
+    /// than its own is not its to judge.
+    pub fn hush(&self) {
+        self.hushed.store(true, Ordering::Release);
     }
 
     /// Waits until the task ends, which it does of itself only when something is wrong. Cancel safe; not to be called again once it has returned.

@@ -2,7 +2,7 @@
 
 use std::{
     future::Future,
-    sync::Arc,
+    sync::{Arc, atomic::AtomicBool},
     time::{Duration, Instant},
 };
 
@@ -63,6 +63,8 @@ pub(super) struct Task {
     pub(super) stop: Stop,
     /// Settings that can change on a connection; see `uplink::Settings::tune`.
     pub(super) tuning: watch::Receiver<uplink::Settings>,
+    /// Nothing new is to be sent; see [`super::Forwarder::hush`].
+    pub(super) hushed: Arc<AtomicBool>,
     /// What comes the other way.
     pub(super) inbound: Inbound,
     store: store::Handle,
@@ -82,6 +84,8 @@ pub(super) struct Orders {
     pub(super) stop: watch::Receiver<Option<Duration>>,
     /// Go by these settings, as far as they can change on a connection.
     pub(super) tuning: watch::Receiver<uplink::Settings>,
+    /// Send nothing new.
+    pub(super) hushed: Arc<AtomicBool>,
 }
 
 /// The wish to stop, and for how long what is in flight may be waited for.
@@ -176,7 +180,7 @@ impl Task {
         gateway_id: &str,
         store: store::Handle,
         status: Status,
-        Orders { stop, tuning }: Orders,
+        Orders { stop, tuning, hushed }: Orders,
         inbound: Inbound,
     ) -> Self {
         let backlog = Arc::new(Notify::new());
@@ -202,6 +206,7 @@ impl Task {
             backlog,
             stop: Stop::new(stop),
             tuning,
+            hushed,
             inbound,
             store,
             sources,

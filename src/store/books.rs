@@ -301,13 +301,25 @@ impl Holes {
     }
 
     pub(super) fn contains(&self, sequence: Sequence) -> bool {
-        self.within(sequence, sequence + 1) == 1
+        let after = self.0.partition_point(|&(first, _)| first <= sequence);
+        after.checked_sub(1).is_some_and(|at| sequence < self.0[at].1)
     }
 
-    /// Adds `[first, end)`.
+    /// Adds `[first, end)`. At the end, where most come, it costs the same however many ranges there are.
     pub(super) fn add(&mut self, first: Sequence, end: Sequence) {
         if first >= end {
             return;
+        }
+        match self.0.last_mut() {
+            Some(last) if (last.0..=last.1).contains(&first) => {
+                last.1 = last.1.max(end);
+                return;
+            }
+            Some(last) if first <= last.1 => {}
+            Some(_) | None => {
+                self.0.push((first, end));
+                return;
+            }
         }
         let mut merged = (first, end);
         self.0.retain(|&(f, e)| {

@@ -5,6 +5,8 @@
 //! all of it in memory, where nothing can fail. A crash in between leaves empty streams that the next start finds. A stream that is no
 //! longer configured keeps all it has; one that comes back goes on with its numbers. While the disk is full or the
 //! store is suspended nothing can be made, and the whole order is refused; without a new stream a full disk does not matter.
+//!
+//! Who gives up waiting has changed nothing, however late the writer comes to it, but that streams may have been made, empty.
 
 use std::{sync::Arc, time::Duration};
 
@@ -52,18 +54,25 @@ pub(super) struct Configure {
 }
 
 impl Configure {
-    pub(super) fn answer(self, answer: Result<Vec<StreamId>, ConfigureError>) {
-        // Whoever asked may have given up waiting.
-        let _ = self.done.send(answer);
+    /// False where whoever asked has given up waiting.
+    pub(super) fn answer(self, answer: Result<Vec<StreamId>, ConfigureError>) -> bool {
+        self.done.send(answer).is_ok()
+    }
+
+    /// Whether whoever asked has given up waiting, and goes on as if this had not been asked.
+    pub(super) fn is_given_up(&self) -> bool {
+        self.done.is_closed()
     }
 
     pub(super) fn refuse(self, refusal: Refusal) {
-        self.answer(Err(ConfigureError::NotNow(refusal)));
+        // Whoever has given up waiting takes it for refused anyway.
+        let _ = self.answer(Err(ConfigureError::NotNow(refusal)));
     }
 }
 
 impl Handle {
-    /// From now on the configuration says this; gives the places of the streams, in the order given. All of it, or nothing.
+    /// From now on the configuration says this; gives the places of the streams, in the order given. All of it, or nothing: dropped before it
+    /// is done, nothing.
     pub async fn configure(&self, changes: Changes) -> Result<Vec<StreamId>, ConfigureError> {
         let permit = Arc::clone(&self.shared.controls).acquire_owned().await.map_err(|_| self.shared.ended())?;
         let (done, answer) = oneshot::channel();

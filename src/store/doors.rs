@@ -105,6 +105,11 @@ impl Doors {
         list.configured.iter().copied().chain(others).map(|place| Arc::clone(&list.all[place])).collect()
     }
 
+    /// The places of the configured streams, in configuration order.
+    pub(super) fn configured(&self) -> Vec<usize> {
+        self.list().configured.clone()
+    }
+
     /// The place of the stream of this name, configured or not.
     pub(super) fn find(&self, name: &str) -> Option<usize> {
         self.list().all.iter().position(|door| door.name == name)

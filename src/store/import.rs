@@ -142,6 +142,10 @@ impl<'c> Ledger<'c> {
         if let Some(known) = self.sources.get_mut(source) {
             known.ranges.add(sequence, sequence.saturating_add(1));
             known.is_changed = true;
+            // Each costs as much as there are, where they come in no order.
+            if known.ranges.ranges() > 2 * RANGES_MAX {
+                known.ranges.keep_last(RANGES_MAX);
+            }
         }
     }
 

@@ -93,7 +93,8 @@ pub(super) fn mend(errand: &Errand) -> Result<Mended, LoadError> {
         give_anything(&path).map_err(|error| LoadError::Sqlite { step: "read", cause: error.to_string() })?;
         recovery::ask_for_salvage(data_dir, damage);
     }
-    let load = || opening::load(&path, &errand.settings, &errand.streams);
+    let ids: Vec<i64> = errand.shared.doors.all().iter().map(|door| door.id).collect();
+    let load = || opening::load(&path, &errand.settings, &errand.streams, &ids);
     let loaded = recovery::sound(data_dir, true, errand.damage.clone(), load)?;
     prove(&loaded).map_err(LoadError::from_failure("write to"))?;
     let reading = schema::connect(&path, Role::Reader, errand.settings.durability)

@@ -97,7 +97,8 @@ pub fn open(
     let lock = DirectoryLock::take(&settings.data_dir.join(LOCK))?;
     let path = settings.data_dir.join(DATABASE);
     let had = lock.had_database();
-    let loaded = patiently(|known| recovery::sound(&settings.data_dir, had, known, || load(&path, settings, streams)));
+    let loaded =
+        patiently(|known| recovery::sound(&settings.data_dir, had, known, || load(&path, settings, streams, &[])));
     let loaded = loaded.map_err(|error| error.into_open(path))?;
     lock.has_database();
     start(settings, streams, lock, loaded, Metrics::register(registry)?)
@@ -133,7 +134,14 @@ fn make_directory(path: &Path) -> Result<(), OpenError> {
 }
 
 /// Opens the database and reads the structures that everything else hangs on. Fails with the step that failed.
-pub(super) fn load(path: &Path, settings: &Settings, streams: &[StreamSettings]) -> Result<Loaded, LoadError> {
+///
+/// `ids`: the durable ids by which this process knows the streams already, in the order of `streams`; one that is lost is made anew under its own.
+pub(super) fn load(
+    path: &Path,
+    settings: &Settings,
+    streams: &[StreamSettings],
+    ids: &[i64],
+) -> Result<Loaded, LoadError> {
     let at = |step: &'static str| move |error: rusqlite::Error| LoadError::from_sqlite(step, error);
     let made = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path);
     made.map_err(|source| OpenError::Directory { step: "make", path: path.to_owned(), source })?;
@@ -162,11 +170,12 @@ pub(super) fn load(path: &Path, settings: &Settings, streams: &[StreamSettings])
         loaded.push((stream.name.clone(), stream.id, books));
     }
     let mut found = Vec::with_capacity(streams.len());
-    for settings in streams {
+    for (place, settings) in streams.iter().enumerate() {
         if let Some((_, id, books)) = loaded.iter().find(|(name, ..)| *name == settings.name) {
             found.push((*id, books.clone()));
         } else {
-            let id = schema::create_stream(&transaction, None, &settings.name).map_err(at("add a stream to"))?;
+            let own = ids.get(place).copied().filter(|id| known.iter().all(|stream| stream.id != *id));
+            let id = schema::create_stream(&transaction, own, &settings.name).map_err(at("add a stream to"))?;
             let made = schema::load_streams(&transaction).map_err(LoadError::from_failure("read the streams of"))?;
             let books = made.into_iter().find(|stream| stream.id == id).map(|stream| stream.books);
             found.push((id, books.unwrap_or_default()));

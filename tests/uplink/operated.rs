@@ -3,10 +3,13 @@
 use std::time::Duration;
 
 use rumqttc::v5::mqttbytes::v5::Publish;
-use tidegate::store::StreamId;
+use tidegate::{
+    store::StreamId,
+    topic::{TopicFilter, TopicTemplate},
+};
 
 use crate::{
-    gateway::{Gateway, PATIENCE, number, settings},
+    gateway::{Gateway, PATIENCE, message, number, settings},
     peer::{ACCEPTED, Fake},
 };
 
@@ -37,6 +40,26 @@ async fn a_paused_stream_sends_nothing_while_others_go_on_and_goes_on_in_order()
     gateway.handle.pause(S, false).await.unwrap();
     assert_eq!(gateway.drained(0).await.forwarded, 500);
     assert_eq!(fake.numbers(), (1..=500).collect::<Vec<_>>());
+    gateway.stop(Duration::ZERO).await;
+}
+
+#[tokio::test]
+async fn a_forwarder_that_is_to_be_replaced_leaves_what_fits_other_rules_to_the_next() {
+    let fake = obliging().await;
+    let mut gateway = Gateway::new(&["s"]);
+    let topic = |parsed: &str| TopicTemplate::parse(parsed, "plant-7").unwrap();
+    gateway.routes[0].topic = topic("up/{rest}");
+    gateway.start(settings(fake.port));
+    gateway.publish_numbers(0, 1..=10).await;
+    assert_eq!(gateway.drained(0).await.forwarded, 10);
+    gateway.forwarder().hush();
+    // By rules that this forwarder does not know it has no topic, and would be dead.
+    gateway.publish(0, vec![message("other/x", "11")]).await;
+    gateway.stop(PATIENCE).await;
+    assert_eq!((gateway.books(0).backlog_messages, gateway.books(0).dead_total()), (1, 0));
+    gateway.routes[0].from.push(TopicFilter::new("other/#").unwrap());
+    gateway.start(settings(fake.port));
+    assert_eq!(gateway.drained(0).await.forwarded, 11);
     gateway.stop(Duration::ZERO).await;
 }
 

@@ -153,3 +153,23 @@ fn streams_that_came_at_run_time_are_there_after_trouble() {
     assert_eq!(names(&bench), [("b".to_owned(), true), ("a".to_owned(), true), ("z".to_owned(), false)]);
     bench.close();
 }
+
+#[test]
+fn what_nobody_waits_for_any_more_changes_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let bench = Bench::open(&settings(dir.path()), &[stream("a")]);
+    bench.store(A, 0..1);
+    // The writer is stuck after its round, as with a disk that does not answer, until this is let go.
+    let stuck = locked(&bench.handle.shared.glance);
+    let other = changes(&[stream("b"), StreamSettings { max_messages: Some(1), ..stream("a") }]);
+    bench.wait(async {
+        let given_up = tokio::time::timeout(Duration::from_millis(50), bench.handle.configure(other)).await;
+        assert!(given_up.is_err(), "{given_up:?}");
+    });
+    drop(stuck);
+    bench.flush();
+    let configured: Vec<_> = names(&bench).into_iter().filter(|(_, configured)| *configured).collect();
+    assert_eq!(configured, [("a".to_owned(), true)], "refused, so all stays as it was");
+    bench.store(A, 1..3);
+    bench.close();
+}

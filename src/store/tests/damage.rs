@@ -151,6 +151,37 @@ fn a_file_of_garbage_is_set_aside_and_the_gateway_starts() {
 }
 
 #[test]
+fn streams_are_not_mixed_up_where_all_of_them_are_lost_while_running() {
+    let dir = tempfile::tempdir().unwrap();
+    // Made in another order than they are configured in.
+    Bench::open(&settings(dir.path()), &[stream("b")]).close();
+    let bench = Bench::open(&settings(dir.path()), &[stream("a"), stream("b")]);
+    bench.store(A, 1..=3);
+    bench.store(B, 11..=12);
+    let salvages = bench.handle.salvages();
+    // Nothing of the list of streams, nor of any table, can be found.
+    let (path, log) = (dir.path().join("tidegate.db"), dir.path().join("tidegate.db-wal"));
+    fs::write(&log, []).unwrap();
+    fs::write(&path, [0xAA; 4096]).unwrap();
+    let handle = bench.handle.clone();
+    bench.wait(async {
+        while *salvages.borrow() == 0 {
+            let (mut lane, mut returns) = handle.lane(OnRefusal::Report, None);
+            lane.reserve(0).await.unwrap().submit(vec![publish(&[A], 20)]);
+            let _ = returns.recv().await;
+            let _ = handle.read(A, 0, 10, 1 << 20).await;
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    });
+    bench.store(A, [100]);
+    bench.store(B, [200]);
+    bench.close();
+    let bench = Bench::open(&settings(dir.path()), &[stream("a"), stream("b")]);
+    assert_eq!((bench.numbers(A).last(), bench.numbers(B).last()), (Some(&100), Some(&200)));
+    bench.close();
+}
+
+#[test]
 fn a_database_that_is_gone_is_no_new_folder() {
     type Harm = fn(&Path);
     let harms: [Harm; 2] = [

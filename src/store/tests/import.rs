@@ -189,3 +189,16 @@ fn no_more_sources_and_ranges_are_remembered_than_agreed() {
     assert_eq!(import(&bench, again, false), Imported { accepted: 1, skipped: 1, stop: None });
     bench.close();
 }
+
+#[test]
+fn numbers_with_gaps_do_not_hold_up_the_store() {
+    let dir = tempfile::tempdir().unwrap();
+    let bench = Bench::open(&settings(dir.path()), &[stream("a")]);
+    // As many as the body of one request has; what others send waits behind it, so the deadline of `import` is the point.
+    let sparse = |numbers: &mut dyn Iterator<Item = u64>| numbers.map(|n| from("plant-3/alarms", 2 * n, n)).collect();
+    assert_eq!(import(&bench, sparse(&mut (1..=100_000)), false).accepted, 100_000);
+    assert_eq!(import(&bench, sparse(&mut (200_001..=220_000).rev()), false).accepted, 20_000);
+    // The highest of them are remembered.
+    assert_eq!(import(&bench, sparse(&mut (219_000..=220_000)), false).accepted, 0);
+    bench.close();
+}

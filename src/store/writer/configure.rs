@@ -14,11 +14,12 @@ use crate::store::{
 impl<'c> Writer<'c> {
     /// Makes another configuration hold, or says why not. An error is trouble for the whole store.
     pub(super) fn configure(&mut self, configure: Configure) -> Result<(), Failure> {
+        if configure.is_given_up() {
+            return Ok(());
+        }
         let failure = match self.learn(&configure.changes.streams) {
             Ok(places) => {
-                self.hold_to(&configure.changes, &places);
-                let ids = places.iter().map(|place| StreamId(u32::try_from(*place).unwrap_or(u32::MAX))).collect();
-                configure.answer(Ok(ids));
+                self.change(configure, &places);
                 return Ok(());
             }
             Err(failure) => failure,
@@ -31,9 +32,26 @@ impl<'c> Writer<'c> {
                 Ok(())
             }
             Failure::Damaged(_) | Failure::Trouble(_) | Failure::Unreadable(_) | Failure::Fatal(_) => {
-                configure.answer(Err(ConfigureError::Disk(failure.to_string())));
+                // Whoever has given up waiting takes it for refused anyway.
+                let _ = configure.answer(Err(ConfigureError::Disk(failure.to_string())));
                 Err(failure)
             }
+        }
+    }
+
+    /// Makes it hold, and says so; where nobody hears that any more, what held before holds again.
+    fn change(&mut self, configure: Configure, places: &[usize]) {
+        let places_before = self.transaction.shared.doors.configured();
+        let before = Changes {
+            streams: places_before.iter().map(|at| self.desk_streams[*at].clone()).collect(),
+            commit_delay: self.desk_settings.commit_delay,
+            max_bytes: self.desk_settings.max_bytes,
+            min_free: self.desk_settings.min_free,
+        };
+        self.hold_to(&configure.changes, places);
+        let ids = places.iter().map(|place| StreamId(u32::try_from(*place).unwrap_or(u32::MAX))).collect();
+        if !configure.answer(Ok(ids)) {
+            self.hold_to(&before, &places_before);
         }
     }
 

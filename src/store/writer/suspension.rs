@@ -216,7 +216,16 @@ impl Suspension<'_> {
             self.close_by = Some(now);
         }
         match result {
-            Ok(mended) => return Ok(Some(mended)),
+            Ok(mended) => {
+                let doors = self.desk.shared.doors.all();
+                // Everything here goes by these ids; a new process takes them as they are.
+                if doors.iter().zip(&mended.loaded.streams).any(|(door, (id, _))| door.id != *id) {
+                    return Err(Failure::Fatal(
+                        "a stream that was lost to damage could not be made anew in its place".to_owned(),
+                    ));
+                }
+                return Ok(Some(mended));
+            }
             Err(LoadError::Damaged(cause)) if self.damage.is_none() => self.is_damaged(cause),
             Err(LoadError::Unreadable(cause)) if self.damage.is_none() => self.is_unreadable(cause),
             Err(LoadError::Damaged(cause) | LoadError::Unreadable(cause)) => {
