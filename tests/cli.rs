@@ -93,3 +93,13 @@ fn a_wrong_command_line_exits_with_2() {
         assert!(ran.stderr.contains("--help"), "{arguments:?}: {}", ran.stderr);
     }
 }
+
+#[test]
+fn a_result_that_could_not_be_written_is_a_failure() {
+    let full = fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_tidegate"));
+    let done = command.args(["check", "-c", &example("minimal.toml")]).stdout(full).output().unwrap();
+    let said = String::from_utf8(done.stderr).unwrap();
+    assert_eq!(done.status.code(), Some(1), "{said}");
+    assert_eq!(said, "tidegate: cannot write to stdout: No space left on device (os error 28)\n");
+}

@@ -229,6 +229,22 @@ fn every_way_of_not_answering_has_its_own_advice() {
 }
 
 #[test]
+fn a_young_database_that_is_in_its_log_alone_is_not_called_unfinished() {
+    let folder = folder("");
+    let database = folder.path().join("data/tidegate.db");
+    fs::create_dir_all(database.parent().unwrap()).unwrap();
+    // As after a `kill -9`: the first page is there without our mark, all else in the log.
+    let mut page = vec![0; 4096];
+    page[..16].copy_from_slice(b"SQLite format 3\0");
+    fs::write(&database, &page).unwrap();
+    fs::write(folder.path().join("data/tidegate.db-wal"), [1; 8192]).unwrap();
+    let look = || Ran::of(command(folder.path(), &["--only", "data", "--json"]).output().unwrap());
+    look().has("tidegate.db", "note: all of it is still in its log");
+    fs::remove_file(folder.path().join("data/tidegate.db-wal")).unwrap();
+    look().has("tidegate.db", "note: is empty");
+}
+
+#[test]
 fn a_trial_that_is_interrupted_leaves_nothing_behind() {
     let folder = folder("");
     let mut child =

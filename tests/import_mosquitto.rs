@@ -296,3 +296,13 @@ fn what_is_no_configuration_is_refused_with_its_place() {
     let ran = run(folder.path(), &["--json", "-o", "new"]);
     assert!(ran.json()["notes"].as_array().unwrap().len() >= 14 && !ran.stdout.contains('\u{1b}'), "{}", ran.stdout);
 }
+
+#[test]
+fn a_secret_behind_a_misspelt_key_is_shown_nowhere() {
+    let folder =
+        folder("listener 1883 127.0.0.1\nallow_anonymous true\nremote_passwrd hunter4\nbridge_passphrase hunter5\n");
+    let ran = run(folder.path(), &["-o", "new"]);
+    let text = fs::read_to_string(folder.path().join("new/tidegate.toml")).unwrap();
+    assert!(ran.stdout.contains("remote_passwrd (secret)") && text.contains("bridge_passphrase (secret)"), "{text}");
+    assert!(!ran.stdout.contains("hunter") && !text.contains("hunter"), "{}{text}", ran.stdout);
+}

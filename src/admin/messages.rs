@@ -199,8 +199,8 @@ async fn import(
     let Query(How { again }) = how.map_err(bad_query)?;
     let busy =
         || Failure::new(StatusCode::SERVICE_UNAVAILABLE, "busy", "another import runs; try again when it is done");
-    let turn = timeout(ANSWER_TIMEOUT, importing.acquire()).await.map_err(|_| busy())?;
-    let _turn = turn.map_err(|_| busy())?;
+    let turn = timeout(ANSWER_TIMEOUT, importing.acquire_owned()).await.map_err(|_| busy())?;
+    let turn = turn.map_err(|_| busy())?;
     let body = timeout(IMPORT_TIMEOUT, axum::body::to_bytes(body, IMPORT_BYTES_MAX)).await;
     let body = body.map_err(|_| {
         let message = format!("the body did not come whole within {} s", IMPORT_TIMEOUT.as_secs());
@@ -217,11 +217,18 @@ async fn import(
         Failure::new(StatusCode::BAD_REQUEST, "bad-line", format!("line {line}: {what}; nothing was imported"))
     })?;
     let taking = state.sources().import(stream.clone(), messages, again);
+    // On a task of its own: its turn lasts as long as the messages are in memory, also when nobody waits any more.
+    let taking = tokio::spawn(async move {
+        let taken = taking.await;
+        drop(turn);
+        taken
+    });
     let taken = timeout(IMPORT_TIMEOUT, taking).await.map_err(|_| {
         let message = "not on disk in time (is the disk full or stuck?); it may still be done. The same import again \
                        passes over what is stored by then";
         Failure::new(StatusCode::SERVICE_UNAVAILABLE, "timeout", message)
-    })??;
+    })?;
+    let taken = taken.map_err(|_| Failure::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "see the log"))??;
     Ok(answer(&stream, &taken))
 }
 

@@ -12,7 +12,7 @@
 //! | `GET /api/v1/status` | version, id, uptime, uplinks, store, listeners, clock | yes |
 //! | `GET /api/v1/streams`, `GET /api/v1/streams/{name}` | the books, backlog, rates; also of streams that are not configured any more | yes |
 //! | `POST /api/v1/streams/{name}/replay?since=&until=`, or `?stop=true` | the same; times are RFC 3339, or how long ago (`2h`) | yes |
-//! | `POST /api/v1/streams/{name}/{pause,resume,purge}` | the stream as it is now, and how many messages it was about | yes |
+//! | `POST /api/v1/streams/{name}/{pause,resume}`, `POST /api/v1/streams/{name}/purge?to=` | the stream as it is now, and how many messages it was about | yes |
 //! | `POST /api/v1/reload` | what has changed, and what waits for a restart; 422 with all problems, and nothing has changed | yes |
 //! | `GET /api/v1/streams/{name}/messages?from=&limit=&of=` | stored messages, page by page; see `messages` | yes |
 //! | `POST /api/v1/streams/{name}/messages?again=` | lines of `export` become messages of the stream | yes |

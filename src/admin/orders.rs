@@ -39,6 +39,8 @@ pub enum Order {
     Purge {
         /// The stream.
         stream: String,
+        /// The last number that does; `u64::MAX` for all.
+        to: u64,
     },
     /// Kept messages are sent again.
     Replay {
@@ -143,8 +145,19 @@ async fn resume(Shared(state): Shared<State>, name: Name) -> Result<Response, Fa
     on_stream(&state, name, |stream| Order::Resume { stream }).await
 }
 
-async fn purge(Shared(state): Shared<State>, name: Name) -> Result<Response, Failure> {
-    on_stream(&state, name, |stream| Order::Purge { stream }).await
+/// What is purged: all, or up to and with the number `to`.
+#[derive(Deserialize)]
+struct Upto {
+    to: Option<u64>,
+}
+
+async fn purge(
+    Shared(state): Shared<State>,
+    name: Name,
+    upto: Result<Query<Upto>, QueryRejection>,
+) -> Result<Response, Failure> {
+    let Query(Upto { to }) = upto.map_err(bad_query)?;
+    on_stream(&state, name, |stream| Order::Purge { stream, to: to.unwrap_or(u64::MAX) }).await
 }
 
 /// What a replay is to send: messages accepted from `since` on and before `until`, each a time (RFC 3339) or how long ago (`2h`).

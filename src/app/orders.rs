@@ -27,7 +27,7 @@ pub(super) fn operate(
         let done = match order {
             Order::Pause { stream } => store.pause(find(&store, &stream)?, true).await.map(|()| 0),
             Order::Resume { stream } => store.pause(find(&store, &stream)?, false).await.map(|()| 0),
-            Order::Purge { stream } => store.purge(find(&store, &stream)?).await,
+            Order::Purge { stream, to } => store.purge_to(find(&store, &stream)?, to).await,
             Order::Replay { stream, since_unix_ms, until_unix_ms } => {
                 store.replay(find(&store, &stream)?, since_unix_ms, until_unix_ms).await
             }

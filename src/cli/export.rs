@@ -29,7 +29,8 @@ const BUFFER_BYTES: usize = 256 << 10;
 ///
 /// One message a line, oldest first, with all that goes upstream, and its id and time: `tidegate import` gives them to another gateway, and
 /// the upstream recognises them. What waits when it begins is written, each message once; nothing is taken out of the stream. Works on the data directory of a
-/// stopped gateway, too. To take messages away for good: pause the stream, export, and purge it when the file is safe.
+/// stopped gateway, too. To take messages away for good: pause the stream, export, and when the file is safe purge it up to the last
+/// number that was exported (`purge --to`): what came in meanwhile is not in the file, and stays.
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
     /// The stream

@@ -137,7 +137,7 @@ impl Gateway {
         }
         let token = token_file.map(|file| {
             let (bytes, _) = named_file::read(&file, Content::Secret)
-                .map_err(|problem| anyhow!("the token file {} {problem}", file.display()))?;
+                .map_err(|problem| anyhow!("the token file {}: {problem}", file.display()))?;
             let line = bytes.split(|byte| *byte == b'\n').next().unwrap_or_default();
             Ok::<_, anyhow::Error>(String::from_utf8_lossy(line.trim_ascii()).into_owned())
         });
@@ -214,6 +214,12 @@ impl Gateway {
             return Ok(answer);
         }
         match answer["error"]["message"].as_str() {
+            Some(_) if status == 401 && self.token.is_some() => {
+                bail!(
+                    "the gateway at {} refuses the token: it is not the one that it read from its `token_file` when it started",
+                    self.address
+                )
+            }
             Some(_) if status == 401 => {
                 bail!("the gateway at {} wants a token: give --token-file", self.address)
             }

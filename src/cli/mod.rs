@@ -29,6 +29,7 @@ use std::{
     ffi::OsString,
     io::{self, Write as _},
     process::ExitCode,
+    sync::atomic::{AtomicBool, Ordering},
 };
 
 use clap::{CommandFactory as _, Parser, Subcommand, error::ErrorKind};
@@ -41,6 +42,9 @@ pub const FAILED: u8 = 1;
 pub const USAGE: u8 = 2;
 /// Exit code: configuration refused.
 pub const CONFIG: u8 = 78;
+
+/// Whether a result could not be written.
+static UNWRITTEN: AtomicBool = AtomicBool::new(false);
 
 #[derive(Debug, Parser)]
 #[command(
@@ -81,6 +85,12 @@ enum Command {
 
 /// Runs the program with these arguments, the program's name first.
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let code = obey(arguments);
+    // Of a result that is not there nobody may think that it is.
+    if UNWRITTEN.load(Ordering::Relaxed) && code == ExitCode::SUCCESS { ExitCode::from(FAILED) } else { code }
+}
+
+fn obey(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     match Arguments::try_parse_from(arguments) {
         Ok(Arguments { command: Command::Run(arguments) }) => run::main(&arguments),
         Ok(Arguments { command: Command::Check(arguments) }) => check::main(&arguments),
@@ -118,9 +128,17 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     }
 }
 
-/// Writes a result. Nobody reading any more (`tidegate check | head -1`) is no failure of ours.
+/// Writes a result. Nobody reading any more (`tidegate check | head -1`) is no failure of ours; a full disk is.
 fn print(text: &str) {
-    let _ = io::stdout().lock().write_all(text.as_bytes());
+    let mut out = io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            if !UNWRITTEN.swap(true, Ordering::Relaxed) {
+                complain(&format!("tidegate: cannot write to stdout: {error}\n"));
+            }
+        }
+        Ok(()) | Err(_) => {}
+    }
 }
 
 /// Writes for the person in front of the terminal, who may have closed it.

@@ -42,6 +42,9 @@ pub(super) struct Purge {
     /// The stream
     #[arg(value_parser = stream_name)]
     stream: String,
+    /// The last sequence number that goes, such as the last of an export; what came in behind it stays
+    #[arg(long, value_name = "SEQ")]
+    to: Option<u64>,
     #[command(flatten)]
     door: Door,
 }
@@ -129,7 +132,8 @@ pub(super) fn resume(arguments: &Resume) -> ExitCode {
 
 pub(super) fn purge(arguments: &Purge) -> ExitCode {
     let run = || -> Result<(), Trouble> {
-        let answer = arguments.door.open()?.post(&format!("/api/v1/streams/{}/purge", arguments.stream))?;
+        let to = arguments.to.map_or(String::new(), |last| format!("?to={last}"));
+        let answer = arguments.door.open()?.post(&format!("/api/v1/streams/{}/purge{to}", arguments.stream))?;
         arguments
             .door
             .show(&answer, |answer| format!("{} messages purged\n{}", text(&answer["messages"]), stream_line(answer)));

@@ -174,8 +174,13 @@ fn database(data_dir: &Path, inspection: &Inspection, notebook: &mut Notebook) {
             let found = format!("version {version}, made by a newer program; this one knows up to {DATABASE_VERSION}");
             notebook.fail(&subject, found, "install the newer program again; the database is left untouched");
         }
+        // A young database may be in its log alone for days, with all that was ever acknowledged.
+        Header::Empty if inspection.log_bytes > 0 => {
+            let found = format!("all of it is still in its log, {}-wal ({})", subject, size(inspection.log_bytes));
+            notebook.note(&subject, found).advice = Some("never delete or copy one without the other".to_owned());
+        }
         Header::Empty => {
-            notebook.note(&subject, "is just being made");
+            notebook.note(&subject, "is empty: it is just being made, or was cut off while it was");
         }
         Header::Foreign => {
             let advice = "move it away, or choose another `data_dir`; the gateway does not touch it";

@@ -53,6 +53,9 @@ const SHOWN_CHARS: usize = 100;
 /// Keys whose values are secrets.
 const SECRETS: [&str; 5] = ["password", "remote_password", "bridge_psk", "bridge_identity", "local_password"];
 
+/// Keys that sound like it, and have a path behind them.
+const PATHS: [&str; 1] = ["password_file"];
+
 /// All lines, and what was said of each.
 #[derive(Debug)]
 pub(super) struct Book {
@@ -84,8 +87,11 @@ impl Book {
     /// A line as it may be shown.
     pub(super) fn shown(&self, line: usize) -> String {
         let Line { key, value, .. } = &self.lines[line];
-        let is_secret =
-            SECRETS.contains(&key.as_str()) || key.starts_with("auth_opt_") || key.starts_with("plugin_opt_");
+        let is_secret = SECRETS.contains(&key.as_str())
+            || key.starts_with("auth_opt_")
+            || key.starts_with("plugin_opt_")
+            // A misspelt `remote_password` has a password behind it all the same.
+            || key.to_ascii_lowercase().contains("pass") && !PATHS.contains(&key.as_str());
         let value = if is_secret { "(secret)" } else { value };
         let text = format!("{key} {value}");
         let clean = text.trim_end().chars().map(|c| if c.is_control() { ' ' } else { c });

@@ -17,7 +17,7 @@ use crate::stats::{DeadLetter, DeadStats};
 #[derive(Debug)]
 pub(super) enum Order {
     Pause { stream: usize, paused: bool },
-    Purge { stream: usize },
+    Purge { stream: usize, last: Sequence },
     Replay { stream: usize, ranges: Holes },
     StopReplay { stream: usize },
     Replayed { stream: usize, run: u64, runs: Vec<Run> },
@@ -104,7 +104,12 @@ impl Handle {
     /// Of a stream that is not configured any more, what is kept for replay goes too: nobody else could ever ask for it.
     /// Costs the same for one message and for a million: the rows are deleted later, in slices.
     pub async fn purge(&self, stream: StreamId) -> Result<u64, OrderError> {
-        self.order(Order::Purge { stream: self.index(stream)? }).await
+        self.purge_to(stream, Sequence::MAX).await
+    }
+
+    /// The same up to and with the number `last`: what came in behind it stays, as does what is kept for replay.
+    pub async fn purge_to(&self, stream: StreamId, last: Sequence) -> Result<u64, OrderError> {
+        self.order(Order::Purge { stream: self.index(stream)?, last }).await
     }
 
     /// Sends kept messages again: those that were accepted from `since` on and before `until`, in milliseconds since 1970. Returns how many

@@ -63,7 +63,8 @@ impl Sources for Figures {
                 self.paused.store(false, Ordering::Relaxed);
                 Ok(0)
             }
-            Order::Purge { stream } if stream == "telemetry" => Ok(160),
+            Order::Purge { stream, to: u64::MAX } if stream == "telemetry" => Ok(160),
+            Order::Purge { stream, to: 7 } if stream == "telemetry" => Ok(1),
             Order::Replay { stream, since_unix_ms: 1_795_257_690_290, until_unix_ms: i64::MAX }
                 if stream == "telemetry" =>
             {
@@ -72,7 +73,7 @@ impl Sources for Figures {
             Order::StopReplay { stream } if stream == "telemetry" => Ok(3),
             Order::RetryDead { id: 7 } | Order::PurgeDead { id: 7 } => Ok(1),
             Order::PurgeAllDead { stream } => Ok(if stream.is_some() { 2 } else { 3 }),
-            Order::Purge { stream } if stream == "stuck" => return Box::pin(std::future::pending()),
+            Order::Purge { stream, .. } if stream == "stuck" => return Box::pin(std::future::pending()),
             other @ (Order::Pause { .. }
             | Order::Resume { .. }
             | Order::Purge { .. }

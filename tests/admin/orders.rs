@@ -25,9 +25,12 @@ async fn orders_answer_with_the_new_state() {
         );
         assert_eq!(order("telemetry", "resume").json()["paused"], false);
         assert_eq!(order("telemetry", "purge").json()["messages"], 160);
+        assert_eq!(order("telemetry", "purge?to=7").json()["messages"], 1);
         assert_eq!(order("telemetry", "replay?since=2026-11-21T11:41:30.290%2B01:00").json()["messages"], 5);
         assert_eq!(order("telemetry", "replay?stop=true").json()["messages"], 3);
-        for wrong in ["replay?since=yesterday", "replay?stop=perhaps", "replay?sinc=2h", "purge?all=true"] {
+        for wrong in
+            ["replay?since=yesterday", "replay?stop=perhaps", "replay?sinc=2h", "purge?all=true", "purge?to=-1"]
+        {
             let answer = order("telemetry", wrong);
             assert_eq!((answer.status, answer.error_code().as_str()), (400, "bad-query"), "{wrong}");
         }

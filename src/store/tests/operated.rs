@@ -59,6 +59,26 @@ fn a_purge_takes_everything_that_is_there_and_nothing_that_comes() {
 }
 
 #[test]
+fn a_purge_up_to_a_number_leaves_what_came_in_behind_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let bench = Bench::open(&settings(dir.path()), &[stream("a")]);
+    bench.store(A, 1..=10);
+    bench.settle(A, 1, 2, Fate::Forwarded);
+    let purge = |last| bench.wait(bench.handle.purge_to(A, last)).unwrap();
+    assert_eq!((purge(0), purge(2), purge(6), purge(6)), (0, 0, 4, 0));
+    // What was in flight is acknowledged later.
+    bench.settle(A, 3, 7, Fate::Forwarded);
+    assert_eq!((bench.books(A).purged, bench.books(A).forwarded, bench.numbers(A)), (4, 3, vec![8, 9, 10]));
+    assert_eq!((purge(9), purge(u64::MAX - 1), purge(u64::MAX)), (2, 1, 0));
+    bench.store(A, [11]);
+    bench.store.abandon();
+    let bench = Bench::open(&settings(dir.path()), &[stream("a")]);
+    let books = bench.books(A);
+    assert_eq!((books.purged, books.forwarded, books.backlog_messages, bench.numbers(A)), (7, 3, 1, vec![11]));
+    bench.close();
+}
+
+#[test]
 fn a_purge_of_very_much_is_done_at_once_and_its_rows_go_in_slices() {
     let dir = tempfile::tempdir().unwrap();
     let bench = Bench::open(&settings(dir.path()), &[stream("a")]);

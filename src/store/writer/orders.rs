@@ -2,6 +2,7 @@
 
 use super::Writer;
 use crate::store::{
+    Sequence,
     failure::Failure,
     operated::Kept,
     orders::{Done, Order},
@@ -17,7 +18,7 @@ impl Writer<'_> {
                 self.transaction.changing(*stream).books.operated.paused = *paused;
                 Ok(Ok(0))
             }
-            Order::Purge { stream } => self.purge(*stream).map(Ok),
+            Order::Purge { stream, last } => self.purge(*stream, *last).map(Ok),
             Order::Replay { stream, ranges } => Ok(self.begin_replay(*stream, ranges)),
             Order::StopReplay { stream } => Ok(self.stop_replay(*stream)),
             Order::Replayed { stream, run, runs } => Ok(Ok(self.note_replayed(*stream, *run, runs))),
@@ -27,18 +28,19 @@ impl Writer<'_> {
         }
     }
 
-    /// Moves the head over the whole backlog. The rows become garbage, which is deleted in slices.
-    fn purge(&mut self, index: usize) -> Result<u64, Failure> {
+    /// Moves the head over the backlog up to `last`. The rows become garbage, which is deleted in slices.
+    fn purge(&mut self, index: usize, last: Sequence) -> Result<u64, Failure> {
         let stream = &self.transaction.streams[index];
-        if stream.retain_ms.is_none() && stream.books.operated.kept.is_some() {
+        let whole = last == Sequence::MAX;
+        if whole && stream.retain_ms.is_none() && stream.books.operated.kept.is_some() {
             // Not configured any more: nobody else could ever let these go.
             self.transaction.changing(index).books.operated.kept = Kept::default();
         }
         let books = &self.transaction.streams[index].books;
-        if books.backlog_messages() == 0 {
+        if books.backlog_messages() == 0 || last < books.head {
             return Ok(0);
         }
-        let count = self.pass(index, books.next - 1)?;
+        let count = self.pass(index, last.min(books.next - 1))?;
         let stream = self.transaction.changing(index);
         stream.books.purged += count;
         tracing::warn!(stream = stream.name, count, "an operator purged a stream");
