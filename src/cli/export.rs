@@ -86,7 +86,10 @@ fn export(arguments: &Arguments) -> Result<(), Trouble> {
         Some(path) => to_file(arguments, &mut source, path)?,
     };
     report(arguments, &source, &tally);
-    Ok(())
+    match tally.unreadable {
+        0 => Ok(()),
+        lost => Err(anyhow!("the export is not complete: {lost} cannot be read any more").into()),
+    }
 }
 
 /// Why an export ended early.

@@ -367,7 +367,7 @@ mod tests {
             assert!(pace.messages > 0 && pace.per_s > 0.0 && pace.p50 <= pace.p99 && pace.p99 <= pace.max, "{trial:?}");
         }
         assert!(trial.alone.messages <= ALONE_MESSAGES && trial.bulk.messages <= BULK_MESSAGES + BULK_WINDOW);
-        assert!(trial.written_bytes < 40 << 20, "{trial:?}");
+        // What was written is counted for the whole process, and other tests write too: its bound is held by `tests/doctor.rs`.
     }
 
     #[tokio::test]

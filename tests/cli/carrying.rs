@@ -46,6 +46,26 @@ fn with_input(gateway: &Gateway, arguments: &[&str], input: &str) -> Ran {
 }
 
 #[test]
+fn an_export_that_lacks_what_cannot_be_read_has_the_rest_and_fails() {
+    let mut gateway = Gateway::start(narrow_upstream());
+    let payloads: Vec<_> = (0..200).map(|number| format!("payload {number} {}", "x".repeat(200))).collect();
+    gateway.publish("b/x", &payloads.iter().map(String::as_str).collect::<Vec<_>>());
+    gateway.stop();
+    let database = gateway.folder.path().join("data/tidegate.db");
+    let mut bytes = fs::read(&database).unwrap();
+    let row = bytes.windows(12).position(|window| window == b"payload 100 ").unwrap();
+    let page = row / 4096 * 4096;
+    bytes[page..page + 4096].fill(0xFF);
+    fs::write(&database, bytes).unwrap();
+    let file = gateway.folder.path().join("b.ndjson");
+    let done = tidegate(&["export", "b", "-c", &gateway.config_file(), "-o", file.to_str().unwrap()]);
+    let there = fs::read_to_string(&file).unwrap().lines().count();
+    assert!((150..200).contains(&there), "{there}");
+    assert!(done.stderr.contains(&format!("not complete: {} cannot be read", 200 - there)), "{}", done.stderr);
+    assert_eq!(done.code, Some(1), "{}", done.stdout);
+}
+
+#[test]
 fn messages_are_carried_to_another_gateway_with_their_ids_and_times_and_once() {
     let mut gateway = Gateway::start(narrow_upstream());
     gateway.publish("b/x", &["1", "2", "{\"three\":3}", "four\n\u{1}"]);
