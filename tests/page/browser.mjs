@@ -51,12 +51,18 @@ export async function open(browser, address, options = {}) {
 
 // Whether `condition` comes true in the page, within the time one is ready to wait.
 export async function soon(page, what, condition, argument) {
-  try {
-    await page.waitForFunction(condition, argument, { timeout: PATIENCE_MS, polling: 50 });
-    check(what, true);
-  } catch {
-    check(what, false, (await page.locator("#board, #login, #connection").allInnerTexts()).join(" | ").slice(0, 600));
+  // Asked from here: `waitForFunction` gives up at the first error, and a condition on what is not there yet is one.
+  const until = Date.now() + PATIENCE_MS;
+  let trouble = "";
+  while (!(await page.evaluate(condition, argument).catch((error) => { trouble = error.message; return false; }))) {
+    if (Date.now() > until) {
+      const seen = await page.locator("#board, #login, #connection").allInnerTexts();
+      check(what, false, [trouble, ...seen].join(" | ").slice(0, 600));
+      return;
+    }
+    await page.waitForTimeout(50);
   }
+  check(what, true);
 }
 
 // The text of a place, as one who looks sees it.
