@@ -122,11 +122,11 @@ def http_nonsense(t, gateway):
     answers = {
         "an endless header": b"GET / HTTP/1.1\r\nX: " + b"a" * 2_000_000,
         "ten thousand headers": b"GET /metrics HTTP/1.1\r\n" + b"".join(b"h%d: x\r\n" % i for i in range(10000)) + b"\r\n",
-        "a body that never comes": b"POST /api/v1/publish?topic=a HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999999\r\n\r\n",
+        "a body that never comes": b"POST /api/v1/publish?topic=a HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99999999999\r\n\r\n",
         "no HTTP at all": b"\x16\x03\x01\x02\x00\x01\x00" + bytes(600),
-        "an unknown path": b"GET /api/v1/%00%ff/../../etc/passwd HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
-        "an unknown stream": b"GET /api/v1/streams/nothing HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
-        "an unknown method": b"BREW /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
+        "an unknown path": b"GET /api/v1/%00%ff/../../etc/passwd HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n",
+        "an unknown stream": b"GET /api/v1/streams/nothing HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n",
+        "an unknown method": b"BREW /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n",
     }
     for name, data in answers.items():
         answer, closed = talk(gateway.admin, data, 2)
