@@ -201,8 +201,10 @@ impl Status {
             self.shared.metrics.failures.with_label_values(&[error.reason()]).inc();
         }
         let reason = errors.first().map_or("closed", uplink::Error::reason);
+        // A name server that is silent and a broker that is silent are both "timeout", and different errands.
+        let step = errors.first().and_then(uplink::Error::step).map(tracing::field::display);
         let away_s = self.state().lost_at.map(|at| seconds(at.elapsed()));
-        warn!(uplink = self.name(), reason, error, away_s, waiting, "uplink cannot connect, trying again");
+        warn!(uplink = self.name(), reason, step, error, away_s, waiting, "uplink cannot connect, trying again");
         self.state().last_error = Some(error);
     }
 

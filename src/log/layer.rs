@@ -86,3 +86,41 @@ impl<H: Hasher> fmt::Write for Into<'_, H> {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use tracing_subscriber::{Registry, layer::SubscriberExt as _};
+
+    use super::*;
+    use crate::log::{output::Stderr, render::Form};
+
+    /// Keeps the kinds of what it hears.
+    struct Heard(Log, Arc<Mutex<Vec<Kind>>>);
+
+    impl<S: Subscriber> Layer<S> for Heard {
+        fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
+            self.1.lock().unwrap().extend(self.0.kind(event));
+        }
+    }
+
+    fn kinds(say: impl FnOnce()) -> Vec<Kind> {
+        let kinds = Arc::default();
+        let log = Log::new(Shared::start(Stderr(Form::Prefixed)).unwrap());
+        tracing::subscriber::with_default(Registry::default().with(Heard(log, Arc::clone(&kinds))), say);
+        kinds.lock().unwrap().clone()
+    }
+
+    #[test]
+    fn the_step_that_fails_tells_kinds_apart_and_the_words_of_an_error_do_not() {
+        let kinds = kinds(|| {
+            for (step, error) in [("CONNECT", "a"), ("DNS", "a"), ("DNS", "b")] {
+                tracing::warn!(uplink = "cloud", reason = "timeout", step, error, "uplink cannot connect");
+            }
+        });
+        let [connect, dns, again] = kinds[..] else { panic!("{kinds:?}") };
+        assert_ne!(connect, dns, "another step is another errand");
+        assert_eq!(dns, again);
+    }
+}

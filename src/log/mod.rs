@@ -8,6 +8,7 @@
 //! | `listener`, `uplink`, `downlink`, `stream`, `file` | the thing of the configuration that the line is about |
 //! | `session` | the number of a session in the store |
 //! | `reason` | why, a word of a closed list, the same as in the metric of the fact |
+//! | `step` | how far it got: of a connection `DNS`, `TCP`, `TLS`, `CONNECT` |
 //! | `error` | why, in words for people; may quote what a stranger or an upstream said |
 //! | `problem` | what is wrong with a configuration, with file and key |
 //! | `state` | the line tells how a thing is from now on: `connected`, `disconnected`, `suspended`, .. |

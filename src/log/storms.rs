@@ -29,7 +29,7 @@ use std::{
 use super::line::{Line, Repeated};
 
 /// The fields that tell kinds of trouble apart.
-pub(super) const THINGS: [&str; 7] = ["listener", "uplink", "url", "downlink", "stream", "reason", "file"];
+pub(super) const THINGS: [&str; 8] = ["listener", "uplink", "url", "downlink", "stream", "reason", "step", "file"];
 /// The field that makes a line a fact.
 pub(super) const STATE: &str = "state";
 

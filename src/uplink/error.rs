@@ -167,6 +167,21 @@ impl Error {
         }
     }
 
+    /// The step that failed; none where no step was begun, or all were done.
+    pub const fn step(&self) -> Option<Step> {
+        match self {
+            Self::Dns { .. } => Some(Step::Dns),
+            Self::Tcp { .. } => Some(Step::Tcp),
+            Self::Tls { .. } => Some(Step::Tls),
+            Self::Refused { .. } => Some(Step::Connect),
+            Self::Timeout { step, .. }
+            | Self::Closed { step, .. }
+            | Self::Io { step, .. }
+            | Self::Protocol { step, .. } => Some(*step),
+            Self::File { .. } | Self::Disconnected { .. } | Self::KeepAlive { .. } => None,
+        }
+    }
+
     /// Whether somebody else has connected under the same client id: two who do that throw each other out, each time after some progress.
     pub const fn is_takeover(&self) -> bool {
         matches!(self, Self::Disconnected { code: 0x8e, .. })
