@@ -10,6 +10,7 @@ mod full;
 mod import;
 mod kept;
 mod limits;
+mod log;
 mod migration;
 mod model;
 mod opening;
