@@ -3,6 +3,7 @@
 //! Results go to stdout; help, problems and errors to stderr. Exit codes: 0 done, 1 failed while running, 2 wrong command
 //! line, 78 configuration refused (`EX_CONFIG` of sysexits.h).
 
+mod backup;
 mod check;
 mod dead;
 mod demo;
@@ -77,6 +78,8 @@ enum Command {
     Peek(peek::Arguments),
     Export(export::Arguments),
     Import(import::Arguments),
+    Backup(backup::Backup),
+    Restore(backup::Restore),
     Completions(generate::Completions),
     Man(generate::Manual),
     Doctor(doctor::Arguments),
@@ -107,6 +110,8 @@ fn obey(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Ok(Arguments { command: Command::Peek(arguments) }) => peek::main(&arguments),
         Ok(Arguments { command: Command::Export(arguments) }) => export::main(&arguments),
         Ok(Arguments { command: Command::Import(arguments) }) => import::main(&arguments),
+        Ok(Arguments { command: Command::Backup(arguments) }) => backup::backup(&arguments),
+        Ok(Arguments { command: Command::Restore(arguments) }) => backup::restore(&arguments),
         Ok(Arguments { command: Command::Completions(arguments) }) => {
             generate::completions(&arguments, Arguments::command())
         }

@@ -134,6 +134,7 @@
 mod alarms;
 mod api;
 mod at_rest;
+mod backup;
 mod books;
 mod clock;
 mod configure;
@@ -169,6 +170,7 @@ mod writer;
 pub use self::{
     api::*,
     at_rest::{AtRest, AtRestError, RestingPage},
+    backup::{BackupError, Copied, backup, restore},
     configure::{Changes, ConfigureError},
     dead::{DEAD_BYTES_MAX, DEAD_MESSAGES_MAX},
     disk::DISK_PATIENCE,
