@@ -11,7 +11,7 @@ WANTED = """
 ./usr/bin/tidegate ./lib/systemd/system/tidegate.service ./lib/systemd/system/tidegate@.service ./usr/lib/sysusers.d/tidegate.conf
 ./usr/lib/tmpfiles.d/tidegate.conf ./etc/tidegate/tidegate.toml ./etc/tidegate/conf.d/ ./usr/share/man/man1/tidegate.1.gz
 ./usr/share/bash-completion/completions/tidegate ./usr/share/zsh/vendor-completions/_tidegate ./usr/share/fish/vendor_completions.d/tidegate.fish
-./usr/share/doc/tidegate/copyright ./usr/share/doc/tidegate/third-party.txt.gz ./usr/share/doc/tidegate/changelog.gz
+./usr/share/doc/tidegate/README.Debian ./usr/share/doc/tidegate/copyright ./usr/share/doc/tidegate/third-party.txt.gz ./usr/share/doc/tidegate/changelog.gz
 ./usr/share/doc/tidegate/examples/minimal.toml ./usr/share/doc/tidegate/examples/monitoring/tidegate.rules.yml
 """.split()
 
