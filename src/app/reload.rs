@@ -246,12 +246,21 @@ fn refuse_for(obstacles: Vec<Obstacle>) -> NotReloaded {
 /// A problem that no line of a file is to blame for.
 fn about_nothing(key: &str, name: Option<String>, story: String) -> config::Problem {
     let (place, said, hint) = (None, None, None);
-    config::Problem { severity: Severity::Error, place, key: key.to_owned(), name, said, expected: story, hint }
+    config::Problem {
+        severity: Severity::Error,
+        place,
+        key: key.to_owned(),
+        name,
+        said,
+        expected: story,
+        hint,
+        may_pass: false,
+    }
 }
 
 /// In the words of the admin room.
 fn problem(problem: &config::Problem) -> Problem {
-    let config::Problem { severity, place, key, name, said, expected, hint } = problem.clone();
+    let config::Problem { severity, place, key, name, said, expected, hint, may_pass: _ } = problem.clone();
     let severity = match severity {
         Severity::Error => "error",
         Severity::Warning => "warning",

@@ -124,6 +124,7 @@
 //! Queues are salvaged alike: numbers go on a million further, or where the books are lost too from the seconds since 1970. A queued row that makes no
 //! sense is dropped and counted. As a queue may have holes, a gap is damage only where it is larger than all holes that its books know of.
 //! The messages of a session whose own row is lost are dropped and counted: nobody can ever ask for them.
+//! A log that is damaged in its middle reads as one that ends there; a start finds it out, and has again what can be had (`wal`).
 //! A garbage header is replaced on a copy. If the schema in page 1 is lost, nothing can be read: it is set aside, an alarm is
 //! logged, the store starts empty.
 //!
@@ -163,6 +164,7 @@ mod shared;
 #[cfg(test)]
 mod tests;
 mod trial;
+mod wal;
 mod writer;
 
 pub use self::{

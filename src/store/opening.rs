@@ -3,7 +3,7 @@
 use std::{
     collections::HashMap,
     fs::{self, DirBuilder, OpenOptions},
-    io::ErrorKind,
+    io::{self, ErrorKind},
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::{Path, PathBuf},
     sync::{Arc, Mutex, RwLock, mpsc::sync_channel},
@@ -27,13 +27,14 @@ use super::{
     failure::Failure,
     handle::{Handle, OpenError, Store},
     lock::DirectoryLock,
-    mend,
+    mend::{self, RewriteError},
     metrics::Metrics,
     queue::{self, Counts, Ledger, QueueBooks},
     reader, recovery,
     schema::{self, Role, StreamSql},
     sessions::{QueueLimits, SessionId, is_reserved},
     shared::{ASKED_PLACES, CONTROLS_MAX, Glance, QUEUE_BYTES_MAX, QUEUE_PLACES, QueueDoor, READS_MAX, Shared, State},
+    wal::Wal,
     writer,
 };
 use crate::stats::DeadStats;
@@ -224,19 +225,25 @@ fn not_configured(
     others
 }
 
-/// The log that a crash left may hold what the kernel only remembers; see [`mend`]. Without syncs there is nothing to keep.
+/// The log that a crash left may hold what the kernel only remembers; see [`mend`]. And it may be damaged where SQLite takes it for ended;
+/// see [`super::wal`]. Without syncs there is nothing to keep, and nothing to be said of it.
 fn make_log_durable(path: &Path, durability: Durability) -> Result<(), LoadError> {
     if durability == Durability::Process {
         return Ok(());
     }
+    let unreadable = |error: io::Error| LoadError::Unreadable(format!("cannot read the log of it: {error}"));
     match mend::rewrite_log(path) {
-        Ok(()) => Ok(()),
-        Err(error) if error.kind() == ErrorKind::StorageFull => {
+        Ok(()) => {}
+        Err(RewriteError::Write(error)) if error.kind() == ErrorKind::StorageFull => {
             tracing::warn!(%error, "the log could not be written anew: the disk is full");
-            Ok(())
         }
-        Err(error) => Err(LoadError::Sqlite { step: "write the log anew of", cause: error.to_string() }),
+        Err(RewriteError::Read(error)) => return Err(unreadable(error)),
+        Err(RewriteError::Write(error)) => {
+            return Err(LoadError::Sqlite { step: "write the log anew of", cause: error.to_string() });
+        }
     }
+    let log = Wal::read(&mend::log_of(path), false).map_err(unreadable)?;
+    log.and_then(|log| log.damage()).map_or(Ok(()), |damage| Err(LoadError::Damaged(damage.to_string())))
 }
 
 /// Free pages beyond all pages would be handed out without end.

@@ -23,6 +23,7 @@ use time::OffsetDateTime;
 use super::{
     alarms,
     handle::OpenError,
+    mend,
     opening::{DATABASE, LoadError, remove_if_there},
     salvage,
 };
@@ -89,6 +90,10 @@ pub(super) fn sound<T>(
             },
         }
     };
+    if !is_gone {
+        // A disk that gives nothing has lost nothing: to salvage from it would set everything aside and begin with an empty database.
+        mend::give_anything(&path).map_err(|error| LoadError::Sqlite { step: "read", cause: error.to_string() })?;
+    }
     tracing::error!(path = %path.display(), error = cause, "the database is damaged: salvaging what can be read");
     let target = data_dir.join(SALVAGING);
     remove_salvaging(data_dir)?;

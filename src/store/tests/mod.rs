@@ -11,6 +11,7 @@ mod full;
 mod import;
 mod kept;
 mod limits;
+mod log;
 mod migration;
 mod model;
 mod opening;
