@@ -169,9 +169,9 @@ fn of_store(store: &StoreStats) -> impl Iterator<Item = Alarm> {
     });
     let aside = (store.quarantine_bytes > 0).then(|| {
         let what =
-            format!("{} of damaged databases lie in the folder `quarantine`.", short_size(store.quarantine_bytes));
+            format!("{} of databases that were set aside lie in the folder `quarantine`.", short_size(store.quarantine_bytes));
         let advice =
-            "Keep them if somebody is to look into the damage; otherwise delete them by hand from the data directory.";
+            "They were damaged, or replaced by a restore. Keep them if somebody is to look at them; otherwise delete them by hand.";
         Alarm::new(Level::Notice, About::Store, what, advice)
     });
     refusing.into_iter().chain(stalled).chain(salvaged).chain(aside)

@@ -213,8 +213,8 @@ fn database(data_dir: &Path, inspection: &Inspection, notebook: &mut Notebook) {
 fn left_behind(running: &Running, inspection: &Inspection, notebook: &mut Notebook) {
     let (count, bytes) = inspection.quarantined;
     if count > 0 {
-        let found = format!("{count} damaged databases were set aside, {}", short_size(bytes));
-        notebook.warn("quarantine", found, "keep them for whoever is to look at the damage, then delete them by hand");
+        let found = format!("{count} databases were set aside, {}", short_size(bytes));
+        notebook.warn("quarantine", found, "they were damaged, or replaced by a restore: keep them for whoever is to look at them, then delete them by hand");
     }
     for path in &inspection.salvage {
         let found = "a salvage was begun and not finished";
