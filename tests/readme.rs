@@ -86,7 +86,7 @@ fn every_metric_in_the_readme_is_one() {
         assert!(source.contains(name) || source.contains(&format!("\"{short}\"")), "there is no metric {name}");
         seen += 1;
     }
-    assert!(seen > 30, "only {seen} metrics");
+    assert!(seen > 25, "only {seen} metrics");
 }
 
 #[test]
@@ -104,5 +104,5 @@ fn every_message_in_the_table_of_troubles_is_said_by_the_program() {
             seen += 1;
         }
     }
-    assert!(seen > 40, "only {seen} messages");
+    assert!(seen > 30, "only {seen} messages");
 }
