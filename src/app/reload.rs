@@ -22,7 +22,6 @@ use prometheus::{IntCounter, IntCounterVec, Opts, Registry};
 use tokio::{
     sync::{mpsc, oneshot},
     task::spawn_blocking,
-    time::{Interval, MissedTickBehavior},
 };
 
 use super::{
@@ -33,7 +32,7 @@ use super::{
 };
 use crate::{
     admin::{Changed, NotReloaded, Problem, Reloaded, Reloading},
-    broker,
+    beat, broker,
     config::{self, Config, Inputs, Refused, Severity},
     log,
 };
@@ -123,7 +122,8 @@ pub(super) struct Reload {
     /// The configuration file that was asked for.
     file: Option<PathBuf>,
     watch: Watch,
-    look: Interval,
+    /// Whether the files have been looked at before, from which a change is told.
+    has_looked: bool,
 }
 
 /// A new configuration that could be used, and what is surely not meant in it.
@@ -134,14 +134,14 @@ pub(super) struct Ready {
 
 impl Reload {
     pub(super) fn new(file: Option<&Path>) -> Self {
-        let mut look = tokio::time::interval(LOOK_INTERVAL);
-        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        Self { file: file.map(Path::to_owned), watch: Watch::default(), look }
+        Self { file: file.map(Path::to_owned), watch: Watch::default(), has_looked: false }
     }
 
     /// Waits until it is time to look at the files. Cancel safe.
     pub(super) async fn time_to_look(&mut self) {
-        self.look.tick().await;
+        if std::mem::replace(&mut self.has_looked, true) {
+            beat::wait(LOOK_INTERVAL).await;
+        }
     }
 
     /// Reads the configuration and gets everything it needs; where that is not to be had, says so. Cancel safe.
