@@ -67,7 +67,7 @@ impl Place {
     fn data_dir(&self) -> Result<PathBuf, Trouble> {
         match &self.data_dir {
             Some(data_dir) => Ok(data_dir.clone()),
-            None => Ok(config::load(self.config.as_deref()).map_err(Trouble::Config)?.store.data_dir),
+            None => Ok(config::load_beside(self.config.as_deref()).map_err(Trouble::Config)?.store.data_dir),
         }
     }
 

@@ -117,7 +117,8 @@ pub fn restore(source: &Path, data_dir: &Path) -> Result<(Copied, Option<PathBuf
         let made = OpenOptions::new().write(true).create_new(true).mode(0o600).open(target);
         made.map_err(|error| unwritten(target, &error))?;
         copied = Some(copy(source, at_rest::open_unchanged, target)?);
-        Ok(())
+        // Before it takes its place: a power cut may end this at any step.
+        own_as(data_dir, data_dir).map_err(|error| unwritten(data_dir, &error))
     })?;
     lock.has_database();
     own_as(data_dir, data_dir).map_err(|error| unwritten(data_dir, &error))?;
