@@ -102,6 +102,10 @@ impl Wal {
         let fill = |at: usize, buffer: &mut [u8]| match file.read_exact_at(buffer, at as u64) {
             Err(_) if around => {
                 buffer.fill(0);
+                // The header of a frame may be on another block than what cannot be read.
+                if file.read_exact_at(&mut buffer[..FRAME_HEAD_BYTES], at as u64).is_err() {
+                    buffer.fill(0);
+                }
                 Ok(())
             }
             read => read,

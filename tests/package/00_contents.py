@@ -1,7 +1,9 @@
 """The package as a file: what Debian's own judge says of it, and that nothing is missing in it."""
 
 import os
+import pathlib
 import subprocess
+import tempfile
 
 from lab.report import Theme
 
@@ -12,6 +14,9 @@ WANTED = """
 ./usr/share/doc/tidegate/copyright ./usr/share/doc/tidegate/third-party.txt.gz ./usr/share/doc/tidegate/changelog.gz
 ./usr/share/doc/tidegate/examples/minimal.toml ./usr/share/doc/tidegate/examples/monitoring/tidegate.rules.yml
 """.split()
+
+# What readelf calls the machine of an architecture of Debian's, and the flag that must be there.
+MACHINES = {"amd64": ("X86-64", ""), "arm64": ("AArch64", ""), "armhf": ("ARM", "hard-float ABI")}
 
 
 def said(*command):
@@ -31,5 +36,13 @@ with Theme("contents") as t:
     fields = said("dpkg-deb", "-I", package)
     t.say(" ".join(line.strip() for line in fields.splitlines() if "Depends" in line))
     t.check("it depends on a C library of its time", "libc6 (>= 2." in fields)
+    architecture = said("dpkg-deb", "-f", package, "Architecture").strip()
+    with tempfile.TemporaryDirectory() as folder:
+        said("dpkg-deb", "-x", package, folder)
+        program = pathlib.Path(folder) / "usr/bin/tidegate"
+        header, sections = said("readelf", "-hW", program), said("readelf", "-SW", program)
+        t.say(f"{architecture}: the package {pathlib.Path(package).stat().st_size / 2**20:.1f} MiB, the program {program.stat().st_size / 2**20:.1f} MiB")
+    machine, flag = MACHINES[architecture]
+    t.check(f"the program is one for {architecture}, without symbols", machine in header and flag in header and ".symtab" not in sections)
     scripts = said("dpkg-deb", "-I", package, "postinst") + said("dpkg-deb", "-I", package, "prerm") + said("dpkg-deb", "-I", package, "postrm")
     t.check("debhelper has filled in its part of the scripts", "#DEBHELPER#" not in scripts and "deb-systemd-helper" in scripts and "systemd-sysusers" in scripts)

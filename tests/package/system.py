@@ -18,7 +18,7 @@ class System:
     """Runs from here to the end of the theme; `log` gets every command with what it said."""
 
     def __init__(self, t, log):
-        self.log = log.open("a", encoding="utf-8")
+        self.log = log.open("w", encoding="utf-8")
         self.began = time.monotonic()
         self.boot = subprocess.Popen([HERE / "boot", "--pid"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         t.later(self.close)

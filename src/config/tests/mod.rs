@@ -8,6 +8,7 @@ use tempfile::TempDir;
 mod access;
 mod client_limits;
 mod contract;
+mod every_key;
 mod examples;
 mod layers;
 mod tls;
