@@ -42,7 +42,7 @@
 //! | [`doctor`] | station: checks a device beside the gateway, changes nothing | |
 //! | [`mosquitto`] | a mosquitto.conf into a configuration of ours | |
 //! | [`app`] | builds the rooms, starts and stops them in order | all of them |
-//! | [`cli`], [`log`], [`memory`], [`signal`], [`systemd`], [`demo`] | the program around it | clap, tracing's output, the C library, signals, rumqttd (the demo) |
+//! | [`cli`], [`log`], [`beat`], [`memory`], [`signal`], [`systemd`], [`demo`] | the program around it | clap, tracing's output, the C library, signals, rumqttd (the demo) |
 //!
 //! **Architecture invariant:** shores never import each other; stations join two. Arrows point downwards only. The
 //! test `tests/tidy.rs` holds the house to it.
@@ -78,6 +78,7 @@
 
 pub mod admin;
 pub mod app;
+pub mod beat;
 pub mod broker;
 pub mod bucket;
 pub mod cli;

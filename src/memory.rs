@@ -12,11 +12,14 @@
 use std::time::{Duration, Instant};
 
 use rustix::time::{ClockId, clock_gettime};
-use tokio::time::MissedTickBehavior;
 
-/// How often it is looked how busy the process is.
+use crate::beat;
+
+/// How often it is looked how busy the process is, in a busy time.
 const LOOK_INTERVAL: Duration = Duration::from_secs(2);
-/// Processor time within one look from which on it counts as busy: 1 % of a core.
+/// The same while nothing happens.
+const IDLE_LOOK_INTERVAL: Duration = Duration::from_secs(10);
+/// Processor time from one look to the next from which on it counts as busy: 1 % of a core in a busy time.
 const BUSY: Duration = Duration::from_millis(20);
 /// How many busy looks one after another until memory is given back all the same.
 const BUSY_LOOKS_MAX: u32 = 15;
@@ -28,6 +31,8 @@ struct Pace {
     used: Duration,
     /// Busy looks since memory was given back.
     busy_looks: u32,
+    /// Whether the last look was one.
+    is_busy: bool,
 }
 
 impl Pace {
@@ -35,6 +40,7 @@ impl Pace {
     fn look(&mut self, used: Duration) -> bool {
         let is_busy = used.saturating_sub(self.used) >= BUSY;
         self.used = used;
+        self.is_busy = is_busy;
         if is_busy {
             self.busy_looks += 1;
         }
@@ -44,15 +50,18 @@ impl Pace {
         }
         due
     }
+
+    /// How long until the next look.
+    const fn interval(&self) -> Duration {
+        if self.is_busy { LOOK_INTERVAL } else { IDLE_LOOK_INTERVAL }
+    }
 }
 
 /// Gives back what is not in use, after busy times; never ends. Cancel safe.
 pub async fn give_back_after_work() -> std::convert::Infallible {
     let mut pace = Pace::default();
-    let mut look = tokio::time::interval(LOOK_INTERVAL);
-    look.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
-        look.tick().await;
+        beat::wait(pace.interval()).await;
         let used = clock_gettime(ClockId::ProcessCPUTime);
         let used = Duration::try_from(used).unwrap_or_default();
         if pace.look(used) {
@@ -107,6 +116,16 @@ mod tests {
     #[test]
     fn an_idle_process_is_left_alone() {
         assert!(looks(&[3; 100]).iter().all(|due| !due));
+    }
+
+    #[test]
+    fn it_is_looked_often_only_in_a_busy_time() {
+        let mut pace = Pace::default();
+        let mut after = |used_ms| {
+            pace.look(Duration::from_millis(used_ms));
+            pace.interval()
+        };
+        assert_eq!([after(3), after(500), after(503)], [IDLE_LOOK_INTERVAL, LOOK_INTERVAL, IDLE_LOOK_INTERVAL]);
     }
 
     #[test]

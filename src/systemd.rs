@@ -25,6 +25,8 @@ use std::{
 use sd_notify::NotifyState;
 use tokio_util::sync::CancellationToken;
 
+use crate::beat;
+
 /// How often the status line is brought up to date.
 const STATUS_INTERVAL: Duration = Duration::from_secs(5);
 
@@ -106,19 +108,17 @@ impl Systemd {
         if self.socket.is_none() {
             return stop.cancelled().await;
         }
-        let mut status_tick = tokio::time::interval(STATUS_INTERVAL);
         // Without a watchdog, an interval that is never waited for; never zero, which tokio refuses.
         let interval = self.watchdog.map_or(STATUS_INTERVAL, |interval| (interval / 2).max(Duration::from_millis(1)));
         let mut watchdog_tick = tokio::time::interval(interval);
-        for tick in [&mut status_tick, &mut watchdog_tick] {
-            tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        }
+        watchdog_tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut last = Vec::new();
+        self.status(&status());
         loop {
             tokio::select! {
                 () = stop.cancelled() => return,
                 _ = watchdog_tick.tick(), if self.watchdog.is_some() => self.feed(&mut last, pulses()),
-                _ = status_tick.tick() => self.status(&status()),
+                () = beat::wait(STATUS_INTERVAL) => self.status(&status()),
             }
         }
     }

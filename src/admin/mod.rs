@@ -79,17 +79,22 @@ mod token;
 mod views;
 
 use std::{
+    convert::Infallible,
     io,
     net::SocketAddr,
     path::PathBuf,
-    sync::Arc,
+    sync::{
+        Arc,
+        mpsc::{self, RecvTimeoutError},
+    },
+    thread,
     time::{Duration, Instant},
 };
 
 use tokio::{
     net::{TcpListener, TcpSocket},
+    sync::oneshot,
     task::JoinHandle,
-    time::MissedTickBehavior,
 };
 use tokio_util::sync::CancellationToken;
 
@@ -269,24 +274,37 @@ fn listen(address: SocketAddr) -> io::Result<(TcpListener, SocketAddr)> {
 
 /// The server and the sampler: one task, so that the end of either is seen.
 async fn run(listener: TcpListener, state: routes::State, stop: CancellationToken) {
+    let (_until_the_end, stopping) = mpsc::sync_channel::<Infallible>(0);
+    let (sampling, sampled) = oneshot::channel::<Infallible>();
+    let its = state.clone();
+    let sampler = thread::Builder::new().name("sampler".to_owned()).spawn(move || {
+        let _sampling = sampling;
+        sample(&its, &stopping);
+    });
+    if let Err(error) = sampler {
+        tracing::error!(%error, "no thread for the samples of the books");
+        return;
+    }
     tokio::select! {
         () = server::serve(listener, routes::router(state.clone()), server::Limits::default(), stop.clone()) => {}
-        () = events::tell(state.clone(), stop) => {}
-        () = sample(state) => {}
+        () = events::tell(state, stop) => {}
+        _ended = sampled => {}
     }
 }
 
-/// Takes a sample of the books every second, for the rates and the history.
-async fn sample(state: routes::State) {
-    let mut tick = tokio::time::interval(rates::SAMPLE_EVERY);
-    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+/// Takes a sample of the books every second, for the rates and the history, until the other end of `stopping` is gone.
+///
+/// A thread of its own: readings may block, and an idle gateway wakes up once for it instead of once for the timer, once for the thread that
+/// may block, and once for its result.
+fn sample(state: &routes::State, stopping: &mpsc::Receiver<Infallible>) {
     loop {
-        tick.tick().await;
-        // A reading that does not come in time is one point less on the curve; whoever asks for figures gets the 503.
-        let sample = |sources: &dyn Sources| (Instant::now(), sources.streams(), sources.uplinks());
-        if let Ok((now, streams, uplinks)) = state.ask(sample).await {
-            state.record(now, &streams);
-            state.history().record(now, &streams, &uplinks);
+        let (now, streams, uplinks) = (Instant::now(), state.sources().streams(), state.sources().uplinks());
+        state.record(now, &streams);
+        state.history().record(now, &streams, &uplinks);
+        match stopping.recv_timeout(rates::SAMPLE_EVERY) {
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => return,
+            Ok(never) => match never {},
         }
     }
 }

@@ -170,7 +170,7 @@ impl<'c> Places<'c> {
     /// What is shown of all this.
     pub(super) fn parts(&self, forwarders: &[Forwarder], downlinks: &Downlinks, waiting: Vec<String>) -> Parts {
         let to = |stream: &Stream| Some((stream.name.clone(), self.uplink_of(stream)?.to_owned()));
-        let beat = |it: &Forwarder| Arc::new(Heartbeat::new(format!("the uplink {}", it.name()), it.heartbeat()));
+        let beat = |it: &Forwarder| Arc::new(Heartbeat::new(format!("the uplink {}", it.name()), it.pulse()));
         Parts {
             destinations: self.config.streams.iter().filter_map(to).collect(),
             uplinks: forwarders.iter().map(|forwarder| Box::new(forwarder.watcher()) as _).collect(),

@@ -4,7 +4,7 @@ use std::{
     collections::HashMap,
     sync::{
         Arc, Mutex, PoisonError, RwLock,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -22,7 +22,7 @@ use crate::{
     systemd::Pulse,
 };
 
-/// A heartbeat that stands still for so long means a part that hangs; a working one beats at least once a second. That of the store
+/// A heartbeat that stands still for so long means a part that hangs; a working one beats soon after every look at it. That of the store
 /// goes on while it waits for a slow disk, up to [`store::DISK_PATIENCE`].
 const STUCK: Duration = Duration::from_secs(20);
 
@@ -38,13 +38,8 @@ pub(super) struct Heartbeat {
 }
 
 impl Heartbeat {
-    /// A heartbeat that counts in `count`.
-    pub(super) fn new(name: String, count: Arc<AtomicU64>) -> Self {
-        Self::patient(name, move || count.load(Ordering::Relaxed))
-    }
-
     /// A heartbeat that is asked for: another number whenever it has beaten.
-    pub(super) fn patient(name: String, count: impl Fn() -> u64 + Send + Sync + 'static) -> Self {
+    pub(super) fn new(name: String, count: impl Fn() -> u64 + Send + Sync + 'static) -> Self {
         let seen = Mutex::new((count(), Instant::now()));
         Self { name, count: Arc::new(count), seen }
     }
@@ -98,7 +93,7 @@ impl Facts {
         requests: Requests,
         parts: Parts,
     ) -> Self {
-        let heartbeat = Heartbeat::patient("the store".to_owned(), store.pulse());
+        let heartbeat = Heartbeat::new("the store".to_owned(), store.pulse());
         let (started, stopping) = (Instant::now(), AtomicBool::new(false));
         let parts = RwLock::new(Arc::new(parts));
         Self { gateway_id, started, store, broker, heartbeat, stopping, requests, parts }
@@ -260,12 +255,17 @@ impl Sources for Facts {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::AtomicU64;
+
     use super::*;
 
     #[test]
     fn a_heartbeat_is_missed_only_while_it_stands_still() {
         let count = Arc::new(AtomicU64::new(0));
-        let heartbeat = Heartbeat::new("the store".to_owned(), Arc::clone(&count));
+        let heartbeat = {
+            let count = Arc::clone(&count);
+            Heartbeat::new("the store".to_owned(), move || count.load(Ordering::Relaxed))
+        };
         let start = Instant::now();
         assert!(heartbeat.still_for(start) < STUCK);
         assert!(heartbeat.still_for(start + STUCK * 2) >= STUCK);

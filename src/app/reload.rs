@@ -22,7 +22,6 @@ use prometheus::{IntCounter, IntCounterVec, Opts, Registry};
 use tokio::{
     sync::{mpsc, oneshot},
     task::spawn_blocking,
-    time::{Interval, MissedTickBehavior},
 };
 
 use super::{
@@ -33,6 +32,7 @@ use super::{
 };
 use crate::{
     admin::{Changed, NotReloaded, Problem, Reloaded, Reloading},
+    beat,
     broker::{self, TlsRefused},
     config::{self, Config, Inputs, Refused, Severity},
     log,
@@ -125,7 +125,8 @@ pub(super) struct Reload {
     watch: Watch,
     /// What is wrong with the files of access, as the log last said.
     told: Option<String>,
-    look: Interval,
+    /// Whether the files have been looked at before, from which a change is told.
+    has_looked: bool,
 }
 
 /// A new configuration that could be used, and what is surely not meant in it.
@@ -136,14 +137,14 @@ pub(super) struct Ready {
 
 impl Reload {
     pub(super) fn new(file: Option<&Path>) -> Self {
-        let mut look = tokio::time::interval(LOOK_INTERVAL);
-        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        Self { file: file.map(Path::to_owned), watch: Watch::default(), told: None, look }
+        Self { file: file.map(Path::to_owned), watch: Watch::default(), told: None, has_looked: false }
     }
 
     /// Waits until it is time to look at the files. Cancel safe.
     pub(super) async fn time_to_look(&mut self) {
-        self.look.tick().await;
+        if std::mem::replace(&mut self.has_looked, true) {
+            beat::wait(LOOK_INTERVAL).await;
+        }
     }
 
     /// Reads the configuration and gets everything it needs; where that is not to be had, says so. Cancel safe.
@@ -267,12 +268,21 @@ fn refuse_for(obstacles: Vec<Obstacle>) -> NotReloaded {
 /// A problem that no line of a file is to blame for.
 fn about_nothing(key: &str, name: Option<String>, story: String) -> config::Problem {
     let (place, said, hint) = (None, None, None);
-    config::Problem { severity: Severity::Error, place, key: key.to_owned(), name, said, expected: story, hint }
+    config::Problem {
+        severity: Severity::Error,
+        place,
+        key: key.to_owned(),
+        name,
+        said,
+        expected: story,
+        hint,
+        may_pass: false,
+    }
 }
 
 /// In the words of the admin room.
 fn problem(problem: &config::Problem) -> Problem {
-    let config::Problem { severity, place, key, name, said, expected, hint } = problem.clone();
+    let config::Problem { severity, place, key, name, said, expected, hint, may_pass: _ } = problem.clone();
     let severity = match severity {
         Severity::Error => "error",
         Severity::Warning => "warning",

@@ -19,6 +19,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use tokio::sync::Notify;
 
 use super::{
     fanout::Publication,
@@ -37,6 +38,8 @@ pub(crate) const BURIED: Duration = Duration::from_secs(60);
 #[derive(Debug, Default)]
 pub(crate) struct Retained {
     kept: Mutex<Kept>,
+    /// Rung when something was given a time, for the sweeper.
+    pub(super) timed: Notify,
 }
 
 #[derive(Debug, Default)]
@@ -98,7 +101,12 @@ impl Retained {
     /// Keeps a message, or forgets the one of its topic where the payload is empty (MQTT 5, section 3.3.1.3); nothing
     /// where something newer was there before.
     pub(crate) fn set(&self, message: &Message, revision: u64, now: Instant) {
-        self.kept().set(message, revision, now, expiry_s(message).map(|seconds| now + seconds_of(seconds)));
+        let expires = expiry_s(message).map(|seconds| now + seconds_of(seconds));
+        let mut kept = self.kept();
+        kept.set(message, revision, now, expires);
+        if expires.is_some() || message.payload.is_empty() {
+            self.timed.notify_one();
+        }
     }
 
     /// Brings back a message that the store remembered.
@@ -157,6 +165,11 @@ impl Retained {
         }
         page.last = None;
         page
+    }
+
+    /// When the first is due to be forgotten.
+    pub(crate) fn next_expiry(&self) -> Option<Instant> {
+        self.kept().expiring.first().map(|(at, _)| *at)
     }
 
     /// Forgets up to `most` messages whose time is over, and gives topics and revisions for the store to forget.

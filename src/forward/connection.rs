@@ -40,8 +40,10 @@ use crate::{
 /// Bytes queued for the connection before filling stops.
 const QUEUE_BYTES: usize = 128 * 1024;
 
-/// Longest time without a turn of the loop.
+/// Longest time without a turn of the loop, while there is anything to do.
 pub(super) const BEAT: Duration = Duration::from_secs(1);
+/// The same while there is not: whoever looks at the heartbeat wakes the loop.
+const REST: Duration = Duration::from_secs(10);
 
 /// How long to wait for what is in flight before a connection is closed for another reason than stopping.
 const DRAIN_TIME: Duration = Duration::from_secs(5);
@@ -220,6 +222,7 @@ impl<'task, U: Upstream> Connection<'task, U> {
             () = task.stop.requested() => Wake::Stop,
             answer = task.inbound.answer() => Wake::Answer(answer),
             Ok(()) = task.tuning.changed() => Wake::Tuned,
+            () = task.status.asked() => Wake::Time,
             () = sleep_until(deadline.into()) => Wake::Time,
         })
     }
@@ -256,7 +259,8 @@ impl<'task, U: Upstream> Connection<'task, U> {
         if self.task.inbound.wants_again() {
             self.drain(Why::LeftBehind, now + DRAIN_TIME);
         }
-        let mut deadline = now + BEAT;
+        let is_at_rest = in_flight == 0 && !has_queued && self.unwritten.is_empty() && self.task.has_nothing_to_do();
+        let mut deadline = now + if is_at_rest { REST } else { BEAT };
         if let Mode::Draining { why, until } = &self.mode {
             let is_empty = in_flight == 0 && !has_queued && self.unwritten.is_empty();
             if is_empty || (now >= *until && *why != Why::FailBack) {

@@ -112,6 +112,13 @@ impl Feed {
         Some(Read { from, max_messages: CHUNK_MESSAGES, max_bytes: self.chunk_bytes, generation })
     }
 
+    /// Whether everything there is has been read and taken, so that only news can bring something; not where a read found nothing, for it is
+    /// made again.
+    pub(super) fn is_at_rest(&self) -> bool {
+        let position = *self.position.borrow();
+        self.buffer.is_empty() && !self.is_reading && self.next.max(position.head) >= position.next
+    }
+
     /// Rows came, of the read with this generation.
     pub(super) fn arrived(&mut self, now: Instant, generation: u32, rows: Vec<Stored>) {
         if generation != self.generation {

@@ -39,7 +39,8 @@
 //! A stream can be paused: then nothing new of it is sent, and what is in flight is settled. Kept messages are sent again beside all this; see `replays`.
 //! Why messages become dead letters is a closed set of words: [`reasons`].
 //!
-//! The task turns its loop at least once a second, whatever it waits for; [`Forwarder::heartbeat`] counts that.
+//! The task turns its loop at least once a second while there is anything to do, and whenever somebody asks whether it is alive:
+//! [`Forwarder::pulse`] asks, and counts the turns. So an uplink at rest does not wake up for nothing.
 
 mod backoff;
 mod connection;
@@ -61,7 +62,7 @@ mod turns;
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, Ordering},
     },
     time::Duration,
 };
@@ -145,9 +146,10 @@ impl Figures {
         self.status.flag()
     }
 
-    /// Counts the turns of the loop: at least one a second while the task is alive.
-    pub fn heartbeat(&self) -> Arc<AtomicU64> {
-        self.status.heartbeat()
+    /// Counts the turns of the loop. Every call has the task make one more, so that the next call gives another number while it is alive.
+    pub fn pulse(&self) -> impl Fn() -> u64 + Send + Sync + use<> {
+        let status = self.status.clone();
+        move || status.pulse()
     }
 }
 
@@ -220,9 +222,9 @@ impl Forwarder {
         self.figures.connected()
     }
 
-    /// See [`Figures::heartbeat`].
-    pub fn heartbeat(&self) -> Arc<AtomicU64> {
-        self.figures.heartbeat()
+    /// See [`Figures::pulse`].
+    pub fn pulse(&self) -> impl Fn() -> u64 + Send + Sync + use<> {
+        self.figures.pulse()
     }
 
     /// From now on goes by what of these settings can change on a connection ([`uplink::Settings::tune`]).

@@ -9,6 +9,7 @@ use std::{
 };
 
 use prometheus::{Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, Registry, core::Collector};
+use tokio::sync::Notify;
 use tracing::{debug, info, warn};
 
 use super::suspects::{Failure, Verdict};
@@ -32,7 +33,9 @@ pub(super) struct Status {
 struct Shared {
     name: String,
     connected: Arc<AtomicBool>,
-    heartbeat: Arc<AtomicU64>,
+    heartbeat: AtomicU64,
+    /// Somebody looks at the heartbeat.
+    asked: Notify,
     state: Mutex<State>,
     metrics: Metrics,
 }
@@ -110,7 +113,8 @@ impl Status {
         let shared = Shared {
             name: name.to_owned(),
             connected: Arc::default(),
-            heartbeat: Arc::default(),
+            heartbeat: AtomicU64::new(0),
+            asked: Notify::new(),
             state: Mutex::new(state),
             metrics: Metrics::register(name, registry)?,
         };
@@ -134,8 +138,15 @@ impl Status {
         self.shared.connected.clone()
     }
 
-    pub(super) fn heartbeat(&self) -> Arc<AtomicU64> {
-        self.shared.heartbeat.clone()
+    /// Counts the turns of the loop so far, and has the task make one.
+    pub(super) fn pulse(&self) -> u64 {
+        self.shared.asked.notify_one();
+        self.shared.heartbeat.load(Ordering::Relaxed)
+    }
+
+    /// Waits until somebody wants to know whether the task is alive. Cancel safe.
+    pub(super) async fn asked(&self) {
+        self.shared.asked.notified().await;
     }
 
     pub(super) fn stats(&self) -> UplinkStats {

@@ -271,9 +271,15 @@ impl Task {
                 done = &mut work => return Ok(Away::Done(done)),
                 Some(settled) = self.settling.join_next() => settled??,
                 () = self.stop.requested() => return Ok(Away::Stop),
+                () = self.status.asked() => {}
                 () = sleep_until(look_at.into()) => {}
             }
         }
+    }
+
+    /// Whether only news can bring something to do.
+    pub(super) fn has_nothing_to_do(&self) -> bool {
+        !self.inbound.has_left_behind() && self.feeds.iter().all(Feed::is_at_rest)
     }
 
     /// Goes by what was tuned, if anything was.

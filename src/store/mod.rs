@@ -77,7 +77,7 @@
 //! *Settlements* wait up to a second for others where nothing hangs on their room (`writer::settling`), for each changes a page besides.
 //!
 //! *Checkpoints* run in the writer, after the acknowledgements are out, when the log has 4 MiB; from 16 MiB on they wait for
-//! readers, so that the log is bounded under any load. A thread of their own would never finish one under continuous load.
+//! readers, so that the log is bounded under any load; for a second, and where a reader stays (a backup, see `backup`) not again for ten. A thread of their own would never finish one under continuous load.
 //!
 //! # Page and log, as measured
 //!
@@ -134,6 +134,7 @@
 mod alarms;
 mod api;
 mod at_rest;
+mod backup;
 mod books;
 mod clock;
 mod configure;
@@ -169,6 +170,7 @@ mod writer;
 pub use self::{
     api::*,
     at_rest::{AtRest, AtRestError, RestingPage},
+    backup::{BackupError, Copied, backup, restore},
     configure::{Changes, ConfigureError},
     dead::{DEAD_BYTES_MAX, DEAD_MESSAGES_MAX},
     disk::DISK_PATIENCE,

@@ -18,6 +18,7 @@ use tokio::sync::{Semaphore, watch};
 use super::{
     alarms::{self, Alarms},
     api::{Durability, Settings, StreamSettings},
+    backup::{self, BACKUP_ID},
     books::Books,
     clock::{self, Boots, Now},
     dead,
@@ -122,7 +123,7 @@ fn patiently<T>(open: impl Fn(Option<String>) -> Result<T, LoadError>) -> Result
     }
 }
 
-fn make_directory(path: &Path) -> Result<(), OpenError> {
+pub(super) fn make_directory(path: &Path) -> Result<(), OpenError> {
     let missing: Vec<_> = path.ancestors().take_while(|path| !path.as_os_str().is_empty() && !path.exists()).collect();
     // A new folder survives a power cut only once the one above it is synced; SQLite sees to what is in it.
     let made = DirBuilder::new().recursive(true).mode(0o700).create(path).and_then(|()| {
@@ -146,12 +147,16 @@ pub(super) fn load(
     let at = |step: &'static str| move |error: rusqlite::Error| LoadError::from_sqlite(step, error);
     let made = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path);
     made.map_err(|source| OpenError::Directory { step: "make", path: path.to_owned(), source })?;
+    backup::set_strange_log_aside(&settings.data_dir)?;
     refuse_strangers(path)?;
     make_log_durable(path, settings.durability)?;
     let connection = schema::connect(path, Role::Writer, settings.durability).map_err(at("open"))?;
     schema::migrate(&connection).map_err(at("migrate"))?;
     // A version that is new must be in the file itself: a newer log beside an old file confuses older programs.
     let transaction = connection.unchecked_transaction().map_err(at("begin in"))?;
+    if backup::is_backup(&transaction).map_err(at("look at"))? {
+        backup::begin_anew(&transaction).map_err(LoadError::from_failure("restore"))?;
+    }
     let (known_boots, boot_unsaved) = this_start(&transaction).map_err(at("read the starts in"))?;
     let known = schema::load_streams(&transaction).map_err(LoadError::from_failure("read the streams of"))?;
     let mut loaded = Vec::with_capacity(streams.len());
@@ -286,10 +291,10 @@ fn refuse_strangers(path: &Path) -> Result<(), LoadError> {
     let path = path.to_owned();
     match (application, version) {
         (0, 0) => Ok(()),
-        (schema::APPLICATION_ID, found) if found > schema::VERSION => {
+        (schema::APPLICATION_ID | BACKUP_ID, found) if found > schema::VERSION => {
             Err(OpenError::Newer { path, found, known: schema::VERSION }.into())
         }
-        (schema::APPLICATION_ID, _) => Ok(()),
+        (schema::APPLICATION_ID | BACKUP_ID, _) => Ok(()),
         (found, _) => Err(OpenError::Foreign { path, found }.into()),
     }
 }

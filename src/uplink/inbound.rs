@@ -209,6 +209,11 @@ impl Inbound {
         }
     }
 
+    /// Whether something was left unacknowledged on the connection.
+    pub const fn has_left_behind(&self) -> bool {
+        self.overflowed
+    }
+
     /// Whether the connection is to be made anew, for what was left unacknowledged on it.
     pub fn wants_again(&self) -> bool {
         self.overflowed && self.arrivals.capacity() == self.arrivals.max_capacity()

@@ -18,6 +18,7 @@ from lab.gateway import Gateway  # noqa: E402
 from lab.load import Sensors, Sink, Verifier  # noqa: E402
 from lab.mosquitto import Mosquitto, MosquittoGateway  # noqa: E402
 from lab.process import free_port, wait_for  # noqa: E402
+from footprint import footprint as small_board  # noqa: E402
 from memory import memory as large_backlog  # noqa: E402
 from scale import scale as many_clients  # noqa: E402
 from wear import wear as flash_wear  # noqa: E402
@@ -86,12 +87,15 @@ class Table:
         print(f"  {system:9} {work}: {number(value)}", flush=True)
 
     def lines(self):
-        yield "| work | Tidegate | Mosquitto | better by | aim |"
-        yield "| --- | ---: | ---: | ---: | --- |"
+        # A third one takes part in some works only.
+        others = sorted({name for by in self.samples.values() for name in by} - {s.name for s in SYSTEMS} - {"Mosquitto"})
+        yield f"| work | Tidegate | Mosquitto |{''.join(f' {name} |' for name in others)} better by | aim |"
+        yield f"| --- | ---: | ---: |{' ---: |' * len(others)} ---: | --- |"
         for work, by in self.samples.items():
             ours, theirs = (statistics.median(by[s.name]) if s.name in by else None for s in SYSTEMS)
             ratio = "" if not ours or not theirs else f"{(ours / theirs if self.better[work] else theirs / ours):.2f}×"
-            yield f"| {work} | {number(ours)} | {number(theirs)} | {ratio} | {self.goals[work]} |"
+            more = "".join(f" {number(statistics.median(by[name]) if name in by else None)} |" for name in others)
+            yield f"| {work} | {number(ours)} | {number(theirs)} |{more} {ratio} | {self.goals[work]} |"
 
 
 def number(value):
@@ -284,8 +288,13 @@ def wear(table, scale):
     flash_wear(table, scale, Tidegate, Bridge, Run)
 
 
+def footprint(table, share):
+    """Size, idle memory, wake-ups, start."""
+    small_board(table, share, HERE)
+
+
 WORKS = {"ingest": ingest, "local": local, "latency": latency, "drain": drain, "sink": sink, "scale": scale, "memory": memory,
-         "wear": wear}
+         "wear": wear, "footprint": footprint}
 
 
 def output(*argv):

@@ -274,8 +274,8 @@ async fn an_idle_forwarder_shows_that_it_is_alive() {
     settings.backoff.max = Duration::from_secs(60);
     gateway.start(settings);
     gateway.until_error("TCP").await;
-    let heartbeat = gateway.forwarder().heartbeat();
-    let beats = heartbeat.load(std::sync::atomic::Ordering::Relaxed);
-    gateway.until("beating", |_| heartbeat.load(std::sync::atomic::Ordering::Relaxed) >= beats + 2).await;
+    let pulse = gateway.forwarder().pulse();
+    let beats = pulse();
+    gateway.until("beating", |_| pulse() >= beats + 2).await;
     gateway.stop(Duration::from_secs(1)).await;
 }

@@ -9,7 +9,7 @@
 //!   all that the connection before had submitted.
 //! - When the client goes, the store is told so ([`Claim::leave`]): expiry and will delay count from that moment also
 //!   across a restart. A client that was connected when the gateway died counts as having left at the start.
-//! - The sweeper (see `sweep`) ends expired sessions and fires delayed wills, once a second. It claims a session like a
+//! - The sweeper (see `sweep`) ends expired sessions and fires delayed wills, within a second. It claims a session like a
 //!   connection does, so a client that comes back at that moment waits until the end is committed.
 //! - There are at most [`SESSIONS_MAX`] sessions. Beyond that those that have been away longest, and for whom no message
 //!   waits, end to make room, and are counted: clients that come with a new id each time must not lock all others out.
@@ -28,7 +28,7 @@ use std::{
 
 use bytestring::ByteString;
 use prometheus::IntCounter;
-use tokio::sync::OwnedMutexGuard;
+use tokio::sync::{Notify, OwnedMutexGuard};
 use tokio_util::sync::CancellationToken;
 
 use kept::decode_state;
@@ -76,6 +76,8 @@ pub(crate) struct Sessions {
     map: Mutex<Map>,
     fanout: Arc<Fanout>,
     evictions: IntCounter,
+    /// Rung when a session or a will got a time, for the sweeper.
+    timed: Notify,
 }
 
 #[derive(Debug, Default)]
@@ -117,7 +119,7 @@ pub(crate) struct Claim {
 impl Sessions {
     /// No sessions; those that give way to others are counted in `evictions`.
     pub(crate) fn new(fanout: Arc<Fanout>, evictions: IntCounter) -> Arc<Self> {
-        Arc::new(Self { map: Mutex::default(), fanout, evictions })
+        Arc::new(Self { map: Mutex::default(), fanout, evictions, timed: Notify::new() })
     }
 
     fn map(&self) -> MutexGuard<'_, Map> {
@@ -231,6 +233,7 @@ impl Sessions {
             if map.evicted == 0 {
                 map.evicted = map.evict(Instant::now());
                 self.evictions.inc_by(map.evicted as u64);
+                self.timed.notify_one();
             }
             map.evicted = map.evicted.checked_sub(1).ok_or(ClaimError::Full)?;
         }
@@ -341,6 +344,7 @@ impl Drop for Claim {
         if slot.claim != *number && slot.kick.is_some() {
             // The successor decides: a clean start ends the session, and then the will is due (MQTT 5, section 3.1.3.2.2).
             slot.will = delayed_will.take();
+            sessions.timed.notify_one();
             return;
         }
         if over {
@@ -350,6 +354,7 @@ impl Drop for Claim {
             slot.left = Instant::now();
             slot.expires = expires(slot.left, *expiry_s);
             slot.will = delayed_will.take();
+            sessions.timed.notify_one();
         }
     }
 }

@@ -1,4 +1,5 @@
-//! The sweeper: what only time brings about - the ends of sessions, delayed wills, retained messages that expire.
+//! The sweeper: what only time brings about - the ends of sessions, delayed wills, retained messages that expire. It looks at most once a
+//! second, and not at all while nothing has a time: whoever gives something one rings its bell.
 
 use std::{
     sync::Arc,
@@ -6,17 +7,21 @@ use std::{
 };
 
 use bytestring::ByteString;
-use tokio::{sync::OwnedMutexGuard, task::JoinSet, time::MissedTickBehavior};
+use tokio::{sync::OwnedMutexGuard, task::JoinSet, time::sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::{Claim, Kept, Sessions, Slot};
 use crate::{
+    beat,
     broker::{
         hub::Hub,
         limits::{FORGOTTEN_AT_ONCE, WILLS_AT_ONCE},
     },
     message::Message,
 };
+
+/// Shortest time between two looks.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// A delayed will whose time has come; its session is held meanwhile.
 struct DueWill {
@@ -27,17 +32,31 @@ struct DueWill {
 
 /// Ends expired sessions, fires delayed wills and forgets expired retained messages until the broker stops.
 pub(crate) async fn sweep(hub: Arc<Hub>) {
-    let mut tick = tokio::time::interval(Duration::from_secs(1));
-    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    loop {
-        tokio::select! {
-            _ = tick.tick() => {}
-            () = hub.stopping.cancelled() => return,
+    let work = async {
+        loop {
+            round(&hub).await;
+            until_something_is_due(&hub).await;
+            beat::wait(LOOK_EVERY).await;
         }
-        tokio::select! {
-            () = round(&hub) => {}
-            () = hub.stopping.cancelled() => return,
+    };
+    tokio::select! {
+        () = work => {}
+        () = hub.stopping.cancelled() => {}
+    }
+}
+
+async fn until_something_is_due(hub: &Hub) {
+    let due = [hub.sessions.next_due(), hub.retained.next_expiry()].into_iter().flatten().min();
+    let time = async {
+        match due {
+            Some(at) => sleep_until(at.into()).await,
+            None => std::future::pending().await,
         }
+    };
+    tokio::select! {
+        () = time => {}
+        () = hub.sessions.timed.notified() => {}
+        () = hub.retained.timed.notified() => {}
     }
 }
 
@@ -94,6 +113,13 @@ async fn fire(hub: Arc<Hub>, due: DueWill) {
 }
 
 impl Sessions {
+    /// When the first session or will is due.
+    fn next_due(&self) -> Option<Instant> {
+        let map = self.map();
+        let times = map.slots.values().flat_map(|slot| [slot.expires, slot.will.as_ref().map(|(at, _)| *at)]);
+        times.flatten().min()
+    }
+
     /// Up to `most` wills whose delay has passed, of clients that are away.
     fn due_wills(&self, now: Instant, most: usize) -> Vec<DueWill> {
         let mut map = self.map();

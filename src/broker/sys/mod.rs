@@ -29,11 +29,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::time::MissedTickBehavior;
-
 use self::load::Loads;
 use super::{fanout::Publication, hub::Hub};
 use crate::{
+    beat,
     message::{Message, QoS},
     topic::{TopicFilter, TopicName},
 };
@@ -151,11 +150,9 @@ fn message(topic: TopicName, value: String) -> Message {
 
 /// Keeps the values up to date until the broker stops.
 pub(crate) async fn run(hub: Arc<Hub>) {
-    let mut tick = tokio::time::interval_at(tokio::time::Instant::now() + INTERVAL, INTERVAL);
-    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {
-            _ = tick.tick() => {}
+            () = beat::wait(INTERVAL) => {}
             () = hub.stopping.cancelled() => return,
         }
         let now = Instant::now();

@@ -12,6 +12,7 @@ use super::{
     tls::{Tls, unix_now},
     tls_files::{EXPIRY_WARNING_S, date_words},
 };
+use crate::beat;
 
 /// Time between two looks at the files: one `stat` each.
 pub(super) const LOOK_EVERY: Duration = Duration::from_secs(5);
@@ -24,7 +25,7 @@ pub(crate) async fn watch(listeners: impl Fn() -> Vec<Arc<Tls>> + Send + 'static
     loop {
         tokio::select! {
             () = stopping.cancelled() => return,
-            () = tokio::time::sleep(LOOK_EVERY) => {}
+            () = beat::wait(LOOK_EVERY) => {}
         }
         let looking = listeners();
         if warned.elapsed() >= WARN_EVERY {

@@ -19,6 +19,7 @@ use rusqlite::{Connection, Row, types::Value, wal::CheckpointMode};
 use super::{
     alarms,
     api::Durability,
+    backup,
     clock::{ERA_UNIX_MS, Now},
     failure::Failure,
     mend,
@@ -81,8 +82,13 @@ pub(super) fn salvage(source: Option<&PathBuf>, target: &Path, cause: &str) -> R
             for (table, key) in PLAIN_TABLES {
                 copy_table(&old, &new, table, key)?;
             }
+            copy_table(&old, &new, "floor", "first")?;
+            backup::keep_above(&new, floor)?;
             streams::copy(&old, &new, &mut summary)?;
             sessions::copy(&old, &new, &mut summary)?;
+            if backup::is_backup(&old).unwrap_or_default() {
+                backup::begin_anew(&new)?;
+            }
         }
         // Not read because of the disk, or of the space: that is no reason to go on without.
         Err(error @ (Failure::Trouble(_) | Failure::Full(_))) => return Err(error),
