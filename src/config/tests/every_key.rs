@@ -41,15 +41,15 @@ fn lines() -> Vec<Line> {
 
 /// The whole file with these lines active, each section once.
 fn text_of<'a>(lines: impl IntoIterator<Item = (&'a Line, &'a str)>) -> String {
-    let (mut section, mut out) = ("", String::new());
+    let (mut section, mut out) = ("", Vec::new());
     for (line, text) in lines {
         if line.section != section {
             section = line.section;
-            out.push_str(&format!("{section}\n"));
+            out.push(section);
         }
-        out.push_str(&format!("{text}\n"));
+        out.push(text);
     }
-    out
+    out.join("\n")
 }
 
 #[track_caller]
