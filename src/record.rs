@@ -32,6 +32,7 @@ use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use crate::{
     message::{Message, Origin, Properties, QoS},
     topic::TopicName,
+    units::rfc3339_of_unix_ms,
 };
 
 /// The version of the format that is written.
@@ -141,14 +142,14 @@ impl Line {
         let payload = std::str::from_utf8(&message.payload).ok().map(str::to_owned);
         let expires = given.and_then(|properties| properties.message_expiry_s).and_then(|seconds| {
             let left_ms = (i64::from(seconds) * 1000).saturating_sub_unsigned(record.age_ms);
-            rfc3339(now_unix_ms.saturating_add(left_ms))
+            rfc3339_of_unix_ms(now_unix_ms.saturating_add(left_ms))
         });
         Self {
             v: Some(VERSION),
             sequence: Some(record.sequence),
             id: Some(origin.map_or_else(|| format!("{own}/{}", record.sequence), Origin::id)),
             // A clock beyond all years is none.
-            time: rfc3339(accepted_unix_ms).or_else(|| rfc3339(0)),
+            time: rfc3339_of_unix_ms(accepted_unix_ms).or_else(|| rfc3339_of_unix_ms(0)),
             clock: Some(if synced { Clock::Synced } else { Clock::Unsynced }),
             client: Some(text(&message.client)).filter(|client| !client.is_empty()),
             topic: message.topic.as_str().to_owned(),
@@ -288,13 +289,6 @@ fn unix_ms(name: &str, text: &str) -> Result<i64, String> {
     parsed
         .and_then(|time| i64::try_from(time.unix_timestamp_nanos().div_euclid(1_000_000)).ok())
         .ok_or_else(|| format!("`{name}` is no time of RFC 3339 such as 2026-11-21T10:00:00.000Z"))
-}
-
-/// UTC with milliseconds; `None` beyond the years 0 to 9999.
-pub fn rfc3339(unix_ms: i64) -> Option<String> {
-    let time = OffsetDateTime::from_unix_timestamp(unix_ms.div_euclid(1000)).ok()?;
-    let seconds = time.format(&Rfc3339).ok()?;
-    Some(format!("{}.{:03}Z", seconds.strip_suffix('Z')?, unix_ms.rem_euclid(1000)))
 }
 
 #[cfg(test)]

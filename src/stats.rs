@@ -140,7 +140,7 @@ pub struct StoreStats {
     pub salvages: u64,
     /// Messages that were lost to damage, ever.
     pub lost_messages: u64,
-    /// Bytes of damaged files that were set aside and can be deleted by hand.
+    /// Bytes of what was set aside, damaged or replaced by a restore, and can be deleted by hand.
     pub quarantine_bytes: u64,
     /// How far the check of all that is stored has come, 0 to 1; `None` where none was needed, for the last stop was clean.
     pub checked: Option<f64>,

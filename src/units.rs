@@ -179,9 +179,28 @@ fn shorten(text: &str) -> String {
 /// UTC with milliseconds; `None` for a clock before 1970 or beyond the year 9999, which RFC 3339 cannot say.
 pub fn rfc3339(time: SystemTime) -> Option<String> {
     let since = time.duration_since(SystemTime::UNIX_EPOCH).ok()?;
-    let time = OffsetDateTime::from_unix_timestamp(i64::try_from(since.as_secs()).ok()?).ok()?;
+    rfc3339_of_unix_ms(i64::try_from(since.as_millis()).ok()?)
+}
+
+/// The same of milliseconds since 1970; `None` beyond the years 0 to 9999.
+pub fn rfc3339_of_unix_ms(unix_ms: i64) -> Option<String> {
+    let time = OffsetDateTime::from_unix_timestamp(unix_ms.div_euclid(1000)).ok()?;
     let seconds = time.format(&Rfc3339).ok()?;
-    Some(format!("{}.{:03}Z", seconds.strip_suffix('Z')?, since.subsec_millis()))
+    Some(format!("{}.{:03}Z", seconds.strip_suffix('Z')?, unix_ms.rem_euclid(1000)))
+}
+
+/// Bytes for people, to two digits or so, in the unit that suits: `1.4MiB`. Not to be read back: see [`format_size`] for that.
+pub fn short_size(bytes: u64) -> String {
+    #[expect(clippy::cast_precision_loss, reason = "three digits are shown")]
+    let mut size = bytes as f64;
+    for unit in ["B", "KiB", "MiB", "GiB"] {
+        if size < 1024.0 {
+            let decimals = usize::from(unit != "B" && size < 10.0 && size.fract() > 0.05);
+            return format!("{size:.decimals$}{unit}");
+        }
+        size /= 1024.0;
+    }
+    format!("{size:.1}TiB")
 }
 
 /// Control characters, line ends of Unicode, and characters that turn the direction of writing: what strangers say is shown without them.
@@ -213,6 +232,20 @@ mod tests {
         for (text, bytes) in table {
             assert_eq!(parse_size(text), Ok(bytes), "{text}");
         }
+    }
+
+    #[test]
+    fn sizes_for_people_have_the_unit_that_suits() {
+        let table = [
+            (0, "0B"),
+            (1023, "1023B"),
+            (1536, "1.5KiB"),
+            (64 << 20, "64MiB"),
+            ((117 << 20) + 5, "117MiB"),
+            (4 << 30, "4GiB"),
+            (5 << 40, "5.0TiB"),
+        ];
+        assert!(table.iter().all(|(bytes, expected)| short_size(*bytes) == *expected));
     }
 
     #[test]

@@ -121,6 +121,7 @@ remote_password hunter2 with space
 bridge_cafile @/gw.pem
 bridge_certfile @/gw.pem
 bridge_keyfile @/gw.key
+bridge_alpn x-amzn-mqtt-ca
 bridge_protocol_version mqttv50
 keepalive_interval 45
 restart_timeout 2 90
@@ -149,6 +150,7 @@ fn a_plant_is_carried_over_and_its_secrets_are_nobodys() {
     let urls: Vec<&str> = uplink["urls"].as_array().unwrap().iter().map(|url| url.as_str().unwrap()).collect();
     assert_eq!(urls, ["mqtts://mqtt.example.com:8883", "mqtts://backup.example.com:1883"]);
     assert_eq!((uplink["name"].as_str(), uplink["qos"].as_integer()), (Some("cloud-bridge"), Some(2)));
+    assert_eq!(uplink["alpn"].as_str(), Some("x-amzn-mqtt-ca"));
     let streams = table["stream"].as_array().unwrap();
     assert_eq!(streams.len(), 2, "what changes its topic in the same way stays in order: {streams:?}");
     assert_eq!(streams[0]["topic"].as_str(), Some("site7/{topic}"));

@@ -11,7 +11,7 @@ use serde::Serialize;
 use super::rates::Rates;
 use crate::{
     stats::{DeadStats, StoreStats, StreamStats, UplinkState, UplinkStats},
-    units::{format_duration, format_size},
+    units::{format_duration, short_size},
 };
 
 /// An uplink that is away for less has no alarm: connections are made again all the time.
@@ -139,11 +139,14 @@ fn of_store(store: &StoreStats) -> impl Iterator<Item = Alarm> {
             "Clients keep what is not acknowledged. Look at the disk (`tidegate doctor`, `dmesg`): free space, or replace it. Work resumes by itself.",
         )),
         (None, Some("max_bytes reached")) => Some(critical(
-            format!("New messages are refused: the store has reached `max_bytes` ({} in use).", size(store.bytes)),
+            format!(
+                "New messages are refused: the store has reached `max_bytes` ({} in use).",
+                short_size(store.bytes)
+            ),
             "Bring an upstream back so that the backlog drains, purge a stream that is not needed, or raise `max_bytes` of [store].",
         )),
         (None, Some(why)) => Some(critical(
-            format!("New messages are refused: {why} ({} free).", size(store.free_bytes)),
+            format!("New messages are refused: {why} ({} free).", short_size(store.free_bytes)),
             "Free space on the file system of the data directory, or lower `min_free` of [store]. Work resumes by itself.",
         )),
         (None, None) => None,
@@ -165,9 +168,10 @@ fn of_store(store: &StoreStats) -> impl Iterator<Item = Alarm> {
         Alarm::new(Level::Warning, About::Store, format!("A damaged database was salvaged {times}; {lost}."), advice)
     });
     let aside = (store.quarantine_bytes > 0).then(|| {
-        let what = format!("{} of damaged databases lie in the folder `quarantine`.", size(store.quarantine_bytes));
+        let what =
+            format!("{} of databases that were set aside lie in the folder `quarantine`.", short_size(store.quarantine_bytes));
         let advice =
-            "Keep them if somebody is to look into the damage; otherwise delete them by hand from the data directory.";
+            "They were damaged, or replaced by a restore. Keep them if somebody is to look at them; otherwise delete them by hand.";
         Alarm::new(Level::Notice, About::Store, what, advice)
     });
     refusing.into_iter().chain(stalled).chain(salvaged).chain(aside)
@@ -307,12 +311,6 @@ fn words(duration: Duration) -> String {
         _ => seconds / 3600 * 3600,
     };
     format_duration(Duration::from_secs(rounded))
-}
-
-/// A size to three digits or so: `117MiB`.
-fn size(bytes: u64) -> String {
-    let unit = [1 << 40, 1 << 30, 1 << 20, 1 << 10].into_iter().find(|unit| bytes / unit >= 10).unwrap_or(1);
-    format_size(bytes / unit * unit)
 }
 
 /// A number with its digits in groups of three.

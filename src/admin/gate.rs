@@ -6,7 +6,9 @@
 //!
 //! - a `Host` that no attacker's name server can point at us: an address of ours, `localhost`, the name of this machine, or a name in
 //!   `hosts` of `[admin]`;
-//! - where it may change something (all but GET and HEAD): no `Origin`, as programs send none, or that of this very `Host` (the gateway's own pages).
+//! - where it may change something (all but GET and HEAD): no `Origin`, as programs send none, or that of this very `Host` (the gateway's own pages);
+//! - not to be part of a page of another site, as browsers say by themselves (`Sec-Fetch-Site`): such a page could not read the answer, but
+//!   take the places of those who follow the events. To go here by a link is fine.
 //!
 //! Health takes any `Host`: load balancers and kubelets put there what they like, and what a page could learn is that a gateway is here.
 //! No answer has CORS headers, so that no page of another site can read one, and preflights (OPTIONS) get 405.
@@ -25,6 +27,12 @@ use axum::{
 };
 
 use super::routes::{Failure, State};
+
+/// Where the page is from that a browser makes a request for.
+const SEC_FETCH_SITE: &str = "sec-fetch-site";
+
+/// What it does it for.
+const SEC_FETCH_MODE: &str = "sec-fetch-mode";
 
 /// What `Host` may say.
 #[derive(Debug, Clone)]
@@ -46,12 +54,12 @@ impl Gate {
 
     /// Why a request to this address with these headers is not heard; `None` if it is. `changes`: it may change something.
     fn objection(&self, uri: &Uri, headers: &HeaderMap, changes: bool) -> Option<(&'static str, String)> {
-        let one = |name| {
+        let one = |name: &str| {
             let mut values = headers.get_all(name).iter();
             let value = values.next().map(|value| value.to_str().unwrap_or("?"));
             if values.next().is_some() { Some("?") } else { value }
         };
-        let host = one(HOST).unwrap_or_default();
+        let host = one(HOST.as_str()).unwrap_or_default();
         // `GET http://name/ HTTP/1.1`, as proxies are asked: that name counts for as much as the header's (RFC 9112, section 3.2.2).
         let asked = uri.authority().map_or(host, Authority::as_str);
         if let Some(wrong) = [host, asked].into_iter().find(|name| !self.is_ours(name)) {
@@ -60,7 +68,14 @@ impl Gate {
             );
             return Some(("wrong-host", message));
         }
-        let origin = one(ORIGIN).filter(|_| changes)?;
+        let is_foreign = one(SEC_FETCH_SITE).is_some_and(|site| !["same-origin", "none"].contains(&site));
+        if is_foreign && one(SEC_FETCH_MODE) != Some("navigate") {
+            return Some((
+                "wrong-origin",
+                "this is for the gateway's own pages, not for those of another site".to_owned(),
+            ));
+        }
+        let origin = one(ORIGIN.as_str()).filter(|_| changes)?;
         let is_ours = origin.split_once("://").is_some_and(|(_, from)| from.eq_ignore_ascii_case(host));
         (!is_ours).then(|| ("wrong-origin", format!("pages of {origin} may not change anything here")))
     }
@@ -159,6 +174,24 @@ mod tests {
         assert_eq!(code("http://localhost/metrics", false), None);
         assert_eq!(code("http://evil.example/metrics", false), Some("wrong-host"));
         assert_eq!(code("/metrics", true), Some("wrong-origin"));
+    }
+
+    #[test]
+    fn no_part_of_another_sites_page_takes_a_place() {
+        let gate = Gate::new("127.0.0.1:9883".parse().unwrap(), &[]);
+        let code = |site, mode| {
+            let mut headers = HeaderMap::new();
+            headers.insert(HOST, HeaderValue::from_static("localhost"));
+            headers.insert(SEC_FETCH_SITE, HeaderValue::from_static(site));
+            headers.insert(SEC_FETCH_MODE, HeaderValue::from_static(mode));
+            gate.objection(&Uri::from_static("/api/v1/events"), &headers, false).map(|(code, _)| code)
+        };
+        for site in ["cross-site", "same-site", "?"] {
+            assert_eq!(code(site, "no-cors"), Some("wrong-origin"), "{site}");
+            assert_eq!(code(site, "cors"), Some("wrong-origin"), "{site}");
+        }
+        assert_eq!(code("cross-site", "navigate"), None, "a link");
+        assert_eq!((code("same-origin", "cors"), code("none", "navigate")), (None, None));
     }
 
     #[test]

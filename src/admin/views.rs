@@ -267,7 +267,10 @@ fn alarms(stats: &StoreStats) -> Vec<String> {
         )
     });
     let aside = (stats.quarantine_bytes > 0).then(|| {
-        format!("{} bytes of damaged databases lie in `quarantine`; delete them by hand", stats.quarantine_bytes)
+        format!(
+            "{} bytes of databases that were set aside lie in `quarantine`; delete them by hand",
+            stats.quarantine_bytes
+        )
     });
     stats.suspended.clone().into_iter().chain(salvaged).chain(aside).collect()
 }

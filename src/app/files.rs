@@ -56,6 +56,11 @@ impl Watch {
         self.last = seen;
         is_new
     }
+
+    /// What was seen could not be taken up: the next look says so again, for what keeps a file from being read leaves no mark on it.
+    pub(super) fn not_taken(&mut self) {
+        self.taken = Look::default();
+    }
 }
 
 #[cfg(test)]
@@ -76,5 +81,8 @@ mod tests {
         assert!(watch.look(mark(3)));
         assert!(!watch.look(mark(3)));
         assert!(!watch.look(nothing()) && watch.look(nothing()));
+        watch.not_taken();
+        assert!(watch.look(nothing()), "tried again, though nothing changed");
+        assert!(!watch.look(nothing()));
     }
 }

@@ -3,9 +3,10 @@
 use crate::{
     admin::{Answer, Messages, MessagesQuestion, Part, Taken},
     message::Message,
-    record::{Death, Record, rfc3339},
+    record::{Death, Record},
     stats::DeadLetter,
     store::{self, DeadFilter, Handle, READ_BYTES_MAX, Stop, StoreError, Stored},
+    units::rfc3339_of_unix_ms,
 };
 
 use super::orders::{find, refused};
@@ -86,7 +87,7 @@ pub(crate) fn dead_record(letter: DeadLetter) -> Option<(Record, Option<Death>)>
         id: letter.id,
         reason: letter.reason,
         detail: letter.detail,
-        died: letter.died_unix_ms.and_then(rfc3339),
+        died: letter.died_unix_ms.and_then(rfc3339_of_unix_ms),
     };
     let record = Record {
         sequence: letter.seq,

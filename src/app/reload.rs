@@ -32,7 +32,8 @@ use super::{
 };
 use crate::{
     admin::{Changed, NotReloaded, Problem, Reloaded, Reloading},
-    beat, broker,
+    beat,
+    broker::{self, TlsRefused},
     config::{self, Config, Inputs, Refused, Severity},
     log,
 };
@@ -124,6 +125,8 @@ pub(super) struct Reload {
     watch: Watch,
     /// Whether the files have been looked at before, from which a change is told.
     has_looked: bool,
+    /// What is wrong with the files of access, as the log last said.
+    told: Option<String>,
 }
 
 /// A new configuration that could be used, and what is surely not meant in it.
@@ -134,7 +137,7 @@ pub(super) struct Ready {
 
 impl Reload {
     pub(super) fn new(file: Option<&Path>) -> Self {
-        Self { file: file.map(Path::to_owned), watch: Watch::default(), has_looked: false }
+        Self { file: file.map(Path::to_owned), watch: Watch::default(), has_looked: false, told: None }
     }
 
     /// Waits until it is time to look at the files. Cancel safe.
@@ -167,13 +170,23 @@ impl Reload {
         ready: Ready,
     ) -> Result<Result<Reloaded, NotReloaded>, String> {
         let began = Instant::now();
-        let Ready { prepared, warnings } = ready;
+        let Ready { prepared, mut warnings } = ready;
         let plan = match assembly.apply(prepared).await? {
             Ok(plan) => plan,
             Err(obstacles) => return Ok(Err(refuse_for(obstacles))),
         };
-        // Refusals are logged there; a file that was good a moment ago is rarely bad now.
-        let _ = assembly.broker.reload_tls().await;
+        // They were good a moment ago. Where they are not any more those before stay in use, and whoever asked must hear of it.
+        if let Err(refused) = assembly.broker.reload_tls().await {
+            let warning = |refused: TlsRefused| config::Problem {
+                severity: Severity::Warning,
+                ..about_nothing(
+                    "listener.tls",
+                    Some(refused.listener.clone()),
+                    format!("{refused}; the files before stay in use"),
+                )
+            };
+            warnings.extend(refused.into_iter().map(warning));
+        }
         let level = &assembly.config.log.level;
         if plan.settings.iter().any(|section| section == "[log]") && !log::set_level(level) {
             tracing::warn!(log_level = level, "reload: RUST_LOG is set and overrides the level");
@@ -195,14 +208,23 @@ impl Reload {
             return;
         }
         match spawn_blocking(move || config::reread_access(&access)).await {
-            Ok(Ok((access, _))) if access == assembly.config.broker.access => {}
+            Ok(Ok((access, _))) if access == assembly.config.broker.access => self.told = None,
             Ok(Ok((access, warnings))) => {
+                self.told = None;
                 tell(&warnings);
                 let settings = broker::Settings { access, ..assembly.config.broker.clone() };
                 assembly.apply_access(settings.clone()).await;
                 assembly.config.broker = settings;
             }
-            Ok(Err(refused)) => drop(refuse(&refused.0)),
+            Ok(Err(refused)) => {
+                // Tried again with every look, and said once: a file that could not be read this time has not changed when it can be.
+                self.watch.not_taken();
+                let said = refused.to_string();
+                if self.told.as_ref() != Some(&said) {
+                    drop(refuse(&refused.0));
+                    self.told = Some(said);
+                }
+            }
             Err(error) => tracing::error!(%error, "reload: reading the files of access failed"),
         }
     }
@@ -246,12 +268,21 @@ fn refuse_for(obstacles: Vec<Obstacle>) -> NotReloaded {
 /// A problem that no line of a file is to blame for.
 fn about_nothing(key: &str, name: Option<String>, story: String) -> config::Problem {
     let (place, said, hint) = (None, None, None);
-    config::Problem { severity: Severity::Error, place, key: key.to_owned(), name, said, expected: story, hint }
+    config::Problem {
+        severity: Severity::Error,
+        place,
+        key: key.to_owned(),
+        name,
+        said,
+        expected: story,
+        hint,
+        may_pass: false,
+    }
 }
 
 /// In the words of the admin room.
 fn problem(problem: &config::Problem) -> Problem {
-    let config::Problem { severity, place, key, name, said, expected, hint } = problem.clone();
+    let config::Problem { severity, place, key, name, said, expected, hint, may_pass: _ } = problem.clone();
     let severity = match severity {
         Severity::Error => "error",
         Severity::Warning => "warning",

@@ -28,7 +28,7 @@ pub(super) struct Arguments {
 }
 
 pub(super) fn main(arguments: &Arguments) -> ExitCode {
-    match (config::load(arguments.config.as_deref()), arguments.json) {
+    match (config::load_beside(arguments.config.as_deref()), arguments.json) {
         (Ok(config), false) => {
             print(&summary(&config));
             for warning in &config.warnings {

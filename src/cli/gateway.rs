@@ -95,7 +95,7 @@ impl Door {
         if let Some(address) = self.admin {
             return Ok(Gateway::at(address, self.token_file.clone())?);
         }
-        self.open_with(config::load(self.config.as_deref()).map_err(Trouble::Config)?.admin)
+        self.open_with(config::load_beside(self.config.as_deref()).map_err(Trouble::Config)?.admin)
     }
 
     /// The same, of a configuration that was read already.

@@ -3,6 +3,7 @@
 //! Results go to stdout; help, problems and errors to stderr. Exit codes: 0 done, 1 failed while running, 2 wrong command
 //! line, 78 configuration refused (`EX_CONFIG` of sysexits.h).
 
+mod backup;
 mod check;
 mod dead;
 mod demo;
@@ -34,7 +35,7 @@ use std::{
 
 use clap::{CommandFactory as _, Parser, Subcommand, error::ErrorKind};
 
-use crate::config::Refused;
+use crate::{config::Refused, log};
 
 /// Exit code: something failed while running.
 pub const FAILED: u8 = 1;
@@ -77,6 +78,8 @@ enum Command {
     Peek(peek::Arguments),
     Export(export::Arguments),
     Import(import::Arguments),
+    Backup(backup::Backup),
+    Restore(backup::Restore),
     Completions(generate::Completions),
     Man(generate::Manual),
     Doctor(doctor::Arguments),
@@ -107,6 +110,8 @@ fn obey(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Ok(Arguments { command: Command::Peek(arguments) }) => peek::main(&arguments),
         Ok(Arguments { command: Command::Export(arguments) }) => export::main(&arguments),
         Ok(Arguments { command: Command::Import(arguments) }) => import::main(&arguments),
+        Ok(Arguments { command: Command::Backup(arguments) }) => backup::backup(&arguments),
+        Ok(Arguments { command: Command::Restore(arguments) }) => backup::restore(&arguments),
         Ok(Arguments { command: Command::Completions(arguments) }) => {
             generate::completions(&arguments, Arguments::command())
         }
@@ -147,8 +152,17 @@ fn complain(text: &str) {
 }
 
 fn refuse(refused: &Refused) -> ExitCode {
-    complain(&format!("{refused}\n"));
+    let text = refused.to_string();
+    let priority = |line: &str| if line.starts_with("warning: ") { "<4>" } else { "<3>" };
+    for line in text.lines() {
+        complain(&format!("{}{line}\n", for_journal(priority(line))));
+    }
     ExitCode::from(CONFIG)
+}
+
+/// What makes the journal take a line on stderr for a warning or an error; nothing where stderr goes elsewhere (sd-daemon(3)).
+fn for_journal(priority: &str) -> &str {
+    if log::stderr_is_journal() { priority } else { "" }
 }
 
 /// The exit code of what may have failed, the whole chain of causes told.
@@ -156,7 +170,7 @@ fn finish(result: anyhow::Result<()>) -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            complain(&format!("tidegate: {error:#}\n"));
+            complain(&format!("{}tidegate: {error:#}\n", for_journal("<3>")));
             ExitCode::from(FAILED)
         }
     }

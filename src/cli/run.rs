@@ -22,6 +22,11 @@ pub(super) struct Arguments {
 pub(super) fn main(arguments: &Arguments) -> ExitCode {
     let config = match config::load(arguments.config.as_deref()) {
         Ok(config) => config,
+        Err(refused) if refused.may_pass() => {
+            // Not the exit code of a refusal, after which systemd would not try again.
+            refuse(&refused);
+            return ExitCode::from(FAILED);
+        }
         Err(refused) => return refuse(&refused),
     };
     log::init(&config.log);

@@ -76,8 +76,8 @@ impl Where {
         if let Some(data_dir) = &self.data_dir {
             // Of another machine perhaps: its configuration may be anywhere, and this machine's may be broken.
             let config = match &self.door.config {
-                Some(file) => Some(config::load(Some(file)).map_err(Trouble::Config)?),
-                None => config::load(None).ok().filter(|config| !config.files.is_empty()),
+                Some(file) => Some(config::load_beside(Some(file)).map_err(Trouble::Config)?),
+                None => config::load_beside(None).ok().filter(|config| !config.files.is_empty()),
             };
             let store = AtRest::open(data_dir).map_err(|error| anyhow!(error))?;
             return Ok(resting(store, config));
@@ -85,7 +85,7 @@ impl Where {
         if self.door.admin.is_some() {
             return Ok(Source::Running(self.door.open()?));
         }
-        let config = config::load(self.door.config.as_deref()).map_err(Trouble::Config)?;
+        let config = config::load_beside(self.door.config.as_deref()).map_err(Trouble::Config)?;
         let bind = config.admin.bind.map(reachable);
         if bind.is_some_and(|bind| bind.port() != 0 && answers(bind)) {
             return Ok(Source::Running(self.door.open_with(config.admin)?));

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use serde_json::Value;
 
-use crate::units::rules_a_terminal;
+use crate::units::{rules_a_terminal, short_size};
 
 /// A text as a terminal may show it, `-` where there is none.
 pub(super) fn text(value: &Value) -> String {
@@ -45,15 +45,7 @@ pub(super) fn printable_json(json: &Value) -> String {
 
 /// Bytes in the unit that suits: `1.4MiB`.
 pub(super) fn size(value: &Value) -> String {
-    let mut size = value.as_f64().unwrap_or(0.0);
-    for unit in ["B", "KiB", "MiB", "GiB"] {
-        if size < 1024.0 {
-            let decimals = usize::from(unit != "B" && size < 10.0);
-            return format!("{size:.decimals$}{unit}");
-        }
-        size /= 1024.0;
-    }
-    format!("{size:.1}TiB")
+    short_size(value.as_u64().unwrap_or(0))
 }
 
 /// Seconds in at most two units: `2h5m`; `-` where there are none.

@@ -8,7 +8,7 @@ use std::{fs, io, os::unix::fs::PermissionsExt as _, path::Path, sync::Arc};
 use std::cell::RefCell;
 
 use super::{
-    file,
+    Reader, file,
     layers::about_file,
     nearest::nearest,
     origin::{Origin, Origins},
@@ -61,7 +61,7 @@ fn keep<T>(section: &Section<'_>, key: &str, path: &Path, read: Read<T>) -> Opti
             Some(value)
         }
         Err(Trouble::Unreadable(cause)) => {
-            section.refuse_unsaid(key, format!("{}: {cause}", path.display()));
+            section.refuse_file(key, path, &cause);
             None
         }
         Err(Trouble::Wrong(problems)) => {
@@ -140,7 +140,13 @@ fn read_rules(path: &Path, users: Option<&Users>) -> Read<Rules> {
     let mut problems = Vec::new();
     let Some(layer) = file::parse(&text, source, &origins, &mut problems) else { return Err(Trouble::Wrong(problems)) };
     let sections = [("[[rule]]", RULE_KEYS)];
-    let checks = Checks { origins: &origins, problems: RefCell::new(problems), sections: &sections, later: &[] };
+    let checks = Checks {
+        origins: &origins,
+        problems: RefCell::new(problems),
+        sections: &sections,
+        reader: Reader::Gateway,
+        later: &[],
+    };
     let root = Section::root(&checks, layer.content());
     root.check_keys(ROOT_KEYS);
     let entries = root.entries("rule", RULE_KEYS);

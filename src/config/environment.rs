@@ -109,6 +109,7 @@ pub(super) fn read(
                 said: said.map(str::to_owned),
                 expected,
                 hint,
+                may_pass: false,
             });
         };
         let Some(value) = value.to_str() else {

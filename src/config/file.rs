@@ -114,6 +114,7 @@ pub(super) fn parse(text: &str, source: SourceId, origins: &Origins, problems: &
                 said: None,
                 expected: format!("column {column}: not TOML: {}", error.message().replace('\n', ", ")),
                 hint: None,
+                may_pass: false,
             });
         }
         return None;
@@ -185,6 +186,7 @@ impl Reading<'_> {
             said: Some(said.chars().take(60).collect()),
             expected: expected.to_owned(),
             hint: None,
+            may_pass: false,
         });
         None
     }

@@ -1,6 +1,9 @@
 //! `[gateway]` and `[store]`: who this is, and where and how it keeps messages.
 
-use std::{path::PathBuf, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use super::section::Section;
 use crate::store::{self, Durability};
@@ -60,13 +63,16 @@ pub(super) fn read_id(gateway: &Section<'_>, host_name: &str) -> String {
     host_name.to_owned()
 }
 
-/// The data folder: `data_dir`, else the first of `$STATE_DIRECTORY` (systemd), else [`DEFAULT_DATA_DIR`].
-pub(super) fn read_data_dir(gateway: &Section<'_>, state_directory: Option<&str>) -> PathBuf {
+/// The data folder: `data_dir`, else the first of `$STATE_DIRECTORY` (systemd), else that of the unit that runs this configuration, else
+/// [`DEFAULT_DATA_DIR`].
+pub(super) fn read_data_dir(gateway: &Section<'_>, state_directory: Option<&str>, of_unit: Option<&Path>) -> PathBuf {
     let by_systemd = || {
         let first = state_directory?.split(':').next()?;
         (!first.is_empty()).then(|| PathBuf::from(first))
     };
-    let data_dir = gateway.path("data_dir").or_else(by_systemd).unwrap_or_else(|| DEFAULT_DATA_DIR.into());
+    let by_unit = || of_unit.map(Path::to_owned);
+    let data_dir = gateway.path("data_dir").or_else(by_systemd).or_else(by_unit);
+    let data_dir = data_dir.unwrap_or_else(|| DEFAULT_DATA_DIR.into());
     if data_dir.exists() && !data_dir.is_dir() {
         gateway.refuse("data_dir", format!("{} is not a folder", data_dir.display()));
     }

@@ -111,5 +111,14 @@ fn list(folder: &Path) -> io::Result<Vec<PathBuf>> {
 
 pub(super) fn about_file(path: &Path, expected: String) -> Problem {
     let place = Some(Place { source: path.display().to_string(), line: None });
-    Problem { severity: Severity::Error, place, key: String::new(), name: None, said: None, expected, hint: None }
+    Problem {
+        severity: Severity::Error,
+        place,
+        key: String::new(),
+        name: None,
+        said: None,
+        expected,
+        hint: None,
+        may_pass: false,
+    }
 }

@@ -185,7 +185,11 @@ fn address(section: &Section<'_>, text: &str, expected: &str, usual_port: u16) -
             Ok(port) => match (host, port).to_socket_addrs().map(|mut found| found.next()) {
                 Ok(Some(address)) => return Some(address),
                 Ok(None) => "this name has no address".to_owned(),
-                Err(error) => format!("this name cannot be resolved: {error}"),
+                Err(error) => {
+                    let hint = format!("this name cannot be resolved: {error}");
+                    section.refuse_for_now("bind", format!("expected {expected}"), hint);
+                    return None;
+                }
             },
         },
     };

@@ -38,11 +38,10 @@ pub(super) fn read_tls(listener: &Section<'_>) -> Option<TlsSettings> {
     let (cert, key, client_ca) = (section.path("cert"), section.path("key"), section.path("client_ca"));
     let settings = TlsSettings { cert: cert?, key: key?, client_ca, require_client_cert, identity };
     for problem in check_tls(&settings) {
-        let text = format!("{}: {}", problem.path.display(), problem.text);
         if problem.is_warning {
-            section.warn(problem.key, text);
+            section.warn(problem.key, format!("{}: {}", problem.path.display(), problem.text));
         } else {
-            section.refuse_unsaid(problem.key, text);
+            section.refuse_file(problem.key, &problem.path, &problem.text);
         }
     }
     Some(settings)

@@ -39,6 +39,7 @@ mod stream;
 #[cfg(test)]
 mod tests;
 mod tree;
+mod unit;
 mod uplink;
 mod url;
 mod values;
@@ -129,6 +130,21 @@ pub struct Inputs {
     pub environment: Vec<(OsString, OsString)>,
     /// The name of this machine.
     pub host_name: String,
+    /// Who reads it.
+    pub reader: Reader,
+    /// The data folder where neither the file nor `$STATE_DIRECTORY` says one.
+    pub data_dir_of_unit: Option<PathBuf>,
+}
+
+/// Who reads a configuration.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Reader {
+    /// The gateway, which needs all of it.
+    #[default]
+    Gateway,
+    /// Somebody beside the gateway: an operator's shell, or systemd before a reload. It has neither the environment that the units make
+    /// nor their credentials.
+    Onlooker,
 }
 
 impl Inputs {
@@ -140,7 +156,14 @@ impl Inputs {
             default_file: Some(PathBuf::from(DEFAULT_FILE)),
             environment: env::vars_os().collect(),
             host_name: host_name.trim().to_owned(),
+            ..Self::default()
         }
+    }
+
+    /// The inputs of a process beside the gateway.
+    pub fn of_onlooker(file: Option<PathBuf>) -> Self {
+        let data_dir_of_unit = unit::data_dir(file.as_deref()).filter(|folder| folder.exists());
+        Self { reader: Reader::Onlooker, data_dir_of_unit, ..Self::of_process(file) }
     }
 }
 
@@ -149,11 +172,17 @@ pub fn load(file: Option<&Path>) -> Result<Config, Refused> {
     load_from(&Inputs::of_process(file.map(Path::to_owned)))
 }
 
+/// Reads the same configuration as the gateway, for a process beside it.
+pub fn load_beside(file: Option<&Path>) -> Result<Config, Refused> {
+    load_from(&Inputs::of_onlooker(file.map(Path::to_owned)))
+}
+
 /// Reads a configuration. On refusal, all problems.
 pub fn load_from(inputs: &Inputs) -> Result<Config, Refused> {
     let mut layers = layers::read(inputs)?;
     let problems = RefCell::new(std::mem::take(&mut layers.problems));
-    let checks = Checks { origins: &layers.origins, problems, sections: SECTIONS, later: LATER_KEYS };
+    let checks =
+        Checks { origins: &layers.origins, problems, sections: SECTIONS, reader: inputs.reader, later: LATER_KEYS };
     let config = check(&checks, &layers, inputs);
     let mut problems = checks.problems.into_inner();
     problems.sort_by(Problem::order);
@@ -171,7 +200,8 @@ fn check(checks: &Checks<'_>, layers: &Layers, inputs: &Inputs) -> Option<Config
     let gateway = root.section("gateway", GATEWAY_KEYS);
     let gateway_id = read_id(&gateway, &inputs.host_name);
     let state_directory = inputs.environment.iter().find(|(name, _)| name == "STATE_DIRECTORY");
-    let data_dir = read_data_dir(&gateway, state_directory.and_then(|(_, value)| value.to_str()));
+    let state_directory = state_directory.and_then(|(_, value)| value.to_str());
+    let data_dir = read_data_dir(&gateway, state_directory, inputs.data_dir_of_unit.as_deref());
     let store = read_store(&root.section("store", STORE_KEYS), data_dir);
     let admin_section = root.section("admin", ADMIN_KEYS);
     let admin = read_admin(&admin_section);

@@ -21,6 +21,9 @@ pub struct Problem {
     pub expected: String,
     /// What may have been meant.
     pub hint: Option<String>,
+    /// It lies outside of the files and may pass by itself, such as a name server that does not answer yet.
+    #[serde(skip)]
+    pub may_pass: bool,
 }
 
 /// How bad a [`Problem`] is.
@@ -45,6 +48,13 @@ pub struct Place {
 /// The configuration is refused: all problems, errors and warnings, in the order of the files and lines.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub struct Refused(pub Vec<Problem>);
+
+impl Refused {
+    /// Whether trying again later may help: every error is one that may pass by itself.
+    pub fn may_pass(&self) -> bool {
+        self.0.iter().filter(|problem| problem.severity == Severity::Error).all(|problem| problem.may_pass)
+    }
+}
 
 impl Problem {
     /// Files and lines in order, errors before warnings on the same line.

@@ -1,10 +1,16 @@
 //! One table of the configuration: its keys, its place, and the notes of what is wrong with it.
 
-use std::cell::RefCell;
+use std::{
+    cell::RefCell,
+    fs,
+    io::{self, ErrorKind},
+    path::Path,
+};
 
 use ::config::{Map, Value};
 
 use super::{
+    Reader,
     nearest::nearest,
     origin::Origins,
     problem::{Place, Problem, Severity},
@@ -14,12 +20,17 @@ use super::{
 /// Most entries of one list; every message is compared with every stream, so more would be a mistake.
 const MAX_ENTRIES: usize = 1000;
 
+/// Where systemd hands secrets to services: a folder for each that has any (systemd.exec(5), LoadCredential=).
+const CREDENTIALS: &str = "/run/credentials";
+
 /// The merged layers while they are checked, and what was found wrong so far.
 pub(super) struct Checks<'a> {
     pub(super) origins: &'a Origins,
     pub(super) problems: RefCell<Vec<Problem>>,
     /// Keys of every section, to say where a misplaced one belongs.
     pub(super) sections: &'a [(&'static str, &'static [&'static str])],
+    /// For whom they are checked.
+    pub(super) reader: Reader,
     /// Keys of the contract that this version does not have: path of the table without numbers, key.
     pub(super) later: &'a [(&'static str, &'static str)],
 }
@@ -155,6 +166,28 @@ impl<'a> Section<'a> {
         self.note(Severity::Error, key, expected.into(), hint);
     }
 
+    /// Like [`Section::refuse_with_hint`], for what may be right at another time.
+    pub(super) fn refuse_for_now(&self, key: &str, expected: String, hint: String) {
+        let (place, said) = (self.place_of(key), self.value(key).map(show::value));
+        let (key, name) = (self.path_of(key), self.name.clone());
+        let (severity, hint) = (Severity::Error, Some(hint));
+        self.checks.push(Problem { severity, place, key, name, said, expected, hint, may_pass: true });
+    }
+
+    /// Notes an error with a file that the key names. Credentials that this process cannot see are none: systemd gives them to the
+    /// service alone, while it runs, and not to its ExecReload=.
+    pub(super) fn refuse_file(&self, key: &str, path: &Path, wrong: &str) {
+        let path_text = path.display();
+        if self.checks.reader == Reader::Onlooker && is_hidden_credential(path) {
+            self.warn(
+                key,
+                format!("{path_text}: not looked at, for only the running service has it (LoadCredential=)"),
+            );
+        } else {
+            self.refuse_unsaid(key, format!("{path_text}: {wrong}"));
+        }
+    }
+
     /// Like [`Section::refuse`], without repeating a value that may hold a secret.
     pub(super) fn refuse_unsaid(&self, key: &str, expected: impl Into<String>) {
         self.note_unsaid(Severity::Error, key, expected.into());
@@ -181,6 +214,7 @@ impl<'a> Section<'a> {
             said: None,
             expected,
             hint: None,
+            may_pass: false,
         });
     }
 
@@ -193,7 +227,16 @@ impl<'a> Section<'a> {
     pub(super) fn refuse_text_unsaid(&self, text: &Text, expected: impl Into<String>) {
         let (place, key, name) = (text.place.clone(), text.key.clone(), self.name.clone());
         let severity = Severity::Error;
-        self.checks.push(Problem { severity, place, key, name, said: None, expected: expected.into(), hint: None });
+        self.checks.push(Problem {
+            severity,
+            place,
+            key,
+            name,
+            said: None,
+            expected: expected.into(),
+            hint: None,
+            may_pass: false,
+        });
     }
 
     /// Notes a warning at a text of this section.
@@ -210,6 +253,7 @@ impl<'a> Section<'a> {
             said: Some(show::text(&text.value)),
             expected,
             hint,
+            may_pass: false,
         });
     }
 }
@@ -229,7 +273,7 @@ impl Checks<'_> {
         hint: Option<String>,
     ) {
         let (place, said) = (self.origins.place(value), Some(show::value(value)));
-        self.push(Problem { severity, place, key, name, said, expected, hint });
+        self.push(Problem { severity, place, key, name, said, expected, hint, may_pass: false });
     }
 
     fn note_unsaid(
@@ -241,6 +285,21 @@ impl Checks<'_> {
         expected: String,
         hint: Option<String>,
     ) {
-        self.push(Problem { severity, place: self.origins.place(value), key, name, said: None, expected, hint });
+        self.push(Problem {
+            severity,
+            place: self.origins.place(value),
+            key,
+            name,
+            said: None,
+            expected,
+            hint,
+            may_pass: false,
+        });
     }
+}
+
+/// Whether systemd keeps a credential from this process.
+fn is_hidden_credential(path: &Path) -> bool {
+    let is_hidden = |error: &io::Error| matches!(error.kind(), ErrorKind::NotFound | ErrorKind::PermissionDenied);
+    path.starts_with(CREDENTIALS) && fs::File::open(path).is_err_and(|error| is_hidden(&error))
 }

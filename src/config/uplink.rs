@@ -20,6 +20,7 @@ pub(super) const KEYS: &[&str] = &[
     "ca",
     "cert",
     "key",
+    "alpn",
     "qos",
     "max_inflight",
     "keep_alive",
@@ -54,6 +55,8 @@ const SHORT_TO_LONG: RangeInclusive<Duration> = Duration::from_secs(1)..=Duratio
 const BACKOFF_BOUNDS: RangeInclusive<Duration> = Duration::from_millis(10)..=Duration::from_secs(24 * 3600);
 /// Longest client id and user name (MQTT 5, section 1.5.4).
 const MAX_STRING: usize = 65_535;
+/// Longest name of a protocol in a TLS handshake (RFC 7301, section 3.1).
+const MAX_ALPN: usize = 255;
 
 /// Reads one `[[uplink]]`; `None` where it has no usable address.
 pub(super) fn read(section: &Section<'_>, gateway_id: &str) -> Option<Settings> {
@@ -73,7 +76,7 @@ pub(super) fn read(section: &Section<'_>, gateway_id: &str) -> Option<Settings> 
     }
     let ca = section.file("ca", Content::Certificates);
     let identity = (section.file("cert", Content::Certificates), section.file("key", Content::PrivateKey));
-    for key in ["ca", "cert", "key"].into_iter().filter(|key| section.has(key) && !tls && !urls.is_empty()) {
+    for key in ["ca", "cert", "key", "alpn"].into_iter().filter(|key| section.has(key) && !tls && !urls.is_empty()) {
         section.refuse(key, "is of no use without an `mqtts://` address");
     }
     match (section.has("cert"), section.has("key")) {
@@ -91,6 +94,7 @@ pub(super) fn read(section: &Section<'_>, gateway_id: &str) -> Option<Settings> 
         password_file,
         ca,
         identity: identity.0.zip(identity.1),
+        alpn: read_alpn(section),
         qos: read_qos(section),
         max_inflight: section.integer("max_inflight", DEFAULT_UPLINK_MAX_INFLIGHT, 1..=65_535),
         keep_alive: section.keep_alive("keep_alive", DEFAULT_KEEP_ALIVE, "none"),
@@ -136,6 +140,14 @@ fn read_string(section: &Section<'_>, key: &str) -> Option<String> {
     let text = section.text(key, "a text that is not empty")?.value;
     if text.len() > MAX_STRING || text.contains('\0') {
         section.refuse(key, "expected at most 65535 bytes without a NUL character");
+    }
+    Some(text)
+}
+
+fn read_alpn(section: &Section<'_>) -> Option<String> {
+    let text = section.text("alpn", "the name of a protocol, such as \"x-amzn-mqtt-ca\"")?.value;
+    if text.len() > MAX_ALPN {
+        section.refuse("alpn", "expected at most 255 bytes");
     }
     Some(text)
 }

@@ -186,7 +186,7 @@ impl Section<'_> {
         match named_file::check(&path, content) {
             Ok(None) => {}
             Ok(Some(warning)) => self.warn(key, format!("{}: {warning}", path.display())),
-            Err(error) => self.refuse_unsaid(key, format!("{}: {error}", path.display())),
+            Err(error) => self.refuse_file(key, &path, &error),
         }
         Some(path)
     }

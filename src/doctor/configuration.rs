@@ -11,9 +11,6 @@ use crate::{
     doctor::finding::{Check, Notebook},
 };
 
-/// Where systemd keeps the state of the unit that comes with the gateway.
-const STATE_DIRECTORY: &str = "/var/lib/tidegate";
-
 /// A user, as far as it matters to whom a file is open.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct User {
@@ -32,13 +29,7 @@ struct Access {
 
 pub(super) fn look(file: Option<&Path>) -> (Option<Config>, Notebook) {
     let mut notebook = Notebook::new(Check::Configuration);
-    let mut inputs = Inputs::of_process(file.map(Path::to_owned));
-    if let Some(folder) = add_state_directory(&mut inputs) {
-        notebook.note(
-            "state directory",
-            format!("the folder of the service is taken, {folder}, as the unit sets it ($STATE_DIRECTORY)"),
-        );
-    }
+    let inputs = Inputs::of_onlooker(file.map(Path::to_owned));
     let config = match config::load_from(&inputs) {
         Ok(config) => config,
         Err(refused) => {
@@ -46,6 +37,11 @@ pub(super) fn look(file: Option<&Path>) -> (Option<Config>, Notebook) {
             return (None, notebook);
         }
     };
+    if inputs.data_dir_of_unit.as_ref() == Some(&config.store.data_dir) {
+        let folder = config.store.data_dir.display();
+        let found = format!("that of the service, {folder}, unless the unit was changed ($STATE_DIRECTORY)");
+        notebook.note("data folder", found);
+    }
     if config.files.is_empty() {
         let nowhere = format!("there is no {}: built-in defaults, nothing is stored", config::DEFAULT_FILE);
         notebook.note("files", nowhere).advice = Some("name the file with -c if it is somewhere else".to_owned());
@@ -59,18 +55,6 @@ pub(super) fn look(file: Option<&Path>) -> (Option<Config>, Notebook) {
         readable_by(&user, &config, &mut notebook);
     }
     (Some(config), notebook)
-}
-
-/// An operator's shell has no `$STATE_DIRECTORY`; the service that reads the same file has.
-fn add_state_directory(inputs: &mut Inputs) -> Option<&'static str> {
-    let is_service_file = inputs.file.as_deref().is_none_or(|file| file == Path::new(config::DEFAULT_FILE));
-    let has_file = Path::new(config::DEFAULT_FILE).exists() && Path::new(STATE_DIRECTORY).exists();
-    let is_set = inputs.environment.iter().any(|(name, _)| name == "STATE_DIRECTORY");
-    if !is_service_file || !has_file || is_set {
-        return None;
-    }
-    inputs.environment.push(("STATE_DIRECTORY".into(), STATE_DIRECTORY.into()));
-    Some(STATE_DIRECTORY)
 }
 
 fn tell(notebook: &mut Notebook, problem: &Problem) {

@@ -11,11 +11,12 @@ use rustix::{
     process::geteuid,
 };
 
-use super::{disk::size, gateway::Running, mounts};
+use super::{gateway::Running, mounts};
 use crate::{
     config::Config,
     doctor::finding::{Check, Notebook},
     store::{self, DATABASE_VERSION, Header, Inspection},
+    units::short_size,
 };
 
 /// Inodes below which something else is filling the file system with small files.
@@ -117,26 +118,26 @@ fn space(config: &Config, existing: &Path, inspection: &Inspection, notebook: &m
     let free = figures.f_bavail.saturating_mul(figures.f_frsize);
     let stored = inspection.database.as_ref().map_or(0, |database| database.bytes) + inspection.log_bytes;
     let room = free.saturating_sub(settings.min_free);
-    let min_free = size(settings.min_free);
+    let min_free = short_size(settings.min_free);
     if free < settings.min_free {
-        let found = format!("{} free, less than `min_free` ({min_free}): every message is refused", size(free));
+        let found = format!("{} free, less than `min_free` ({min_free}): every message is refused", short_size(free));
         notebook.fail("free space", found, "free some space, or lower `[store] min_free`");
     } else if settings.max_bytes == 0 {
         notebook.note(
             "free space",
-            format!("{} free; without `max_bytes` the store may take all but {min_free}", size(free)),
+            format!("{} free; without `max_bytes` the store may take all but {min_free}", short_size(free)),
         );
     } else if room.saturating_add(stored) < settings.max_bytes {
-        let (max, most) = (size(settings.max_bytes), size(room.saturating_add(stored)));
+        let (max, most) = (short_size(settings.max_bytes), short_size(room.saturating_add(stored)));
         let found =
-            format!("{} free: the store can grow to {most} at most, not to its `max_bytes` of {max}", size(free));
+            format!("{} free: the store can grow to {most} at most, not to its `max_bytes` of {max}", short_size(free));
         notebook.note("free space", found).advice =
             Some("messages are refused then, none is lost; give it more room or a smaller `max_bytes`".to_owned());
     } else {
-        let max = size(settings.max_bytes);
+        let max = short_size(settings.max_bytes);
         notebook.ok(
             "free space",
-            format!("{} free; enough for `max_bytes` ({max}) and `min_free` ({min_free})", size(free)),
+            format!("{} free; enough for `max_bytes` ({max}) and `min_free` ({min_free})", short_size(free)),
         );
     }
     inodes(&figures, notebook);
@@ -160,7 +161,7 @@ fn database(data_dir: &Path, inspection: &Inspection, notebook: &mut Notebook) {
         return;
     };
     let subject = database.path.display().to_string();
-    let sizes = format!("{} and {} of log", size(database.bytes), size(inspection.log_bytes));
+    let sizes = format!("{} and {} of log", short_size(database.bytes), short_size(inspection.log_bytes));
     match &database.header {
         Header::Version(version) if *version == DATABASE_VERSION => {
             notebook.ok(&subject, format!("version {version}, {sizes}"));
@@ -176,7 +177,8 @@ fn database(data_dir: &Path, inspection: &Inspection, notebook: &mut Notebook) {
         }
         // A young database may be in its log alone for days, with all that was ever acknowledged.
         Header::Empty if inspection.log_bytes > 0 => {
-            let found = format!("all of it is still in its log, {}-wal ({})", subject, size(inspection.log_bytes));
+            let found =
+                format!("all of it is still in its log, {}-wal ({})", subject, short_size(inspection.log_bytes));
             notebook.note(&subject, found).advice = Some("never delete or copy one without the other".to_owned());
         }
         Header::Empty => {
@@ -211,8 +213,8 @@ fn database(data_dir: &Path, inspection: &Inspection, notebook: &mut Notebook) {
 fn left_behind(running: &Running, inspection: &Inspection, notebook: &mut Notebook) {
     let (count, bytes) = inspection.quarantined;
     if count > 0 {
-        let found = format!("{count} damaged databases were set aside, {}", size(bytes));
-        notebook.warn("quarantine", found, "keep them for whoever is to look at the damage, then delete them by hand");
+        let found = format!("{count} databases were set aside, {}", short_size(bytes));
+        notebook.warn("quarantine", found, "they were damaged, or replaced by a restore: keep them for whoever is to look at them, then delete them by hand");
     }
     for path in &inspection.salvage {
         let found = "a salvage was begun and not finished";

@@ -16,6 +16,7 @@ use crate::{
     config::Config,
     doctor::finding::{Check, Notebook},
     store::{self, DiskTrial, Durability, FREE_BYTES_MIN, Pace, TOGETHER_LANES, TrialError},
+    units::short_size,
 };
 
 /// A wait for an acknowledgement that publishers with a short patience notice.
@@ -29,7 +30,7 @@ pub(super) async fn look(config: &Config, running: &Running, stop: &Cancellation
     let subject = folder.display().to_string();
     let free = statvfs(&folder).map_or(0, |figures| figures.f_bavail.saturating_mul(figures.f_frsize));
     if free < config.store.min_free.saturating_add(FREE_BYTES_MIN) {
-        let found = format!("not tried: {} are free, too little beyond `min_free`", size(free));
+        let found = format!("not tried: {} are free, too little beyond `min_free`", short_size(free));
         notebook.warn(&subject, found, "free some space; the speed of a full disk says little anyway");
         return notebook;
     }
@@ -62,8 +63,11 @@ pub(super) async fn look(config: &Config, running: &Running, stop: &Cancellation
 fn tell(subject: &str, trial: &DiskTrial, folder: &std::path::Path, running: &Running, notebook: &mut Notebook) {
     let device = mounts::mount_of(folder).and_then(|mount| device::device_of(&mount));
     let busy = if running.is_up() { ", beside the running gateway" } else { "" };
-    let cost =
-        format!("tried for {}{busy}, {} written, all removed", milliseconds(trial.took), size(trial.written_bytes));
+    let cost = format!(
+        "tried for {}{busy}, {} written, all removed",
+        milliseconds(trial.took),
+        short_size(trial.written_bytes)
+    );
     match &device {
         Some(device) => notebook.note(subject, format!("{} ({}); {cost}", device.name, device.kind.words())),
         None => notebook.note(subject, format!("device unknown; {cost}")),
@@ -167,20 +171,6 @@ fn round(number: f64) -> String {
     out
 }
 
-/// Bytes that are measured, in the unit that suits: `1.4MiB`.
-pub(super) fn size(bytes: u64) -> String {
-    #[expect(clippy::cast_precision_loss, reason = "three digits are shown")]
-    let mut size = bytes as f64;
-    for unit in ["B", "KiB", "MiB", "GiB"] {
-        if size < 1024.0 {
-            let decimals = usize::from(unit != "B" && size < 10.0 && size.fract() > 0.05);
-            return format!("{size:.decimals$}{unit}");
-        }
-        size /= 1024.0;
-    }
-    format!("{size:.1}TiB")
-}
-
 /// A time that is measured: `0.4 ms`, `120 ms`, `2.3 s`.
 pub(super) fn milliseconds(time: Duration) -> String {
     let ms = time.as_secs_f64() * 1000.0;
@@ -221,12 +211,6 @@ mod tests {
         for (number, expected) in table {
             assert_eq!(round(number), expected);
         }
-    }
-
-    #[test]
-    fn sizes_have_the_unit_that_suits() {
-        let table = [(0, "0B"), (1023, "1023B"), (1536, "1.5KiB"), (4 << 30, "4GiB"), (5 << 40, "5.0TiB")];
-        assert!(table.iter().all(|(bytes, expected)| size(*bytes) == *expected));
     }
 
     #[test]

@@ -4,11 +4,12 @@ use std::fs;
 
 use rustix::process::{Resource, getrlimit};
 
-use super::{disk::size, gateway::Running, programs};
+use super::{gateway::Running, programs};
 use crate::{
     config::Config,
     doctor::finding::{Check, Notebook},
     store,
+    units::short_size,
 };
 
 /// Files that the gateway needs besides one for each connection.
@@ -85,7 +86,7 @@ fn memory(notebook: &mut Notebook) {
         line.trim().strip_suffix(" kB")?.parse::<u64>().ok().map(|kib| kib << 10)
     };
     let (Some(available), Some(total)) = (bytes("MemAvailable"), bytes("MemTotal")) else { return };
-    let found = format!("{} of {} available", size(available), size(total));
+    let found = format!("{} of {} available", short_size(available), short_size(total));
     if available < MEMORY_FEW_BYTES {
         notebook.warn(
             "memory",

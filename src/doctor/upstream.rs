@@ -4,12 +4,13 @@ use std::io::ErrorKind;
 
 use super::{
     certificates::{self, Age},
-    disk::{milliseconds, size},
+    disk::milliseconds,
 };
 use crate::{
     broker::{self, CertificateFacts},
     doctor::finding::{Check, Finding, Grade},
     message::QoS,
+    units::short_size,
     uplink::{Error, Login, Probe, Settings, Step, Version},
 };
 
@@ -124,7 +125,7 @@ fn logged_in(case: &Case<'_>, login: &Login) -> Vec<Finding> {
     if let Some(most) = login.maximum_packet_bytes
         && most < case.largest_packet
     {
-        let (most, ours) = (size(most.into()), size(case.largest_packet.into()));
+        let (most, ours) = (short_size(most.into()), short_size(case.largest_packet.into()));
         let found =
             format!("takes packets of {most} at most, a listener takes {ours}: what lies between becomes dead letters");
         say(Grade::Warning, found, "lower `max_packet` of the listeners, so that publishers learn of it");

@@ -184,7 +184,7 @@ fn complain(text: &str) {
 
 /// Whether stderr goes to the journal: systemd names it in `JOURNAL_STREAM` by device and inode, and whoever redirected
 /// stderr since then inherited the variable (systemd.exec(5)).
-fn stderr_is_journal() -> bool {
+pub(crate) fn stderr_is_journal() -> bool {
     let Ok(stream) = env::var("JOURNAL_STREAM") else { return false };
     let Ok(stderr) = rustix::fs::fstat(io::stderr()) else { return false };
     stream == format!("{}:{}", stderr.st_dev, stderr.st_ino)

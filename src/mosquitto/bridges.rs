@@ -206,6 +206,14 @@ fn tls(book: &mut Book, bridge: &Section, config: &Path) -> String {
         let _ = writeln!(out, "{ours} = {}", render::text(&path));
         book.say(line, Carried, format!("`{ours}` of the uplink"));
     }
+    match bridge.line(book, "bridge_alpn") {
+        Some(line) if uses_tls(book, bridge) => {
+            let _ = writeln!(out, "alpn = {}", render::text(book.value(line)));
+            book.say(line, Carried, "`alpn` of the uplink");
+        }
+        Some(line) => book.say(line, NotNeeded, "names the protocol in a TLS handshake, and there is none"),
+        None => {}
+    }
     if let Some(line) = bridge.line(book, "bridge_capath") {
         let is_systems = ["/etc/ssl/certs", "/etc/ssl/certs/"].contains(&book.value(line));
         if is_systems {

@@ -69,7 +69,6 @@ pub(super) const SAID: &[(&str, Became, &str)] = &[
     ("auth_plugin", Lost, "there are no plugins; users and rules are in files"),
     ("auth_plugin_deny_special_chars", NotNeeded, "names with wildcards in them never widen a rule"),
     // Bridges.
-    ("bridge_alpn", Lost, "uplinks offer no protocol name (ALPN); use the upstream's port for MQTT"),
     ("bridge_attempt_unsubscribe", NotNeeded, "nothing is unsubscribed"),
     ("bridge_bind_address", Lost, "the system chooses the way; use its routing"),
     ("bridge_ciphers", Differs, "TLS 1.2 and 1.3 with modern ciphers only; there is nothing to choose"),

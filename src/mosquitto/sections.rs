@@ -32,7 +32,7 @@ const GLOBAL_KEYS: [&str; 8] = [
     "per_listener_settings",
 ];
 /// Settings of a bridge that the importer knows.
-const BRIDGE_KEYS: [&str; 22] = [
+const BRIDGE_KEYS: [&str; 23] = [
     "address",
     "addresses",
     "topic",
@@ -42,6 +42,7 @@ const BRIDGE_KEYS: [&str; 22] = [
     "username",
     "remote_password",
     "password",
+    "bridge_alpn",
     "bridge_cafile",
     "bridge_capath",
     "bridge_certfile",

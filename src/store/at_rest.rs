@@ -31,6 +31,7 @@ use rusqlite::{Connection, OpenFlags, OptionalExtension, config::DbConfig};
 
 use super::{
     api::{DeadFilter, Sequence, Stored},
+    backup::BACKUP_ID,
     books::Holes,
     clock::{self, Boots, Now},
     dead,
@@ -122,10 +123,10 @@ impl AtRest {
         let version = pragma("user_version").map_err(|error| unreadable(&error))?;
         match (application, version) {
             (0, 0) => return Err(AtRestError::Nothing(data_dir.to_owned())),
-            (schema::APPLICATION_ID, found) if found > schema::VERSION => {
+            (schema::APPLICATION_ID | BACKUP_ID, found) if found > schema::VERSION => {
                 return Err(AtRestError::Open(OpenError::Newer { path, found, known: schema::VERSION }));
             }
-            (schema::APPLICATION_ID, _) => {}
+            (schema::APPLICATION_ID | BACKUP_ID, _) => {}
             (found, _) => return Err(AtRestError::Open(OpenError::Foreign { path, found })),
         }
         let mut damage = None;
@@ -346,6 +347,16 @@ impl Reading<'_> {
 
 /// A connection that changes nothing; see the module.
 fn connect(path: &Path) -> Result<Connection, rusqlite::Error> {
+    let connection = open_unchanged(path)?;
+    // Lets SQLite read a file with fewer pages than its header says. Of this connection only: nothing is written.
+    connection.pragma_update(None, "writable_schema", true)?;
+    connection.pragma_update(None, "query_only", true)?;
+    connection.pragma_update(None, "mmap_size", 0)?;
+    Ok(connection)
+}
+
+/// A connection that leaves the database, its log and its index as they are, as long as nothing is written through it.
+pub(super) fn open_unchanged(path: &Path) -> Result<Connection, rusqlite::Error> {
     let beside = |suffix: &str| {
         let mut name = path.as_os_str().to_owned();
         name.push(suffix);
@@ -364,10 +375,6 @@ fn connect(path: &Path) -> Result<Connection, rusqlite::Error> {
         connection.pragma_update_and_check(None, "locking_mode", "EXCLUSIVE", |_| Ok(()))?;
         connection
     };
-    // Lets SQLite read a file with fewer pages than its header says. Of this connection only: nothing is written.
-    connection.pragma_update(None, "writable_schema", true)?;
-    connection.pragma_update(None, "query_only", true)?;
-    connection.pragma_update(None, "mmap_size", 0)?;
     Ok(connection)
 }
 

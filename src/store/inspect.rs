@@ -12,6 +12,7 @@ use std::{
 };
 
 use super::{
+    backup::BACKUP_ID,
     opening::{DATABASE, LOCK},
     recovery::{self, QUARANTINE},
     schema, trial,
@@ -123,7 +124,7 @@ fn read_header(bytes: &[u8]) -> Header {
         Some(i64::from(i32::from_be_bytes(bytes)))
     };
     match (bytes.starts_with(b"SQLite format 3\0"), number(VERSION_AT), number(APPLICATION_AT)) {
-        (true, Some(version), Some(schema::APPLICATION_ID)) => Header::Version(version),
+        (true, Some(version), Some(schema::APPLICATION_ID | BACKUP_ID)) => Header::Version(version),
         // The first page is written with the first migration: until then it is in the log.
         (true, Some(0), Some(0)) => Header::Empty,
         (true, Some(_), Some(_)) => Header::Foreign,

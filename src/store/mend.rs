@@ -110,18 +110,29 @@ fn close_reader(shared: &Shared) {
     }
 }
 
+/// Why a log could not be written anew.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum RewriteError {
+    /// It cannot be read, which may pass.
+    #[error("{0}")]
+    Read(io::Error),
+    /// It cannot be written.
+    #[error("{0}")]
+    Write(#[from] io::Error),
+}
+
 /// Writes the log anew in its place, and syncs it; see the module. All connections must be closed.
-pub(super) fn rewrite_log(database: &Path) -> io::Result<()> {
+pub(super) fn rewrite_log(database: &Path) -> Result<(), RewriteError> {
     let path = log_of(database);
     let log = match OpenOptions::new().read(true).write(true).open(&path) {
         Ok(log) => log,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(error),
+        Err(error) => return Err(error.into()),
     };
     let mut chunk = vec![0; CHUNK_BYTES];
     let mut at = 0;
     loop {
-        let read = log.read_at(&mut chunk, at)?;
+        let read = log.read_at(&mut chunk, at).map_err(RewriteError::Read)?;
         if read == 0 {
             break;
         }
@@ -130,10 +141,11 @@ pub(super) fn rewrite_log(database: &Path) -> io::Result<()> {
     }
     log.sync_all()?;
     let folder = database.parent().filter(|folder| !folder.as_os_str().is_empty());
-    File::open(folder.unwrap_or(Path::new(".")))?.sync_all()
+    Ok(File::open(folder.unwrap_or(Path::new(".")))?.sync_all()?)
 }
 
-fn log_of(database: &Path) -> PathBuf {
+/// The log of a database.
+pub(super) fn log_of(database: &Path) -> PathBuf {
     let mut name = database.as_os_str().to_owned();
     name.push("-wal");
     PathBuf::from(name)
@@ -161,7 +173,7 @@ fn prove(loaded: &Loaded) -> Result<(), Failure> {
 }
 
 /// Fails where the device gives next to nothing of the file.
-fn give_anything(path: &Path) -> io::Result<()> {
+pub(super) fn give_anything(path: &Path) -> io::Result<()> {
     let file = match File::open(path) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),

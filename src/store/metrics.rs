@@ -131,7 +131,7 @@ impl AlarmMetrics {
             )?,
             quarantine_bytes: IntGauge::new(
                 "tidegate_store_quarantine_bytes",
-                "Bytes of damaged databases that were set aside; never deleted by the gateway.",
+                "Bytes of databases that were set aside, damaged or replaced by a restore; never deleted by the gateway.",
             )?,
             checked: Gauge::new(
                 "tidegate_store_checked_ratio",

@@ -77,7 +77,7 @@
 //! *Settlements* wait up to a second for others where nothing hangs on their room (`writer::settling`), for each changes a page besides.
 //!
 //! *Checkpoints* run in the writer, after the acknowledgements are out, when the log has 4 MiB; from 16 MiB on they wait for
-//! readers, so that the log is bounded under any load. A thread of their own would never finish one under continuous load.
+//! readers, so that the log is bounded under any load; for a second, and where a reader stays (a backup, see `backup`) not again for ten. A thread of their own would never finish one under continuous load.
 //!
 //! # Page and log, as measured
 //!
@@ -124,6 +124,7 @@
 //! Queues are salvaged alike: numbers go on a million further, or where the books are lost too from the seconds since 1970. A queued row that makes no
 //! sense is dropped and counted. As a queue may have holes, a gap is damage only where it is larger than all holes that its books know of.
 //! The messages of a session whose own row is lost are dropped and counted: nobody can ever ask for them.
+//! A log that is damaged in its middle reads as one that ends there; a start finds it out, and has again what can be had (`wal`).
 //! A garbage header is replaced on a copy. If the schema in page 1 is lost, nothing can be read: it is set aside, an alarm is
 //! logged, the store starts empty.
 //!
@@ -133,6 +134,7 @@
 mod alarms;
 mod api;
 mod at_rest;
+mod backup;
 mod books;
 mod clock;
 mod configure;
@@ -162,11 +164,13 @@ mod shared;
 #[cfg(test)]
 mod tests;
 mod trial;
+mod wal;
 mod writer;
 
 pub use self::{
     api::*,
     at_rest::{AtRest, AtRestError, RestingPage},
+    backup::{BackupError, Copied, backup, restore},
     configure::{Changes, ConfigureError},
     dead::{DEAD_BYTES_MAX, DEAD_MESSAGES_MAX},
     disk::DISK_PATIENCE,

@@ -3,7 +3,7 @@
 use std::{
     collections::HashMap,
     fs::{self, DirBuilder, OpenOptions},
-    io::ErrorKind,
+    io::{self, ErrorKind},
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::{Path, PathBuf},
     sync::{Arc, Mutex, RwLock, mpsc::sync_channel},
@@ -18,6 +18,7 @@ use tokio::sync::{Semaphore, watch};
 use super::{
     alarms::{self, Alarms},
     api::{Durability, Settings, StreamSettings},
+    backup::{self, BACKUP_ID},
     books::Books,
     clock::{self, Boots, Now},
     dead,
@@ -26,13 +27,14 @@ use super::{
     failure::Failure,
     handle::{Handle, OpenError, Store},
     lock::DirectoryLock,
-    mend,
+    mend::{self, RewriteError},
     metrics::Metrics,
     queue::{self, Counts, Ledger, QueueBooks},
     reader, recovery,
     schema::{self, Role, StreamSql},
     sessions::{QueueLimits, SessionId, is_reserved},
     shared::{ASKED_PLACES, CONTROLS_MAX, Glance, QUEUE_BYTES_MAX, QUEUE_PLACES, QueueDoor, READS_MAX, Shared, State},
+    wal::Wal,
     writer,
 };
 use crate::stats::DeadStats;
@@ -121,7 +123,7 @@ fn patiently<T>(open: impl Fn(Option<String>) -> Result<T, LoadError>) -> Result
     }
 }
 
-fn make_directory(path: &Path) -> Result<(), OpenError> {
+pub(super) fn make_directory(path: &Path) -> Result<(), OpenError> {
     let missing: Vec<_> = path.ancestors().take_while(|path| !path.as_os_str().is_empty() && !path.exists()).collect();
     // A new folder survives a power cut only once the one above it is synced; SQLite sees to what is in it.
     let made = DirBuilder::new().recursive(true).mode(0o700).create(path).and_then(|()| {
@@ -145,12 +147,16 @@ pub(super) fn load(
     let at = |step: &'static str| move |error: rusqlite::Error| LoadError::from_sqlite(step, error);
     let made = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path);
     made.map_err(|source| OpenError::Directory { step: "make", path: path.to_owned(), source })?;
+    backup::set_strange_log_aside(&settings.data_dir)?;
     refuse_strangers(path)?;
     make_log_durable(path, settings.durability)?;
     let connection = schema::connect(path, Role::Writer, settings.durability).map_err(at("open"))?;
     schema::migrate(&connection).map_err(at("migrate"))?;
     // A version that is new must be in the file itself: a newer log beside an old file confuses older programs.
     let transaction = connection.unchecked_transaction().map_err(at("begin in"))?;
+    if backup::is_backup(&transaction).map_err(at("look at"))? {
+        backup::begin_anew(&transaction).map_err(LoadError::from_failure("restore"))?;
+    }
     let (known_boots, boot_unsaved) = this_start(&transaction).map_err(at("read the starts in"))?;
     let known = schema::load_streams(&transaction).map_err(LoadError::from_failure("read the streams of"))?;
     let mut loaded = Vec::with_capacity(streams.len());
@@ -219,19 +225,25 @@ fn not_configured(
     others
 }
 
-/// The log that a crash left may hold what the kernel only remembers; see [`mend`]. Without syncs there is nothing to keep.
+/// The log that a crash left may hold what the kernel only remembers; see [`mend`]. And it may be damaged where SQLite takes it for ended;
+/// see [`super::wal`]. Without syncs there is nothing to keep, and nothing to be said of it.
 fn make_log_durable(path: &Path, durability: Durability) -> Result<(), LoadError> {
     if durability == Durability::Process {
         return Ok(());
     }
+    let unreadable = |error: io::Error| LoadError::Unreadable(format!("cannot read the log of it: {error}"));
     match mend::rewrite_log(path) {
-        Ok(()) => Ok(()),
-        Err(error) if error.kind() == ErrorKind::StorageFull => {
+        Ok(()) => {}
+        Err(RewriteError::Write(error)) if error.kind() == ErrorKind::StorageFull => {
             tracing::warn!(%error, "the log could not be written anew: the disk is full");
-            Ok(())
         }
-        Err(error) => Err(LoadError::Sqlite { step: "write the log anew of", cause: error.to_string() }),
+        Err(RewriteError::Read(error)) => return Err(unreadable(error)),
+        Err(RewriteError::Write(error)) => {
+            return Err(LoadError::Sqlite { step: "write the log anew of", cause: error.to_string() });
+        }
     }
+    let log = Wal::read(&mend::log_of(path), false).map_err(unreadable)?;
+    log.and_then(|log| log.damage()).map_or(Ok(()), |damage| Err(LoadError::Damaged(damage.to_string())))
 }
 
 /// Free pages beyond all pages would be handed out without end.
@@ -279,10 +291,10 @@ fn refuse_strangers(path: &Path) -> Result<(), LoadError> {
     let path = path.to_owned();
     match (application, version) {
         (0, 0) => Ok(()),
-        (schema::APPLICATION_ID, found) if found > schema::VERSION => {
+        (schema::APPLICATION_ID | BACKUP_ID, found) if found > schema::VERSION => {
             Err(OpenError::Newer { path, found, known: schema::VERSION }.into())
         }
-        (schema::APPLICATION_ID, _) => Ok(()),
+        (schema::APPLICATION_ID | BACKUP_ID, _) => Ok(()),
         (found, _) => Err(OpenError::Foreign { path, found }.into()),
     }
 }

@@ -23,6 +23,7 @@ use time::OffsetDateTime;
 use super::{
     alarms,
     handle::OpenError,
+    mend,
     opening::{DATABASE, LoadError, remove_if_there},
     salvage,
 };
@@ -37,7 +38,10 @@ const DAMAGED: &str = "tidegate.db.damaged";
 pub(super) const MARKS: [&str; 3] = [SALVAGING, SALVAGED, DAMAGED];
 
 /// Everything that belongs to a database and goes to the quarantine with it.
-const PARTS: [&str; 4] = [DATABASE, "tidegate.db-wal", "tidegate.db-shm", DAMAGED];
+const PARTS: [&str; 4] = [DATABASE, LOG_PARTS[0], LOG_PARTS[1], DAMAGED];
+
+/// The log and its index.
+const LOG_PARTS: [&str; 2] = ["tidegate.db-wal", "tidegate.db-shm"];
 
 /// How many databases were set aside, and their bytes.
 pub(super) fn set_aside(quarantine: &Path) -> (usize, u64) {
@@ -86,6 +90,10 @@ pub(super) fn sound<T>(
             },
         }
     };
+    if !is_gone {
+        // A disk that gives nothing has lost nothing: to salvage from it would set everything aside and begin with an empty database.
+        mend::give_anything(&path).map_err(|error| LoadError::Sqlite { step: "read", cause: error.to_string() })?;
+    }
     tracing::error!(path = %path.display(), error = cause, "the database is damaged: salvaging what can be read");
     let target = data_dir.join(SALVAGING);
     remove_salvaging(data_dir)?;
@@ -110,6 +118,35 @@ pub(super) fn sound<T>(
     load()
 }
 
+/// Puts what `make` writes into a file of the name given in the place of the database, in the same steps; gives where what was there is now.
+pub(super) fn put_in_place<E: From<OpenError>>(
+    data_dir: &Path,
+    make: impl FnOnce(&Path) -> Result<(), E>,
+) -> Result<Option<PathBuf>, E> {
+    let target = data_dir.join(SALVAGING);
+    remove_salvaging(data_dir)?;
+    if let Err(error) = make(&target) {
+        // What was begun must not take the space that others need; where it cannot be removed the next try does it.
+        let _ = remove_salvaging(data_dir);
+        return Err(error);
+    }
+    let done = data_dir.join(SALVAGED);
+    // One that a power cut has left: what is restored goes before it.
+    remove_if_there(&done).map_err(failed("remove", &done))?;
+    fs::rename(&target, &done).map_err(failed("rename", &target))?;
+    sync_directory(data_dir).map_err(failed("sync", data_dir))?;
+    let aside = finish(data_dir)?;
+    // Only where nothing was there it is empty.
+    Ok(fs::remove_dir(&aside).is_err().then_some(aside))
+}
+
+/// Moves a log that belongs to no database here into the quarantine; gives the folder.
+pub(super) fn set_log_aside(data_dir: &Path) -> Result<PathBuf, OpenError> {
+    let aside = quarantine_folder(data_dir)?;
+    move_aside(data_dir, &aside, &LOG_PARTS)?;
+    Ok(aside)
+}
+
 /// Whether there is no byte of a database.
 fn is_empty(path: &Path) -> bool {
     fs::metadata(path).map_or_else(|error| error.kind() == io::ErrorKind::NotFound, |metadata| metadata.len() == 0)
@@ -126,20 +163,25 @@ fn remove_salvaging(data_dir: &Path) -> Result<(), OpenError> {
 /// Steps 3 and 4; gives the folder in the quarantine.
 fn finish(data_dir: &Path) -> Result<PathBuf, OpenError> {
     let aside = quarantine_folder(data_dir)?;
-    for part in PARTS {
+    // The moves must be on disk before the new database takes the old one's place.
+    move_aside(data_dir, &aside, &PARTS)?;
+    let done = data_dir.join(SALVAGED);
+    fs::rename(&done, data_dir.join(DATABASE)).map_err(failed("rename", &done))?;
+    sync_directory(data_dir).map_err(failed("sync", data_dir))?;
+    Ok(aside)
+}
+
+/// Moves what there is of these into the folder, and syncs that.
+fn move_aside(data_dir: &Path, aside: &Path, parts: &[&str]) -> Result<(), OpenError> {
+    for part in parts {
         let from = data_dir.join(part);
         match fs::rename(&from, aside.join(part)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed("move aside", &from)(error)),
             Ok(()) | Err(_) => {}
         }
     }
-    // The moves must be on disk before the new database takes the old one's place.
-    sync_directory(&aside).map_err(failed("sync", &aside))?;
-    sync_directory(data_dir).map_err(failed("sync", data_dir))?;
-    let done = data_dir.join(SALVAGED);
-    fs::rename(&done, data_dir.join(DATABASE)).map_err(failed("rename", &done))?;
-    sync_directory(data_dir).map_err(failed("sync", data_dir))?;
-    Ok(aside)
+    sync_directory(aside).map_err(failed("sync", aside))?;
+    sync_directory(data_dir).map_err(failed("sync", data_dir))
 }
 
 /// A new folder named by the time, with a number behind it where that is taken (clocks stand still, too).

@@ -129,5 +129,19 @@ fn place(bytes: &[u8]) -> usize {
     let hash = bytes
         .iter()
         .fold(0xcbf2_9ce4_8422_2325_u64, |hash, &byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
-    usize::try_from((hash >> 32) ^ hash).unwrap_or(0) & (NAMES - 1)
+    // The low bytes first: the whole hash is no `usize` on a processor of 32 bits.
+    let [low, high, ..] = ((hash >> 32) ^ hash).to_le_bytes();
+    usize::from(u16::from_le_bytes([low, high])) & (NAMES - 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_spread_over_the_table_whatever_the_width_of_a_word() {
+        let places: std::collections::HashSet<_> =
+            (0..1000).map(|n| place(format!("sensors/{n}").as_bytes())).collect();
+        assert!(places.len() > NAMES / 2, "1000 names on {} of {NAMES} places", places.len());
+    }
 }

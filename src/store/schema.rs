@@ -35,7 +35,7 @@ const WRITER_CACHE_KIB: i64 = 2048;
 const READER_CACHE_KIB: i64 = 256;
 
 /// How long a lock of another connection is waited for; only checkpoints and recovery of the log ever wait.
-const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+pub(super) const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Bytes to which the log is cut back when it starts anew.
 const LOG_LIMIT_BYTES: u64 = 8 << 20;
@@ -142,7 +142,10 @@ pub(super) fn migrate(connection: &Connection) -> Result<(), rusqlite::Error> {
             transaction.execute("UPDATE stop SET clean = 1", [])?;
         }
         transaction.pragma_update(None, "user_version", version)?;
-        transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
+        if is_new {
+            // Once: an older backup is still one.
+            transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
+        }
         transaction.commit()?;
         tracing::info!(version, "the database was brought up to this version");
     }
@@ -265,7 +268,7 @@ pub(super) struct StreamSql {
     pub(super) insert: String,
     /// Rows from ?1 on, at most ?2; columns as in `insert`.
     pub(super) read: String,
-    /// `end` of the last row up to ?1.
+    /// end, seq of the last row up to ?1.
     pub(super) end_at: String,
     /// seq, end, boot, at of the rows from ?1 on, at most ?2.
     pub(super) walk: String,
@@ -286,7 +289,7 @@ impl StreamSql {
             read: format!(
                 "SELECT seq, end, boot, at, flags, client, topic, properties, payload FROM s_{id} WHERE seq >= ?1 ORDER BY seq LIMIT ?2"
             ),
-            end_at: format!("SELECT end FROM s_{id} WHERE seq <= ?1 ORDER BY seq DESC LIMIT 1"),
+            end_at: format!("SELECT end, seq FROM s_{id} WHERE seq <= ?1 ORDER BY seq DESC LIMIT 1"),
             walk: format!("SELECT seq, end, boot, at FROM s_{id} WHERE seq >= ?1 ORDER BY seq LIMIT ?2"),
             delete: format!("DELETE FROM s_{id} WHERE seq >= ?1 AND seq < ?2"),
             last: format!("SELECT seq, end FROM s_{id} ORDER BY seq DESC LIMIT 1"),

@@ -23,6 +23,8 @@ pub struct Settings {
     pub ca: Option<PathBuf>,
     /// Client certificate (chain, PEM) and its private key (PEM): both or none.
     pub identity: Option<(PathBuf, PathBuf)>,
+    /// Name of the protocol offered in the TLS handshake (ALPN, RFC 7301), for upstreams that tell clients on one port apart by it.
+    pub alpn: Option<String>,
     /// QoS at which messages go upstream.
     pub qos: QoS,
     /// Most unacknowledged messages; 1..=65535. The upstream's Receive Maximum bounds it further.

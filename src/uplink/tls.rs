@@ -139,15 +139,17 @@ fn configure(settings: &Settings, url: &str) -> Result<ClientConfig, Error> {
         .with_safe_default_protocol_versions()
         .map_err(tls)?
         .with_root_certificates(roots(settings, url)?);
-    match &settings.identity {
-        None => Ok(builder.with_no_client_auth()),
+    let mut config = match &settings.identity {
+        None => builder.with_no_client_auth(),
         Some((cert, key)) => {
             let chain = certificates(cert, "client certificate", url)?;
             let key_error = |cause: String| file_error(url, "client key", key, cause);
             let key = PrivateKeyDer::from_pem_file(key).map_err(|error| key_error(error.to_string()))?;
-            builder.with_client_auth_cert(chain, key).map_err(|error| key_error(error.to_string()))
+            builder.with_client_auth_cert(chain, key).map_err(|error| key_error(error.to_string()))?
         }
-    }
+    };
+    config.alpn_protocols = settings.alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
+    Ok(config)
 }
 
 fn roots(settings: &Settings, url: &str) -> Result<RootCertStore, Error> {

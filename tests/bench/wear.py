@@ -7,6 +7,7 @@ before the file system's own journal and whatever the card makes of it.
 import time
 
 from lab.load import Sensors, Sink
+from lab.process import wait_for
 
 RATES = (1, 10, 100, 1000)  # messages a second of all sensors together
 DELAYS = ("0s", "2ms", "50ms", "500ms")  # 2ms is the default
@@ -31,7 +32,11 @@ def measure(table, run, rate, seconds, how):
     work = f"{rate}/s{how}"
     with run:
         sink = Sink(run.folder, run.upstream.port, 1 << 40)
-        time.sleep(1)
+        metric = getattr(run.gateway, "metric", None)
+        if metric:
+            wait_for("the uplink is connected", lambda: metric("tidegate_uplink_connected") == 1)
+        else:
+            time.sleep(1)  # Mosquitto's bridge does not say
         process = run.gateway.process
         written, commits = process.written_bytes(), commits_of(run.gateway)
         got = Sensors(run.folder, run.gateway.port, "wear", sensors=sensors, rate=rate, count=count, size=128).result(seconds * 3)

@@ -37,6 +37,7 @@ fn uplink_settings(port: u16, qos: QoS) -> uplink::Settings {
         password_file: None,
         ca: None,
         identity: None,
+        alpn: None,
         qos,
         max_inflight: 16,
         keep_alive: Duration::from_secs(30),

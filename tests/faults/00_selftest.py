@@ -4,10 +4,12 @@ import os
 import signal
 import subprocess
 import sys
+from types import SimpleNamespace
 
 from lab.process import workspace
 from lab.report import Theme
 from rig.disk import FaultyDisk
+from rig.people import Broken, Publisher, Subscriber
 
 PRELUDE = """
 import os, sys, errno
@@ -183,9 +185,33 @@ def rules(t):
     t.check("a rule that makes no sense ends the program", done.returncode == 96 and "fails" in done.stderr, done.stderr.strip())
 
 
+def order(t):
+    """The judge of order: a message may come behind newer ones only where its publisher said it again to a subscription that is new to it."""
+
+    def judged(*numbers, since, repeated):
+        publisher = Publisher("y", ["plant/y"], 1)
+        publisher.repeated.update(repeated)
+        subscriber = Subscriber("two", "plant/#", 2)
+        subscriber.publishers = {"y": publisher}
+        subscriber.subscribed, subscriber.since = since is not None, {"y": since}
+        try:
+            for number in numbers:
+                subscriber.enter("y", number, SimpleNamespace(qos=1))
+        except Broken as problem:
+            return str(problem)
+        return "ok"
+
+    again = range(34, 42)
+    t.check("subscribed in the middle, and the rest said again: fine", judged(41, *again, since=42, repeated=again) == "ok")
+    t.check("the same before SUBACK was heard", judged(41, *again, since=None, repeated=again) == "ok")
+    t.check("not said again: out of order", "34 came after 41" in judged(41, 34, since=42, repeated=[]))
+    t.check("sent since the subscription: out of order, said again or not", "34 came after 41" in judged(41, 34, since=34, repeated=again))
+
+
 with Theme("selftest") as theme:
     theme.folder = workspace(theme)
     power_cuts(theme)
     cuts(theme)
     traps(theme)
     rules(theme)
+    order(theme)

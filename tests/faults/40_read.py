@@ -48,5 +48,45 @@ async def lasting(theme):
         trouble.theme.say(f"{restarts} restarts; lost and counted: { {k: len(v) for k, v in trouble.audit.gone.items()} }")
 
 
+async def at_start(theme):
+    """Nothing can be read when it starts, for longer than it tries: it gives up, and gives nothing up for lost."""
+    async with Trouble(theme, "nothing can be read at the start") as trouble:
+        trouble.plant.upstream.turn("none")
+        await trouble.flows("a backlog", messages=1000)
+        trouble.plant.process.kill()
+        before = sorted(path.name for path in trouble.plant.data.iterdir())
+        trouble.fault("read eio file data/tidegate.db*")
+        process = trouble.plant.start()
+        await trouble.plant.until("it gives up", lambda: not process.alive(), 40)
+        trouble.check("it fails, for systemd to start it again", process.child.returncode == 1, process.child.returncode)
+        after = sorted(path.name for path in trouble.plant.data.iterdir())
+        trouble.check("nothing is set aside", after == before, after)
+        trouble.disk.rules()
+        trouble.plant.upstream.turn("all")
+        trouble.plant.start()
+        await trouble.flows("messages flow again", 30)
+        await trouble.finish()
+
+
+async def of_the_log(theme):
+    """A block of the log can never be read again: it starts all the same, and goes on."""
+    async with Trouble(theme, "4 KB of the log can never be read again", journal=False, pace_s=0.01) as trouble:
+        plant = trouble.plant
+        plant.upstream.turn("none")
+        log = plant.data / "tidegate.db-wal"
+        await plant.until("the log has something", lambda: log.stat().st_size > 200_000)
+        plant.process.kill()
+        place = log.stat().st_size // 8192 * 4096
+        trouble.fault(f"read eio range {place}-{place + 4096} inode {log.stat().st_ino}")
+        plant.upstream.turn("all")
+        plant.start()
+        await plant.up()
+        trouble.check("the log is set aside", len(list((plant.data / "quarantine").glob("*/tidegate.db-wal"))) == 1)
+        await trouble.flows("messages flow again", 30)
+        trouble.check("the books balance", await plant.until("the books balance", plant.books))
+        code = await plant.stop()
+        trouble.check("SIGTERM ends it with code 0", code == 0, code)
+
+
 with Theme("read") as t:
-    run(t, passing, lasting)
+    run(t, passing, lasting, at_start, of_the_log)

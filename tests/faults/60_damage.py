@@ -68,8 +68,8 @@ async def while_running(theme):
 
 
 async def bytes_anywhere(theme):
-    """A few bytes, in the log too. SQLite has no checksums of pages: a payload may be changed and nobody can tell; and a log ends for it where a
-    checksum is wrong, as after a power cut. So all that can be asked for: it starts, goes on, and the books balance."""
+    """A few bytes, in the log too. SQLite has no checksums of pages: a payload may be changed and nobody can tell; and of a log that is damaged
+    in many places only what comes before may be left. So all that can be asked for: it starts, goes on, and the books balance."""
     for name in ("tidegate.db", "tidegate.db-wal", "tidegate.db-wal"):
         async with Trouble(theme, f"bytes of {name} damaged", journal=False) as trouble:
             plant = trouble.plant
@@ -86,5 +86,34 @@ async def bytes_anywhere(theme):
             trouble.check("SIGTERM ends it", code in (0, 1), code)  # 1: the damage was found only then
 
 
+def frames_of(log):
+    """Where the pages of the log begin that this run of it has written."""
+    salts, size = log[16:24], 24 + 4096
+    places = range(32, len(log) - size + 1, size)
+    return [place + 24 for place in places if log[place + 8:place + 16] == salts]
+
+
+async def log_in_its_middle(theme):
+    """300 bytes of one page in the middle of the log: SQLite takes it for the end of the log. It must be found out, and the rest is had again."""
+    async with Trouble(theme, "300 bytes in the middle of the log damaged", journal=False, pace_s=0.01) as trouble:
+        plant = trouble.plant
+        plant.upstream.turn("none")
+        path = plant.data / "tidegate.db-wal"
+        await plant.until("the log has begun anew, and has frames", lambda: 40 < len(frames_of(path.read_bytes())) < 600)
+        plant.process.kill()
+        log = bytearray(path.read_bytes())
+        places = frames_of(log)
+        place = places[len(places) // 2] + 1000
+        log[place:place + 300] = trouble.dice.randbytes(300)
+        path.write_bytes(log)
+        trouble.audit.damaged = True
+        plant.upstream.turn("all")
+        plant.start()
+        await plant.up()
+        aside = list((plant.data / "quarantine").glob("*/tidegate.db-wal"))
+        trouble.check("it is set aside as it was found", [one.read_bytes() for one in aside] == [bytes(log)], aside)
+        await end(trouble, 0)
+
+
 with Theme("damage") as t:
-    run(t, while_stopped, while_running, bytes_anywhere)
+    run(t, while_stopped, while_running, bytes_anywhere, log_in_its_middle)

@@ -103,6 +103,8 @@ class Life:
         problems = self.plant.problems()
         if problems:
             raise Broken(problems[0])
+        if (self.plant.data / "quarantine").exists():
+            raise Broken("what a power cut left was taken for damage")
         image = Image(self.plant.data, self.disk.folder / "copy")
         try:
             self.audit.check(image)

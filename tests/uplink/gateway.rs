@@ -43,6 +43,7 @@ pub(crate) fn settings(port: u16) -> Settings {
         password_file: None,
         ca: None,
         identity: None,
+        alpn: None,
         qos: QoS::AtLeastOnce,
         max_inflight: 256,
         keep_alive: Duration::from_secs(30),

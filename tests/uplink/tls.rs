@@ -5,6 +5,14 @@ use std::{path::PathBuf, time::Duration};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, ExtendedKeyUsagePurpose, IsCa, KeyPair};
 use tempfile::TempDir;
 use tidegate::uplink::Settings;
+use tokio::net::TcpListener;
+use tokio_rustls::{
+    TlsAcceptor,
+    rustls::{
+        ServerConfig,
+        pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _},
+    },
+};
 
 use crate::{
     broker::{Broker, free_port, write_private},
@@ -108,4 +116,46 @@ async fn a_client_certificate_opens_the_door_that_asks_for_one() {
     let mut with = gateway(&settings).await;
     assert_eq!(with.drained(0).await.forwarded, 500);
     with.stop(Duration::from_secs(5)).await;
+}
+
+/// As AWS IoT Core does it on port 443: the name of the protocol tells MQTT with a client certificate from everything else there.
+#[tokio::test]
+async fn the_protocol_is_named_in_the_handshake_where_the_configuration_says_so() {
+    let dir = tempfile::tempdir().unwrap();
+    let authority = ca("the right authority");
+    let ca_file = dir.path().join("ca.pem");
+    write_private(&ca_file, &authority.pem());
+    let (cert, key) = issue(&dir, &authority, "localhost", ExtendedKeyUsagePurpose::ServerAuth);
+    let provider = tokio_rustls::rustls::crypto::ring::default_provider();
+    let mut config = ServerConfig::builder_with_provider(provider.into())
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(
+            vec![CertificateDer::from_pem_file(&cert).unwrap()],
+            PrivateKeyDer::from_pem_file(&key).unwrap(),
+        )
+        .unwrap();
+    config.alpn_protocols = vec![b"x-amzn-http-ca".to_vec(), b"x-amzn-mqtt-ca".to_vec()];
+    let acceptor = TlsAcceptor::from(std::sync::Arc::new(config));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let mut settings = settings(listener.local_addr().unwrap().port());
+    (settings.urls[0].tls, settings.urls[0].host, settings.ca) = (true, "localhost".into(), Some(ca_file));
+    for name in [Some("x-amzn-mqtt-ca"), None] {
+        settings.alpn = name.map(str::to_owned);
+        let mut gateway = gateway(&settings).await;
+        let accepted = tokio::time::timeout(Duration::from_secs(20), async {
+            acceptor.accept(listener.accept().await.unwrap().0).await.unwrap()
+        });
+        let stream = accepted.await.unwrap();
+        assert_eq!(stream.get_ref().1.alpn_protocol(), name.map(str::as_bytes));
+        drop(stream);
+        gateway.stop(Duration::ZERO).await;
+    }
+    settings.alpn = Some("mqtt".to_owned());
+    let mut gateway = gateway(&settings).await;
+    let refused = async { acceptor.accept(listener.accept().await.unwrap().0).await.unwrap_err() };
+    tokio::time::timeout(Duration::from_secs(20), refused).await.unwrap();
+    gateway.until_error("NoApplicationProtocol").await;
+    gateway.stop(Duration::ZERO).await;
 }

@@ -91,7 +91,7 @@ fn a_store_that_takes_nothing_is_critical() {
         Level::Critical,
         "Nothing can be stored: no space",
     );
-    check(&store(|s| s.refusing = Some("disk full".to_owned())), Level::Critical, "refused: disk full (117MiB free)");
+    check(&store(|s| s.refusing = Some("disk full".to_owned())), Level::Critical, "refused: disk full (118MiB free)");
     check(&store(|s| s.refusing = Some("max_bytes reached".to_owned())), Level::Critical, "`max_bytes`");
     check(&store(|s| s.stalled = Some(Duration::from_secs(7))), Level::Critical, "not answered for 7s");
 }
@@ -101,7 +101,7 @@ fn damage_stays_to_be_seen() {
     let store = StoreStats { salvages: 2, lost_messages: 7, ..StoreStats::default() };
     check(&Case { store, ..Case::default() }, Level::Warning, "salvaged 2 times; 7 stored messages");
     let store = StoreStats { quarantine_bytes: 5 << 20, ..StoreStats::default() };
-    check(&Case { store, ..Case::default() }, Level::Notice, "5MiB of damaged");
+    check(&Case { store, ..Case::default() }, Level::Notice, "5MiB of databases");
 }
 
 #[test]

@@ -17,6 +17,8 @@ unix_mode = \"0660\"
 origins = []
 [admin]
 hosts = []
+[[uplink]]
+alpn = \"x-amzn-mqtt-ca\"
 ";
 
 /// Keys whose value in the contract is an example and not the default.
@@ -24,7 +26,7 @@ const EXAMPLES: &[(&str, &[&str])] = &[
     ("gateway", &["id", "data_dir"]),
     ("listener", &["name", "bind", "anonymous", "tls", "unix_mode", "origins"]),
     ("auth", &["password_file", "acl_file"]),
-    ("uplink", &["name", "url", "client_id", "username", "password_file", "ca", "cert", "key"]),
+    ("uplink", &["name", "url", "client_id", "username", "password_file", "ca", "cert", "key", "alpn"]),
     ("stream", &["name", "from", "except", "to", "topic", "ttl"]),
     ("downlink", &["name", "from", "filter", "topic"]),
     ("admin", &["token_file"]),

@@ -8,9 +8,11 @@ use tempfile::TempDir;
 mod access;
 mod client_limits;
 mod contract;
+mod every_key;
 mod examples;
 mod layers;
 mod tls;
+mod units;
 mod values;
 
 use super::*;
@@ -36,7 +38,7 @@ fn folder(files: &[(&str, &str)]) -> Folder {
         fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
     }
     let default_file = Some(folder.path().join("tidegate.toml"));
-    let inputs = Inputs { file: None, default_file, environment: Vec::new(), host_name: "plant-7".to_owned() };
+    let inputs = Inputs { default_file, host_name: "plant-7".to_owned(), ..Inputs::default() };
     Folder { folder, inputs }
 }
 

@@ -101,8 +101,12 @@ impl Check {
                 self.done += found.len() as u64;
                 match found.last() {
                     Some(last) => *from = last.seq + 1,
-                    // Nothing but damage, which is buried now.
-                    None if *from < next => *from = span.from.max(head) + SLICE_MESSAGES as u64,
+                    // Nothing but damage, which is buried now; or no row any more: numbers may go on far behind the last.
+                    None if *from < next => {
+                        let behind = span.from.max(head) + SLICE_MESSAGES as u64;
+                        let row = reader.moment(span.stream, span.from.max(head), next)?;
+                        *from = row.map_or(next, |row| row.seq.max(behind));
+                    }
                     None => (*stream, *from) = (*stream + 1, 0),
                 }
             }

@@ -18,8 +18,8 @@ const BOOTS_MAX: usize = 256;
 
 /// Where a row is and when it was accepted.
 #[derive(Debug, Clone, Copy)]
-struct Moment {
-    seq: Sequence,
+pub(super) struct Moment {
+    pub(super) seq: Sequence,
     boot: i64,
     at: u64,
 }
@@ -38,7 +38,7 @@ impl Reader {
         };
         let mut ranges = Holes::default();
         for _ in 0..BOOTS_MAX {
-            let Some(first) = self.moment(stream, from, head)? else { return Ok(ranges) };
+            let Some(first) = self.moment(stream, from, head)? else { return self.without_leaps(stream, ranges) };
             let accepted = |row: Moment, boots: &Boots| boots.accepted(row.boot, row.at).0;
             let end = self.first_where(stream, first.seq, head, |row| row.boot != first.boot)?;
             let low = self.first_where(stream, first.seq, end, |row| accepted(row, &known_boots) >= since)?;
@@ -47,6 +47,19 @@ impl Reader {
             from = end;
         }
         ranges.add(from, head);
+        self.without_leaps(stream, ranges)
+    }
+
+    /// Takes out what numbers leapt over when the store was restored, for what is replayed is counted by its numbers.
+    fn without_leaps(&self, stream: usize, mut ranges: Holes) -> Result<Holes, Failure> {
+        let mut last_below = self.connection.prepare_cached(&self.shared.doors.at(stream).sql.end_at)?;
+        let mut floors = self.connection.prepare_cached("SELECT first FROM floor")?;
+        let mut rows = floors.query([])?;
+        while let Some(row) = rows.next()? {
+            let floor: i64 = row.get(0)?;
+            let last: Option<i64> = last_below.query_row([floor - 1], |row| row.get(1)).optional()?;
+            ranges.remove(last.map_or(0, |last| last.cast_unsigned() + 1), floor.cast_unsigned());
+        }
         Ok(ranges)
     }
 
@@ -106,7 +119,7 @@ impl Reader {
     }
 
     /// The first row from `from` on and before `end`.
-    fn moment(&self, stream: usize, from: Sequence, end: Sequence) -> Result<Option<Moment>, Failure> {
+    pub(super) fn moment(&self, stream: usize, from: Sequence, end: Sequence) -> Result<Option<Moment>, Failure> {
         let mut walk = self.connection.prepare_cached(&self.shared.doors.at(stream).sql.walk)?;
         let row = walk.query_row((from.cast_signed(), 1), |row| {
             let (seq, at): (i64, i64) = (row.get(0)?, row.get(3)?);

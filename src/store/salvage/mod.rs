@@ -10,6 +10,7 @@ pub(super) use self::{streams::nameless_streams, walk::Walk};
 use std::{
     fs::{self, File, OpenOptions},
     io::{self, Read, Write},
+    os::unix::fs::{FileExt, OpenOptionsExt},
     path::{Path, PathBuf},
 };
 
@@ -18,10 +19,14 @@ use rusqlite::{Connection, Row, types::Value, wal::CheckpointMode};
 use super::{
     alarms,
     api::Durability,
+    backup,
     clock::{ERA_UNIX_MS, Now},
     failure::Failure,
+    mend,
+    opening::remove_if_there,
     recovery::QUARANTINE,
     schema::{self, Role},
+    wal::Wal,
 };
 
 /// Sequence numbers that are skipped: the last rows may be among what cannot be read, and no number is used twice.
@@ -29,6 +34,9 @@ const SKIPPED_NUMBERS: u64 = 1_000_000;
 
 /// The header of a SQLite file (SQLite file format, section 1.3).
 const HEADER_BYTES: usize = 100;
+
+/// Bytes that are copied at a time; where they cannot be read they count as one page that is damaged.
+const COPY_BYTES: usize = 4096;
 
 /// Rows copied by one transaction.
 const COPY_ROWS: u64 = 10_000;
@@ -74,10 +82,19 @@ pub(super) fn salvage(source: Option<&PathBuf>, target: &Path, cause: &str) -> R
             for (table, key) in PLAIN_TABLES {
                 copy_table(&old, &new, table, key)?;
             }
+            copy_table(&old, &new, "floor", "first")?;
+            backup::keep_above(&new, floor)?;
             streams::copy(&old, &new, &mut summary)?;
             sessions::copy(&old, &new, &mut summary)?;
+            if backup::is_backup(&old).unwrap_or_default() {
+                backup::begin_anew(&new)?;
+            }
         }
-        Err(error) => tracing::error!(%error, "nothing of the damaged database can be read"),
+        // Not read because of the disk, or of the space: that is no reason to go on without.
+        Err(error @ (Failure::Trouble(_) | Failure::Full(_))) => return Err(error),
+        Err(error @ (Failure::Damaged(_) | Failure::Unreadable(_) | Failure::Fatal(_))) => {
+            tracing::error!(%error, "nothing of the damaged database can be read");
+        }
     }
     for part in [copy.clone(), with_suffix(&copy, "-wal"), with_suffix(&copy, "-shm")] {
         // Our own copy; what stays of it is removed by the next salvage.
@@ -99,14 +116,22 @@ fn set_aside_before(target: &Path) -> i64 {
 }
 
 /// A connection that can read at least the schema: to the file itself, or where its header is garbage, to a copy with the
-/// header of a sound database. All that matters in a header is the same in all our databases.
+/// header of a sound database. All that matters in a header is the same in all our databases. Where the log is damaged, what can be had of it
+/// lies beside `copy`, which then is the file itself under another name.
 fn readable(source: &Path, new: &Connection, target: &Path, copy: &Path) -> Result<Connection, Failure> {
     let connect = |path: &Path| -> Result<Connection, Failure> {
         let connection = schema::connect(path, Role::Salvager, Durability::Full)?;
         connection.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(()))?;
         Ok(connection)
     };
-    let error = match connect(source) {
+    let (from, to) = (mend::log_of(source), mend::log_of(copy));
+    let trouble = |error: io::Error| Failure::Trouble(format!("cannot copy the damaged database: {error}"));
+    let has_own_log = repair_log(&from, &to).map_err(trouble)?;
+    if has_own_log {
+        // No copy, where the file system can do without: there may be no space for one. It is only read.
+        fs::hard_link(source, copy).or_else(|_| copy_around(source, copy)).map_err(trouble)?;
+    }
+    let error = match connect(if has_own_log { copy } else { source }) {
         Ok(connection) => return Ok(connection),
         Err(error) => error,
     };
@@ -117,16 +142,50 @@ fn readable(source: &Path, new: &Connection, target: &Path, copy: &Path) -> Resu
         File::open(target)?.read_exact(&mut header)?;
         // "Version valid for" unlike the change counter: SQLite takes the number of pages from the size of the file.
         header[92..96].copy_from_slice(&[0xFF; 4]);
-        fs::copy(source, copy)?;
+        // It may be the file itself.
+        remove_if_there(copy)?;
+        copy_around(source, copy)?;
         let mut file = OpenOptions::new().write(true).open(copy)?;
         file.write_all(&header)?;
-        match fs::copy(with_suffix(source, "-wal"), with_suffix(copy, "-wal")) {
+        match if has_own_log { Ok(()) } else { copy_around(&from, &to) } {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-            Ok(_) | Err(_) => Ok(()),
+            Ok(()) | Err(_) => Ok(()),
         }
     };
-    patch().map_err(|error| Failure::Trouble(format!("cannot copy the damaged database: {error}")))?;
+    patch().map_err(trouble)?;
     connect(copy)
+}
+
+/// Writes what can be had of a log that is damaged; false where it is not, or nothing more can be had of it than SQLite reads.
+fn repair_log(from: &Path, to: &Path) -> io::Result<bool> {
+    let Some(log) = Wal::read(from, true)? else { return Ok(false) };
+    let Some(damage) = log.damage() else { return Ok(false) };
+    let is_repaired = log.repair(damage, from, to)?;
+    if is_repaired {
+        tracing::warn!(%damage, "the log is put together again as far as it can be");
+    } else {
+        tracing::error!(%damage, "the log cannot be put together again: what lies behind the damage is lost without a count of messages");
+    }
+    Ok(is_repaired)
+}
+
+/// Copies a file; what cannot be read of it is zeros.
+fn copy_around(from: &Path, to: &Path) -> io::Result<()> {
+    let from = File::open(from)?;
+    let bytes = from.metadata()?.len();
+    let to = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(to)?;
+    let mut block = [0; COPY_BYTES];
+    let mut at = 0;
+    while at < bytes {
+        let read = from.read_at(&mut block, at).unwrap_or(0);
+        if read == 0 {
+            block.fill(0);
+        }
+        let whole = u64::try_from(if read == 0 { COPY_BYTES } else { read }).unwrap_or(u64::MAX).min(bytes - at);
+        to.write_all_at(&block[..usize::try_from(whole).unwrap_or(COPY_BYTES)], at)?;
+        at += whole;
+    }
+    Ok(())
 }
 
 fn with_suffix(path: &Path, suffix: &str) -> PathBuf {

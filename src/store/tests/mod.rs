@@ -1,6 +1,7 @@
 //! Tests of the store through its doors, on real files.
 
 mod at_rest;
+mod backup;
 mod basics;
 mod bench;
 mod configure;
@@ -10,6 +11,7 @@ mod full;
 mod import;
 mod kept;
 mod limits;
+mod log;
 mod migration;
 mod model;
 mod opening;

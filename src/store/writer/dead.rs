@@ -2,7 +2,6 @@
 
 use bytestring::ByteString;
 use rusqlite::{OptionalExtension, params};
-use time::OffsetDateTime;
 
 use super::Writer;
 use crate::{
@@ -16,6 +15,7 @@ use crate::{
         orders::{Done, OrderError},
         row::{Decoder, weight},
     },
+    units::rfc3339_of_unix_ms,
 };
 
 /// User property of a message that was retried: the `tg-id` that it had first.
@@ -144,13 +144,7 @@ fn note_origin(message: &mut Message, letter: &DeadLetter, gateway: &str) {
         origin.as_ref().map_or_else(|| format!("{gateway}/{}/{}", letter.stream, letter.seq), |origin| origin.id());
     properties.user.push((ByteString::from_static(RETRY_OF), ByteString::from(id)));
     let accepted_unix_ms = origin.map(|origin| origin.accepted_unix_ms).or(letter.accepted_unix_ms);
-    if let Some(time) = accepted_unix_ms.and_then(rfc3339) {
+    if let Some(time) = accepted_unix_ms.and_then(rfc3339_of_unix_ms) {
         properties.user.push((ByteString::from_static(RETRY_TIME), ByteString::from(time)));
     }
-}
-
-fn rfc3339(unix_ms: i64) -> Option<String> {
-    let time = OffsetDateTime::from_unix_timestamp(unix_ms.div_euclid(1000)).ok()?;
-    let (date, (hour, minute, second)) = (time.date(), time.to_hms());
-    Some(format!("{date}T{hour:02}:{minute:02}:{second:02}.{:03}Z", unix_ms.rem_euclid(1000)))
 }

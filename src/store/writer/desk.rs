@@ -163,6 +163,7 @@ impl<'c> Writer<'c> {
             properties: BytesMut::new(),
             company: Company { last_round: None, skip: 0, vain: VAIN_ROUNDS_MIN },
             next_tick: Instant::now() + TICK,
+            next_checkpoint: None,
             chores: true,
             next_chore: Instant::now(),
             told: None,

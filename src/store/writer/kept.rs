@@ -61,8 +61,8 @@ impl Writer<'_> {
         let Some((first, end)) = gone.overlaps(0, Sequence::MAX).next().filter(|_| has_many_gone(gone)) else {
             return Ok(0);
         };
-        let end = end.min(first.saturating_add(rows));
         self.transaction.begin()?;
+        let end = end.min(self.first_row(index, first, end)?.saturating_add(rows));
         self.delete_rows(index, first, end)?;
         self.transaction.changing(index).books.operated.kept.gone.remove(first, end);
         Ok(end - first)
@@ -73,13 +73,14 @@ impl Writer<'_> {
         self.transaction.begin()?;
         let books = &self.transaction.streams[index].books;
         let (tail, tail_offset) = (books.tail, books.tail_offset);
-        let mut end = due.min(tail.saturating_add(rows));
+        let first = self.first_row(index, tail, due)?;
+        let mut end = due.min(first.saturating_add(rows));
         let end_offset = loop {
             let offset = self.offset_below_head(index, end - 1)?;
-            if end - tail == 1 || offset - tail_offset <= DELETE_SLICE_BYTES {
+            if end - first <= 1 || offset - tail_offset <= DELETE_SLICE_BYTES {
                 break offset;
             }
-            end = tail + (end - tail) / 2;
+            end = first + (end - first) / 2;
         };
         let gone: Vec<_> = self.transaction.streams[index].books.operated.kept.gone.overlaps(tail, end).collect();
         for (first, end) in gone {

@@ -96,6 +96,8 @@ struct Writer<'c> {
     properties: BytesMut,
     company: Company,
     next_tick: Instant,
+    /// No checkpoint before this: a reader that stays was waited for in vain.
+    next_checkpoint: Option<Instant>,
     /// Something is left for idle moments.
     chores: bool,
     /// When a slice of it may be done although it is not quiet.

@@ -10,7 +10,13 @@ use rusqlite::{Connection, OptionalExtension, wal::CheckpointMode};
 use super::queues::queued_row;
 use super::{Writer, space::Measured};
 use crate::store::{
-    alarms, api::Sequence, books::Books, failure::Failure, mend, queue, schema::PAGE_BYTES, sessions::SessionId,
+    alarms,
+    api::Sequence,
+    books::Books,
+    failure::Failure,
+    mend, queue,
+    schema::{BUSY_TIMEOUT, PAGE_BYTES},
+    sessions::SessionId,
     shared::locked,
 };
 
@@ -45,6 +51,12 @@ const CHECKPOINT_PAGES: u32 = 1024;
 
 /// Pages in the log from which on readers are waited for, so that it can start anew: 16 MiB.
 const CHECKPOINT_WAIT_PAGES: u32 = 4096;
+
+/// How long a checkpoint waits for readers. Those of the gateway are done by then; a backup, which is another process, takes minutes.
+const CHECKPOINT_PATIENCE: Duration = Duration::from_secs(1);
+
+/// Where that was in vain the log grows for so long before it is tried again.
+const CHECKPOINT_PAUSE: Duration = Duration::from_secs(10);
 
 /// No message for so long is quiet enough for chores.
 pub(super) const QUIET: Duration = Duration::from_millis(20);
@@ -261,29 +273,37 @@ impl Writer<'_> {
     /// Deletes at most `rows` rows of at most about [`DELETE_SLICE_BYTES`] below the head; returns how many.
     fn delete_slice(&mut self, index: usize, rows: u64) -> Result<u64, Failure> {
         self.transaction.begin()?;
+        let books = &self.transaction.streams[index].books;
+        let (tail, head) = (books.tail, books.head);
+        let first = self.first_row(index, tail, head)?;
         let connection = self.transaction.connection;
         let stream = self.transaction.changing(index);
-        let tail = stream.books.tail;
-        let mut rows = rows.min(stream.books.garbage_rows());
-        let end = loop {
-            let end = if rows == stream.books.garbage_rows() {
+        let mut end = head.min(first.saturating_add(rows));
+        let end_offset = loop {
+            let offset = if end == head {
                 stream.books.head_offset
             } else {
                 let mut end_at = connection.prepare_cached(&stream.sql.end_at)?;
-                let end: Option<i64> =
-                    end_at.query_row([(tail + rows - 1).cast_signed()], |row| row.get(0)).optional()?;
-                end.map_or(stream.books.tail_offset, i64::cast_unsigned)
+                let offset: Option<i64> = end_at.query_row([(end - 1).cast_signed()], |row| row.get(0)).optional()?;
+                offset.map_or(stream.books.tail_offset, i64::cast_unsigned)
             };
-            if rows == 1 || end.saturating_sub(stream.books.tail_offset) <= DELETE_SLICE_BYTES {
-                break end;
+            if end - first <= 1 || offset.saturating_sub(stream.books.tail_offset) <= DELETE_SLICE_BYTES {
+                break offset;
             }
-            rows /= 2;
+            end = first + (end - first) / 2;
         };
-        let range = (tail.cast_signed(), (tail + rows).cast_signed());
-        connection.prepare_cached(&stream.sql.delete)?.execute(range)?;
-        stream.books.tail = tail + rows;
-        stream.books.tail_offset = end.clamp(stream.books.tail_offset, stream.books.head_offset);
-        Ok(rows)
+        connection.prepare_cached(&stream.sql.delete)?.execute((tail.cast_signed(), end.cast_signed()))?;
+        stream.books.tail = end;
+        stream.books.tail_offset = end_offset.clamp(stream.books.tail_offset, stream.books.head_offset);
+        Ok(end - first)
+    }
+
+    /// The first number from `from` on that has a row; `end` where none before that has: after a salvage or a restore numbers go on
+    /// far behind the last, and nobody may count his way across.
+    pub(super) fn first_row(&self, index: usize, from: Sequence, end: Sequence) -> Result<Sequence, Failure> {
+        let mut walk = self.transaction.connection.prepare_cached(&self.transaction.streams[index].sql.walk)?;
+        let row: Option<i64> = walk.query_row((from.cast_signed(), 1), |row| row.get(0)).optional()?;
+        Ok(row.map_or(end, i64::cast_unsigned).clamp(from, end))
     }
 
     fn give_back_pages(&mut self) -> Result<(), Failure> {
@@ -335,13 +355,26 @@ impl Writer<'_> {
 
     fn checkpoint_if_due(&mut self) -> Result<(), Failure> {
         let pages = self.transaction.log_pages.load(Ordering::Relaxed);
-        if pages < CHECKPOINT_PAGES {
+        if pages < CHECKPOINT_PAGES || self.next_checkpoint.is_some_and(|at| Instant::now() < at) {
             return Ok(());
         }
+        self.next_checkpoint = None;
         self.note_ends()?;
-        let mode = if pages < CHECKPOINT_WAIT_PAGES { CheckpointMode::PASSIVE } else { CheckpointMode::RESTART };
-        match checkpoint(self.transaction.connection, mode) {
-            Ok(()) => Ok(()),
+        let connection = self.transaction.connection;
+        let done = if pages < CHECKPOINT_WAIT_PAGES {
+            checkpoint(connection, CheckpointMode::PASSIVE)
+        } else {
+            connection.busy_timeout(CHECKPOINT_PATIENCE)?;
+            let done = checkpoint(connection, CheckpointMode::RESTART);
+            connection.busy_timeout(BUSY_TIMEOUT)?;
+            done
+        };
+        match done {
+            Ok(true) => Ok(()),
+            Ok(false) => {
+                self.next_checkpoint = Some(Instant::now() + CHECKPOINT_PAUSE);
+                Ok(())
+            }
             Err(error @ Failure::Full(_)) => {
                 self.disk_was_full(&error);
                 Ok(())
@@ -355,11 +388,11 @@ fn is_worth_deleting(books: &Books) -> bool {
     books.garbage_rows() >= GARBAGE_MIN_ROWS || books.garbage_bytes() >= GARBAGE_MIN_BYTES
 }
 
-/// Moves the log into the database. A reader that keeps a part of it busy is no error: the next checkpoint gets it.
-fn checkpoint(connection: &Connection, mode: CheckpointMode) -> Result<(), Failure> {
+/// Moves the log into the database. A reader that keeps a part of it busy is no error: the next checkpoint gets it. False where one did.
+fn checkpoint(connection: &Connection, mode: CheckpointMode) -> Result<bool, Failure> {
     match connection.wal_checkpoint_v2(Some("main"), mode) {
-        Ok(_) => Ok(()),
-        Err(error) if error.sqlite_error_code() == Some(rusqlite::ErrorCode::DatabaseBusy) => Ok(()),
+        Ok(_) => Ok(true),
+        Err(error) if error.sqlite_error_code() == Some(rusqlite::ErrorCode::DatabaseBusy) => Ok(false),
         Err(error) => Err(Failure::from(error)),
     }
 }

@@ -207,12 +207,19 @@ class Subscriber:
                 line.send(mqtt.acknowledge(mqtt.PUBACK, arrived.packet_id))
             self.enter(*name_of(arrived.payload), arrived)
 
+    def is_late(self, publisher, number):
+        """Whether a message may come behind newer ones of its publisher: where the subscription began in the middle of what was on the
+        way, it got the newer ones alone. If the publisher does not hear that it may forget them, it says all of them again, oldest first,
+        and now they are for this session too."""
+        before = not self.subscribed or number < self.since[publisher]
+        return before and number in self.publishers[publisher].repeated
+
     def enter(self, publisher, number, arrived):
         self.times += 1
         twice = (publisher, number) in self.got
         if twice and arrived.qos == 2 and not (self.publishers[publisher].qos == 1 and number in self.publishers[publisher].repeated):
             raise Broken(f"{self.name}: {publisher}:{number} came twice at QoS 2")
-        if not twice and number < self.highest.get(publisher, 0):
+        if not twice and number < self.highest.get(publisher, 0) and not self.is_late(publisher, number):
             raise Broken(f"{self.name}: {publisher}:{number} came after {self.highest[publisher]}")
         self.got.add((publisher, number))
         self.highest[publisher] = max(number, self.highest.get(publisher, 0))

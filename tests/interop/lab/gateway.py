@@ -140,15 +140,15 @@ class Gateway:
         except OSError as error:
             return 0, str(error)
 
-    def books(self):
-        """The books of the stream, flat: every way out as one number, and the backlog."""
+    def books(self, name="telemetry"):
+        """The books of a stream, flat: every way out as one number, and the backlog."""
         status, body = self.http("/api/v1/streams")
         if status != 200:
             raise RuntimeError(f"/api/v1/streams answered {status}: {body}")
         streams = json.loads(body)
         if isinstance(streams, dict):
             streams = streams["streams"]
-        stream = next(s for s in streams if s["name"] == "telemetry")
+        stream = next(s for s in streams if s["name"] == name)
         books = {name: total(stream[name]) for name in ("accepted", "forwarded", "expired", "dropped", "dead", "purged")}
         backlog = stream["backlog"]
         books["backlog"] = int(backlog["messages"] if isinstance(backlog, dict) else backlog)

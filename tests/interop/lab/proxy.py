@@ -13,6 +13,8 @@
 | `strand()` | the old connections linger on the far side, and what was on its way comes late, after the new ones are made |
 | `refusing`, `deny()` | new connections are closed at once, or refused |
 
+`carried` counts the bytes that came from each side.
+
 "Up" is from who connects to the proxy towards its target.
 """
 
@@ -85,6 +87,7 @@ class Link:
         proxy.flowing[direction].wait()
         if direction in proxy.losing:
             return
+        proxy.carried[direction] += len(data)
         if direction == "up" and proxy.budget is not None:
             proxy.budget -= len(data)
             if proxy.budget <= 0:
@@ -121,6 +124,7 @@ class Proxy:
         self.lock = threading.Lock()
         self.links = []
         self.accepted = self.resets = 0
+        self.carried = dict.fromkeys(BOTH, 0)
         self.listener = None
         self.admit()
 
