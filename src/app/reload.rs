@@ -123,10 +123,10 @@ pub(super) struct Reload {
     /// The configuration file that was asked for.
     file: Option<PathBuf>,
     watch: Watch,
-    /// Whether the files have been looked at before, from which a change is told.
-    has_looked: bool,
     /// What is wrong with the files of access, as the log last said.
     told: Option<String>,
+    /// Whether the files have been looked at before, from which a change is told.
+    has_looked: bool,
 }
 
 /// A new configuration that could be used, and what is surely not meant in it.
@@ -137,7 +137,7 @@ pub(super) struct Ready {
 
 impl Reload {
     pub(super) fn new(file: Option<&Path>) -> Self {
-        Self { file: file.map(Path::to_owned), watch: Watch::default(), has_looked: false, told: None }
+        Self { file: file.map(Path::to_owned), watch: Watch::default(), told: None, has_looked: false }
     }
 
     /// Waits until it is time to look at the files. Cancel safe.

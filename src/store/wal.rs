@@ -99,7 +99,7 @@ impl Wal {
             opened => opened?,
         };
         let bytes = file.metadata()?.len();
-        let fill = |at: usize, buffer: &mut [u8]| match file.read_exact_at(buffer, at as u64) {
+        let get = |at: usize, buffer: &mut [u8]| match file.read_exact_at(buffer, at as u64) {
             Err(_) if around => {
                 buffer.fill(0);
                 // The header of a frame may be on another block than what cannot be read.
@@ -114,12 +114,12 @@ impl Wal {
         if bytes <= HEAD_BYTES as u64 {
             return Ok(None);
         }
-        fill(0, &mut head)?;
+        get(0, &mut head)?;
         let mut wal = Self::of_head(&head);
         let mut before = (word(&head, 24), word(&head, 28));
         let mut frame = vec![0; FRAME_HEAD_BYTES + wal.page_bytes];
         while wal.place(wal.frames.len() + 1) as u64 <= bytes {
-            fill(wal.place(wal.frames.len()), &mut frame)?;
+            get(wal.place(wal.frames.len()), &mut frame)?;
             let salts = frame[8..16].try_into().unwrap_or_default();
             let (page, commit) = (word(&frame, 0), word(&frame, 4));
             let stored = (word(&frame, 16), word(&frame, 20));
@@ -135,19 +135,20 @@ impl Wal {
     }
 
     fn of_head(head: &[u8; HEAD_BYTES]) -> Self {
-        let (magic, page_bytes) = (word(head, 0), word(head, 8));
+        let usual = usize::try_from(PAGE_BYTES).unwrap_or_default();
+        let (magic, page_bytes) = (word(head, 0), usize::try_from(word(head, 8)).unwrap_or_default());
         let is_sane = magic & !1 == MAGIC && page_bytes.is_power_of_two() && (512..=65_536).contains(&page_bytes);
         let mut wal = Self {
             has_head: is_sane,
             big_endian: if is_sane { magic & 1 == 1 } else { cfg!(target_endian = "big") },
-            page_bytes: usize::try_from(if is_sane { u64::from(page_bytes) } else { PAGE_BYTES }).unwrap_or_default(),
+            page_bytes: if is_sane { page_bytes } else { usual },
             salts: head[16..24].try_into().unwrap_or_default(),
             frames: Vec::new(),
         };
         wal.has_head = is_sane && wal.sum((0, 0), &head[..24]) == (word(head, 24), word(head, 28));
         if is_sane && !wal.has_head {
             // Any bit of it may be wrong.
-            return Self { big_endian: cfg!(target_endian = "big"), page_bytes: PAGE_BYTES as usize, ..wal };
+            return Self { big_endian: cfg!(target_endian = "big"), page_bytes: usual, ..wal };
         }
         wal
     }
