@@ -59,7 +59,8 @@ impl Pace {
 
 /// Gives back what is not in use, after busy times; never ends. Cancel safe.
 pub async fn give_back_after_work() -> std::convert::Infallible {
-    let mut pace = Pace::default();
+    // The start is a busy time, too: it reads the configuration and some 150 roots.
+    let mut pace = Pace { is_busy: true, ..Pace::default() };
     loop {
         beat::wait(pace.interval()).await;
         let used = clock_gettime(ClockId::ProcessCPUTime);

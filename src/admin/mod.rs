@@ -277,11 +277,11 @@ async fn run(listener: TcpListener, state: routes::State, stop: CancellationToke
     let (_until_the_end, stopping) = mpsc::sync_channel::<Infallible>(0);
     let (sampling, sampled) = oneshot::channel::<Infallible>();
     let its = state.clone();
-    let sampler = thread::Builder::new().name("sampler".to_owned()).spawn(move || {
+    let thread = thread::Builder::new().name("sampler".to_owned()).spawn(move || {
         let _sampling = sampling;
         sample(&its, &stopping);
     });
-    if let Err(error) = sampler {
+    if let Err(error) = thread {
         tracing::error!(%error, "no thread for the samples of the books");
         return;
     }

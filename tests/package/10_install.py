@@ -46,8 +46,8 @@ with Theme("install") as t:
             t.check(f"man page {page}", ".TH " in manual.read())
     t.check("bash completes", "tidegate" in system.run("bash -c '. /usr/share/bash-completion/completions/tidegate && complete -p tidegate'").stdout)
     t.check("zsh and fish have theirs", system.run("head -n 1 /usr/share/zsh/vendor-completions/_tidegate /usr/share/fish/vendor_completions.d/tidegate.fish").stdout.count("tidegate") > 1)
-    t.check("every example of a configuration is one",
-            system.run("cd /usr/share/doc/tidegate/examples && for file in minimal.toml; do tidegate check -c $file || exit 1; done").returncode == 0)
+    smallest = system.run("tidegate check -c /usr/share/doc/tidegate/examples/minimal.toml", check=False)
+    t.check("the smallest example is a configuration", smallest.returncode == 0, smallest.said if smallest.returncode else "")
 
     system.publish(["one"])
     t.check("what is published is stored", [one[1:] for one in system.stored("telemetry")] == [("sensors/a", "one")], system.stored("telemetry"))

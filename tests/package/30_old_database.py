@@ -2,7 +2,6 @@
 
 import pathlib
 import sqlite3
-import subprocess
 import tempfile
 
 from lab.process import wait_for
@@ -52,10 +51,7 @@ with Theme("old-database") as t:
         t.check(f"version {version}: the books were kept, and balance", books["balance"] and (books["accepted"], books["forwarded"], books["dead"]) == (20, 4, FIRST[version] - 5))
         t.check(f"version {version}: nothing was set aside", not system.inside("/var/lib/tidegate/quarantine").exists() or not list(system.inside("/var/lib/tidegate/quarantine").iterdir()))
 
-        system.write("/tmp/upstream.conf", "listener 1884 127.0.0.1\nallow_anonymous true\n")
-        broker = system.start("mosquitto", "-c", "/tmp/upstream.conf", stderr=subprocess.DEVNULL)
-        t.later(broker.kill)
-        wait_for("the upstream answers", lambda: system.run("mosquitto_pub -h 127.0.0.1 -p 1884 -t probe -n", check=False, log=False).returncode == 0)
+        broker = system.mosquitto(t, "listener 1884 127.0.0.1\nallow_anonymous true\n")
         if books["paused"]:
             system.run("tidegate resume a")
         wait_for("the backlog is empty", lambda: system.books("a")["backlog"]["messages"] == 0, 30, every=0.2)

@@ -24,8 +24,8 @@ with Theme("remove") as t:
     # Somebody has written a configuration before there was a package, and made a mistake.
     system.write("/etc/tidegate/conf.d/50-site.toml", '[gateway]\nidd = "plant-7"\n')
     done = system.install(package)
-    t.check("an installation beside a wrong configuration ends well", done.returncode == 0, done.stderr.strip())
-    t.check("and says that the service does not run", "does not run" in done.stderr, done.stderr.strip())
+    t.check("an installation beside a wrong configuration ends well", done.returncode == 0, done.last)
+    t.check("and says that the service does not run", "does not run" in done.stderr, done.last)
     t.check("dpkg has it installed", system.run("dpkg-query -W -f '${Status}' tidegate").stdout == "install ok installed")
     system.write("/etc/tidegate/conf.d/50-site.toml", '[gateway]\nid = "plant-7"\n')
     system.run("systemctl start tidegate")
@@ -50,13 +50,13 @@ with Theme("remove") as t:
     t.check("the data is left", system.inside("/var/lib/tidegate/tidegate.db").exists() and system.inside("/var/lib/tidegate-north/tidegate.db").exists())
 
     done = system.install(package)
-    t.check("installed again it runs", system.property("ActiveState") == "active", done.stderr.strip())
+    t.check("installed again it runs", system.property("ActiveState") == "active", done.last)
     t.check("and finds what was stored", system.stored("telemetry") == stored)
     system.run("systemctl start tidegate@north")
     t.check("the other one, too", system.stored("telemetry", north) == other)
 
     done = system.run("dpkg -P tidegate")
-    t.check("a purge says what it deletes", "/var/lib/tidegate " in done.stderr and "/var/lib/tidegate-north " in done.stderr, done.stderr.strip())
+    t.check("a purge says what it deletes", "/var/lib/tidegate " in done.stderr and "/var/lib/tidegate-north " in done.stderr, done.last)
     wait_for("systemd has forgotten it", lambda: "tidegate" not in system.run("systemctl list-unit-files --no-legend", log=False).stdout)
     left = system.run("find / -xdev \\( -path /proc -o -path /sys -o -path /run -o -path /mnt -o -path /tmp \\) -prune -o -name '*tidegate*' -print").stdout.split()
     t.check("purged, nothing is left", left == [], left)

@@ -41,10 +41,11 @@ class System:
         return subprocess.Popen(self._enter(command), **more)
 
     def run(self, command, check=True, log=True, stdin=None):
-        """One line for the shell in the system; what it gives back has `said`, both outputs together, beside `stdout`."""
+        """One line for the shell in the system; what it gives back has `said`, both outputs together, and the `last` line of that."""
         began = time.monotonic()
         done = subprocess.run(self._enter(["sh", "-c", command]), input=stdin, stdin=subprocess.DEVNULL if stdin is None else None, capture_output=True, text=True, timeout=120)
         done.said = done.stdout + done.stderr
+        done.last = "".join(done.said.strip().splitlines()[-1:])
         done.seconds = time.monotonic() - began
         if log:
             self.log.write(f"# {command}\n{done.said}{f'(exit code {done.returncode})' + chr(10) if done.returncode else ''}\n")
@@ -74,6 +75,16 @@ class System:
         """dpkg -i, with nobody there to ask."""
         self.put(package, f"/tmp/{package.name}")
         return self.run(f"dpkg -i {options} /tmp/{package.name}", check=check)
+
+    def mosquitto(self, t, configuration):
+        """A Mosquitto in the system as upstream, until the end of the theme; it answers when this is done."""
+        self.write("/tmp/upstream.conf", configuration)
+        port = configuration.split()[1]
+        broker = self.start("mosquitto", "-c", "/tmp/upstream.conf", stderr=subprocess.DEVNULL)
+        t.later(broker.kill)
+        answers = f"mosquitto_pub -h 127.0.0.1 -p {port} -t probe -n"
+        wait_for("the upstream answers", lambda: self.run(answers, check=False, log=False).returncode == 0, every=0.1)
+        return broker
 
     def property(self, name, unit="tidegate.service"):
         return self.run(f"systemctl show -P {name} {unit}", log=False).stdout.strip()
