@@ -162,7 +162,8 @@ impl Inputs {
 
     /// The inputs of a process beside the gateway.
     pub fn of_onlooker(file: Option<PathBuf>) -> Self {
-        let data_dir_of_unit = unit::data_dir(file.as_deref()).filter(|folder| folder.exists());
+        // Also where it is not there yet: a new device to which a backup is restored before the first start.
+        let data_dir_of_unit = unit::data_dir(file.as_deref());
         Self { reader: Reader::Onlooker, data_dir_of_unit, ..Self::of_process(file) }
     }
 }

@@ -296,10 +296,11 @@ def two_upstreams(bench):
     one, two = (bench.service(name, users=[("plant-7", "secret")], rules=rules) for name in ("cloud-a", "cloud-b"))
     historian = bench.service("historian", secure=False)
     door = free_port()
-    proxy = Proxy(door, one.secure)
+    proxy, second = Proxy(door, one.secure), Proxy(free_port(), two.secure)
     t.later(proxy.close)
+    t.later(second.close)
     example = Example(t, bench.folder / "two-upstreams", "two-upstreams.toml", None, {"cloud-password": "secret\n"}, {
-        "TIDEGATE__UPLINK__CLOUD__URLS": f"mqtts://localhost:{door},{two.url}", "SSL_CERT_FILE": str(bench.tls / "ca.pem"),
+        "TIDEGATE__UPLINK__CLOUD__URLS": f"mqtts://localhost:{door},mqtts://localhost:{second.port}", "SSL_CERT_FILE": str(bench.tls / "ca.pem"),
         "TIDEGATE__UPLINK__HISTORIAN__URL": f"mqtt://127.0.0.1:{historian.port}",
         "TIDEGATE__UPLINK__HISTORIAN__USERNAME": "observer", "TIDEGATE__UPLINK__HISTORIAN__PASSWORD_FILE": str(bench.password),
     })
@@ -309,7 +310,7 @@ def two_upstreams(bench):
     seen.wait("plants/plant-7/sensors/t1")
     t.check("two-upstreams.toml: the first address is used", not two.logins("plant-7") and len(one.logins("plant-7")) == 1)
     # The first address goes; meanwhile telemetry gathers, then alarms.
-    two.stop()
+    second.refusing = True
     proxy.refusing = True
     proxy.cut()
     wait_for("the cloud is gone", lambda: example.metric("tidegate_uplink_connected", uplink="cloud") == 0, 20)
@@ -321,8 +322,9 @@ def two_upstreams(bench):
         publish(example.port, "alarms/a", f"alarm {number}")
     publish(example.port, "diagnostics/d", "lost", "-q", "0")
     check_delivery(t, archive.expect(sensors.journal, seconds=60), "two-upstreams.toml: the historian has everything meanwhile")
-    two.start()
+    # Whoever watches is there before the first message is.
     seen = two.observe()
+    second.refusing = False
     example.drained()
     seen.wait("plants/plant-7/alarms/a")
     wait_for("all telemetry is there", lambda: len([got for got in seen.all() if "/sensors/" in got[0]]) >= 700, 30)
@@ -343,7 +345,7 @@ def metered(bench):
     seen = service.observe()
     began, at = time.monotonic(), proxy.carried["up"]
     # At 200 bytes a second this takes longer than what is looked at.
-    sensors = Sensors(bench.folder, example.port, "metered", count=30, size=60, topic="sensors/t{}")
+    sensors = Sensors(bench.folder, example.port, "metered", count=60, size=60, topic="sensors/t{}")
     sensors.result()
     publish(example.port, "alarms/a", "fire")
     seen.wait("p7/alarms/a")

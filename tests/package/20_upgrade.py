@@ -77,7 +77,7 @@ with Theme("upgrade") as t:
     wait_for("the sensor is served again", lambda: len(sensor.acknowledged) > seen)
     sensor.stop.set()
     sensor.join(30)
-    t.check("a sensor waits seconds at most", sensor.longest < 10, f"{sensor.longest:.1f} s between two acknowledgements, of {len(sensor.acknowledged)}")
+    t.check("a sensor waits seconds at most", sensor.longest < 30, f"{sensor.longest:.1f} s between two acknowledgements, of {len(sensor.acknowledged)}")
     t.check("one start, no crash", system.property("NRestarts") == "0")
     t.check("the configuration that was changed is kept", system.inside("/etc/tidegate/tidegate.toml").read_text() == MINE)
     t.check("that of the package lies beside it", system.inside("/etc/tidegate/tidegate.toml.dpkg-dist").exists())

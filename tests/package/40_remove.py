@@ -52,11 +52,14 @@ with Theme("remove") as t:
     done = system.install(package)
     t.check("installed again it runs", system.property("ActiveState") == "active", done.last)
     t.check("and finds what was stored", system.stored("telemetry") == stored)
-    system.run("systemctl start tidegate@north")
-    t.check("the other one, too", system.stored("telemetry", north) == other)
+    t.check("the other one, too", system.property("ActiveState", "tidegate@north") == "active" and system.stored("telemetry", north) == other)
 
+    # Somebody's copy: no unit's data, whatever its name.
+    system.run("cp -a /var/lib/tidegate /var/lib/tidegate-copy")
     done = system.run("dpkg -P tidegate")
     t.check("a purge says what it deletes", "/var/lib/tidegate " in done.stderr and "/var/lib/tidegate-north " in done.stderr, done.last)
+    t.check("and leaves what belongs to no unit", system.inside("/var/lib/tidegate-copy/tidegate.db").exists() and "tidegate-copy" not in done.stderr)
+    system.run("rm -r /var/lib/tidegate-copy")
     wait_for("systemd has forgotten it", lambda: "tidegate" not in system.run("systemctl list-unit-files --no-legend", log=False).stdout)
     left = system.run("find / -xdev \\( -path /proc -o -path /sys -o -path /run -o -path /mnt -o -path /tmp \\) -prune -o -name '*tidegate*' -print").stdout.split()
     t.check("purged, nothing is left", left == [], left)

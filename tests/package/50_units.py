@@ -264,7 +264,7 @@ def instances(t, system):
     system.run("systemctl start tidegate@south", check=False)
     said = system.says("127.0.0.1:3883", "in use", unit="tidegate@south.service")
     t.check("a port that another has is named", said, said)
-    t.check("and waited for", system.state("tidegate@south.service") == "activating/auto-restart", system.state("tidegate@south.service"))
+    wait_for("and it is waited for", lambda: system.state("tidegate@south.service") == "activating/auto-restart", 20)
     system.run("systemctl stop tidegate@south")
     system.configure('[gateway]\nid = "south"\ndata_dir = "/var/lib/tidegate-north"\n' + text.split("\n", 2)[2], south)
     system.drop_in("[Service]\nReadWritePaths=/var/lib/tidegate-north\n", folder="/etc/systemd/system/tidegate@south.service.d")
