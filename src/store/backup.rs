@@ -38,6 +38,7 @@ use super::{
     failure::Failure,
     handle::OpenError,
     lock::DirectoryLock,
+    log,
     opening::{self, DATABASE, LOCK},
     recovery,
     schema::{self, Role, StreamSql},
@@ -96,7 +97,10 @@ pub fn backup(data_dir: &Path, target: &Path) -> Result<Copied, BackupError> {
     }
     match DirectoryLock::share(&data_dir.join(LOCK)) {
         // Held until the copy is made, so that no gateway starts meanwhile.
-        Ok(_lock) => copy(&path, at_rest::open_unchanged, target),
+        Ok(_lock) => {
+            has_whole_log(&path)?;
+            copy(&path, at_rest::open_unchanged, target)
+        }
         Err(OpenError::Locked { .. }) => {
             copy(&path, |path| schema::connect(path, Role::Reader, Durability::Full), target)
         }
@@ -110,6 +114,7 @@ pub fn restore(source: &Path, data_dir: &Path) -> Result<(Copied, Option<PathBuf
     if !source.is_file() {
         return Err(BackupError::Unreadable { path: source.to_owned(), cause: "there is no such file".to_owned() });
     }
+    has_whole_log(source)?;
     opening::make_directory(data_dir)?;
     let lock = DirectoryLock::take(&data_dir.join(LOCK))?;
     let mut copied = None;
@@ -123,6 +128,16 @@ pub fn restore(source: &Path, data_dir: &Path) -> Result<(Copied, Option<PathBuf
     lock.has_database();
     own_as(data_dir, data_dir).map_err(|error| unwritten(data_dir, &error))?;
     copied.map(|copied| (copied, aside)).ok_or_else(|| BackupError::Nothing(source.to_owned()))
+}
+
+/// Refuses a database that a crash left whose log is damaged in its middle: SQLite would read what comes before, and say nothing.
+fn has_whole_log(path: &Path) -> Result<(), BackupError> {
+    let unreadable = |cause: String| BackupError::Unreadable { path: path.to_owned(), cause };
+    match log::damage(path) {
+        Ok(None) => Ok(()),
+        Ok(Some(damage)) => Err(unreadable(format!("{damage}; a gateway that starts there salvages what can be read"))),
+        Err(error) => Err(unreadable(error.to_string())),
+    }
 }
 
 fn unwritten(path: &Path, cause: &dyn std::fmt::Display) -> BackupError {

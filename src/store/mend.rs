@@ -140,8 +140,13 @@ pub(super) fn rewrite_log(database: &Path) -> Result<(), RewriteError> {
         at += read as u64;
     }
     log.sync_all()?;
-    let folder = database.parent().filter(|folder| !folder.as_os_str().is_empty());
-    Ok(File::open(folder.unwrap_or(Path::new(".")))?.sync_all()?)
+    Ok(sync_folder_of(database)?)
+}
+
+/// Syncs the folder that a file is in.
+pub(super) fn sync_folder_of(file: &Path) -> io::Result<()> {
+    let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty());
+    File::open(folder.unwrap_or(Path::new(".")))?.sync_all()
 }
 
 /// The log of a database.

@@ -148,6 +148,7 @@ mod import;
 mod inspect;
 mod lane;
 mod lock;
+mod log;
 mod mend;
 mod metrics;
 mod opening;

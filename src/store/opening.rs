@@ -3,7 +3,6 @@
 use std::{
     collections::HashMap,
     fs::{self, DirBuilder, OpenOptions},
-    io::{self, ErrorKind},
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::{Path, PathBuf},
     sync::{Arc, Mutex, RwLock, mpsc::sync_channel},
@@ -17,7 +16,7 @@ use tokio::sync::{Semaphore, watch};
 
 use super::{
     alarms::{self, Alarms},
-    api::{Durability, Settings, StreamSettings},
+    api::{Settings, StreamSettings},
     backup::{self, BACKUP_ID},
     books::Books,
     clock::{self, Boots, Now},
@@ -27,14 +26,13 @@ use super::{
     failure::Failure,
     handle::{Handle, OpenError, Store},
     lock::DirectoryLock,
-    mend::{self, RewriteError},
+    log,
     metrics::Metrics,
     queue::{self, Counts, Ledger, QueueBooks},
     reader, recovery,
     schema::{self, Role, StreamSql},
     sessions::{QueueLimits, SessionId, is_reserved},
     shared::{ASKED_PLACES, CONTROLS_MAX, Glance, QUEUE_BYTES_MAX, QUEUE_PLACES, QueueDoor, READS_MAX, Shared, State},
-    wal::Wal,
     writer,
 };
 use crate::stats::DeadStats;
@@ -149,9 +147,10 @@ pub(super) fn load(
     made.map_err(|source| OpenError::Directory { step: "make", path: path.to_owned(), source })?;
     backup::set_strange_log_aside(&settings.data_dir)?;
     refuse_strangers(path)?;
-    make_log_durable(path, settings.durability)?;
+    log::make_durable(path, settings.durability)?;
     let connection = schema::connect(path, Role::Writer, settings.durability).map_err(at("open"))?;
     schema::migrate(&connection).map_err(at("migrate"))?;
+    log::forget_unsynced(&connection, path, settings.durability);
     // A version that is new must be in the file itself: a newer log beside an old file confuses older programs.
     let transaction = connection.unchecked_transaction().map_err(at("begin in"))?;
     if backup::is_backup(&transaction).map_err(at("look at"))? {
@@ -223,27 +222,6 @@ fn not_configured(
         others.push(StreamSettings::not_configured(&name));
     }
     others
-}
-
-/// The log that a crash left may hold what the kernel only remembers; see [`mend`]. And it may be damaged where SQLite takes it for ended;
-/// see [`super::wal`]. Without syncs there is nothing to keep, and nothing to be said of it.
-fn make_log_durable(path: &Path, durability: Durability) -> Result<(), LoadError> {
-    if durability == Durability::Process {
-        return Ok(());
-    }
-    let unreadable = |error: io::Error| LoadError::Unreadable(format!("cannot read the log of it: {error}"));
-    match mend::rewrite_log(path) {
-        Ok(()) => {}
-        Err(RewriteError::Write(error)) if error.kind() == ErrorKind::StorageFull => {
-            tracing::warn!(%error, "the log could not be written anew: the disk is full");
-        }
-        Err(RewriteError::Read(error)) => return Err(unreadable(error)),
-        Err(RewriteError::Write(error)) => {
-            return Err(LoadError::Sqlite { step: "write the log anew of", cause: error.to_string() });
-        }
-    }
-    let log = Wal::read(&mend::log_of(path), false).map_err(unreadable)?;
-    log.and_then(|log| log.damage()).map_or(Ok(()), |damage| Err(LoadError::Damaged(damage.to_string())))
 }
 
 /// Free pages beyond all pages would be handed out without end.

@@ -17,7 +17,7 @@
 //! second commits (SQLite takes the device for one that harms no bytes beside those it writes). The head of the log is
 //! synced before its first frame is written, so frames behind a head that makes no sense are judged by the salts that they share.
 //!
-//! This holds for `durability = "full"` only. What is out of reach: damage in the last transaction, or in the commit of the last but one where that lies
+//! This holds for `durability = "full"` only, and for a log of which every frame was written so: see `log::UNSYNCED`. What is out of reach: damage in the last transaction, or in the commit of the last but one where that lies
 //! across two sectors; it looks like a power cut.
 //!
 //! # What can be had again
@@ -26,13 +26,15 @@
 //! whose page does not is replaced by a page of zeros, which salvage walks around as around any damaged page. That needs the number
 //! of the page: the header of the bad frame must be beyond doubt, which it is where the next frame fits on it. Where it is not,
 //! an older state of some unknown page would be read as if it were the newest, rows of one stream in another in the worst case: then only what comes
-//! before the damage is taken. The log that was found is set aside whole.
+//! before the damage is taken. Without page 1 nothing can be read at all, and what matters in it, the schema, hardly ever changes: an older state of it
+//! stands in, of the log or else of the database. The log that was found is set aside whole.
 
 use std::{
     collections::HashSet,
     fmt,
     fs::{File, OpenOptions},
     io::{self, BufWriter, ErrorKind, Write},
+    ops::Range,
     os::unix::fs::{FileExt, OpenOptionsExt},
     path::Path,
 };
@@ -47,7 +49,13 @@ const MAGIC: u32 = 0x377f_0682;
 const FORMAT: u32 = 3_007_000;
 
 /// What a disk writes whole.
-const SECTOR_BYTES: usize = 512;
+const SECTOR_BYTES: u64 = 512;
+
+/// The page that everything is found by.
+const FIRST_PAGE: u32 = 1;
+
+/// In that page: for which state of the file its number of pages holds (SQLite file format, section 1.3.7).
+const VALID_FOR: Range<usize> = 92..96;
 
 type Sum = (u32, u32);
 
@@ -99,11 +107,11 @@ impl Wal {
             opened => opened?,
         };
         let bytes = file.metadata()?.len();
-        let get = |at: usize, buffer: &mut [u8]| match file.read_exact_at(buffer, at as u64) {
+        let get = |at: u64, buffer: &mut [u8]| match file.read_exact_at(buffer, at) {
             Err(_) if around => {
                 buffer.fill(0);
                 // The header of a frame may be on another block than what cannot be read.
-                if file.read_exact_at(&mut buffer[..FRAME_HEAD_BYTES], at as u64).is_err() {
+                if file.read_exact_at(&mut buffer[..FRAME_HEAD_BYTES], at).is_err() {
                     buffer.fill(0);
                 }
                 Ok(())
@@ -118,7 +126,7 @@ impl Wal {
         let mut wal = Self::of_head(&head);
         let mut before = (word(&head, 24), word(&head, 28));
         let mut frame = vec![0; FRAME_HEAD_BYTES + wal.page_bytes];
-        while wal.place(wal.frames.len() + 1) as u64 <= bytes {
+        while wal.place(wal.frames.len() + 1) <= bytes {
             get(wal.place(wal.frames.len()), &mut frame)?;
             let salts = frame[8..16].try_into().unwrap_or_default();
             let (page, commit) = (word(&frame, 0), word(&frame, 4));
@@ -172,9 +180,9 @@ impl Wal {
         })
     }
 
-    /// Where a frame begins.
-    fn place(&self, at: usize) -> usize {
-        HEAD_BYTES + at * (FRAME_HEAD_BYTES + self.page_bytes)
+    /// Where a frame begins. A log can be longer than 32 bits can count.
+    fn place(&self, at: usize) -> u64 {
+        HEAD_BYTES as u64 + at as u64 * (FRAME_HEAD_BYTES + self.page_bytes) as u64
     }
 
     fn is_good(&self, at: usize) -> bool {
@@ -183,7 +191,7 @@ impl Wal {
 
     /// Whether the header of a frame is as it was written: its checksum is what the next frame goes on from.
     fn has_header(&self, at: usize) -> bool {
-        let is_whole = self.place(at) % SECTOR_BYTES + FRAME_HEAD_BYTES <= SECTOR_BYTES;
+        let is_whole = self.place(at) % SECTOR_BYTES + FRAME_HEAD_BYTES as u64 <= SECTOR_BYTES;
         self.is_good(at)
             || (is_whole && self.is_good(at + 1) && self.frames[at].salts == self.salts && self.frames[at].page > 0)
     }
@@ -204,8 +212,9 @@ impl Wal {
         })
     }
 
-    /// Writes a log that has what can be had of the damaged one at `from`. False where that cannot be said, and nothing is written.
-    pub(super) fn repair(&self, damage: Damage, from: &Path, to: &Path) -> io::Result<bool> {
+    /// Writes a log that has what can be had of the damaged one at `from`, which is that of `database`. False where that cannot be said, and
+    /// nothing is written.
+    pub(super) fn repair(&self, damage: Damage, database: &Path, from: &Path, to: &Path) -> io::Result<bool> {
         let Some(plan) = self.plan(damage) else { return Ok(false) };
         let from = File::open(from)?;
         let file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(to)?;
@@ -222,9 +231,12 @@ impl Wal {
         for (at, keep) in plan.into_iter().enumerate() {
             match keep {
                 Keep::No => continue,
-                Keep::Page => from.read_exact_at(&mut frame, self.place(at) as u64)?,
+                Keep::Page => from.read_exact_at(&mut frame, self.place(at))?,
                 Keep::Place => {
                     frame.fill(0);
+                    if self.frames[at].page == FIRST_PAGE {
+                        self.older_first_page(at, database, &from, &mut frame[FRAME_HEAD_BYTES..])?;
+                    }
                     let Frame { page, commit, salts, .. } = self.frames[at];
                     frame[..4].copy_from_slice(&page.to_be_bytes());
                     frame[4..8].copy_from_slice(&commit.to_be_bytes());
@@ -239,6 +251,17 @@ impl Wal {
         }
         to.flush()?;
         Ok(true)
+    }
+
+    /// Page 1 as it was before this frame.
+    fn older_first_page(&self, at: usize, database: &Path, log: &File, page: &mut [u8]) -> io::Result<()> {
+        match (0..at).rev().find(|at| self.frames[*at].page == FIRST_PAGE && self.is_good(*at)) {
+            Some(older) => log.read_exact_at(page, self.place(older) + FRAME_HEAD_BYTES as u64)?,
+            None => File::open(database)?.read_exact_at(page, 0)?,
+        }
+        // Unlike the change counter: the number of pages is then that of the commit, not the one of then.
+        page[VALID_FOR].fill(0xFF);
+        Ok(())
     }
 
     /// What becomes of each frame up to the end of the damage; `None` where a page cannot be named.

@@ -24,12 +24,19 @@ topic = "plants/{gateway}/{topic}"
 MOSQUITTO = "listener 1884 127.0.0.1\nallow_anonymous true\nmax_queued_messages 0\n"
 
 
+JUDGE = ("mosquitto_sub", "-h", "127.0.0.1", "-p", "1884", "-V", "5", "-q", "1", "-i", "judge", "-c", "-x", "3600", "-t", "plants/#")
+
+
 def upstream(system):
     """A Mosquitto inside, and what comes to it, line by line."""
+    # Nothing goes upstream before somebody there listens.
+    system.run("tidegate pause telemetry")
     system.mosquitto(t, MOSQUITTO)
+    system.run(" ".join(f"'{word}'" for word in JUDGE) + " -E", log=False)
     out = system.inside("/tmp/received").open("w")
-    subscriber = system.start("mosquitto_sub", "-h", "127.0.0.1", "-p", "1884", "-V", "5", "-q", "1", "-i", "judge", "-c", "-x", "3600", "-t", "plants/#", "-F", '{"topic":"%t","payload":"%p","properties":"%P"}', stdout=out)
+    subscriber = system.start(*JUDGE, "-F", '{"topic":"%t","payload":"%p","properties":"%P"}', stdout=out)
     t.later(subscriber.kill)
+    system.run("tidegate resume telemetry")
 
 
 def received(system):

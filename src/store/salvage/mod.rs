@@ -51,6 +51,12 @@ const PLAIN_TABLES: [(&str, &str); 6] = [
     ("imported", "stream, source"),
 ];
 
+/// A number from which others can go on; up to 2^60.
+const SENSIBLE_FLOOR: &str = "typeof(first) = 'integer' AND first BETWEEN 1 AND 1152921504606846976";
+
+/// No message takes less of a log.
+const LEAST_LOG_BYTES: u64 = 24;
+
 /// How far apart the floors of two salvages are where the clock does not tell them apart.
 const FLOOR_STEP: i64 = 1_000_000_000;
 
@@ -61,6 +67,8 @@ pub(super) struct Summary {
     pub(super) kept: u64,
     /// Messages that were known to be there and could not be read.
     pub(super) lost: u64,
+    /// Sequence numbers that are left out behind the last one that was found.
+    skipped: u64,
 }
 
 /// Copies what can be read from `source` into the new database `target`, and syncs that. Fails only where writing fails. Without a source
@@ -72,7 +80,9 @@ pub(super) fn salvage(source: Option<&PathBuf>, target: &Path, cause: &str) -> R
     let floor =
         Now::read().unix_ms.max(ERA_UNIX_MS).saturating_add(set_aside_before(target).saturating_mul(FLOOR_STEP));
     new.execute("INSERT INTO floor VALUES(?1)", [floor])?;
-    let mut summary = Summary::default();
+    // What lies behind damage in a log may be many messages, and none of their numbers is used again.
+    let log_bytes = source.and_then(|source| fs::metadata(mend::log_of(source)).ok()).map_or(0, |log| log.len());
+    let mut summary = Summary { skipped: SKIPPED_NUMBERS.max(log_bytes / LEAST_LOG_BYTES), ..Summary::default() };
     let copy = with_suffix(target, "-source");
     match source.map(|source| readable(source, &new, target, &copy)).transpose() {
         Ok(None) => {
@@ -82,7 +92,8 @@ pub(super) fn salvage(source: Option<&PathBuf>, target: &Path, cause: &str) -> R
             for (table, key) in PLAIN_TABLES {
                 copy_table(&old, &new, table, key)?;
             }
-            copy_table(&old, &new, "floor", "first")?;
+            // One that makes no sense would be carried from salvage to salvage.
+            copy_rows(&old, &new, &format!("SELECT first FROM floor WHERE {SENSIBLE_FLOOR}"), "first", "floor")?;
             backup::keep_above(&new, floor)?;
             streams::copy(&old, &new, &mut summary)?;
             sessions::copy(&old, &new, &mut summary)?;
@@ -126,7 +137,7 @@ fn readable(source: &Path, new: &Connection, target: &Path, copy: &Path) -> Resu
     };
     let (from, to) = (mend::log_of(source), mend::log_of(copy));
     let trouble = |error: io::Error| Failure::Trouble(format!("cannot copy the damaged database: {error}"));
-    let has_own_log = repair_log(&from, &to).map_err(trouble)?;
+    let has_own_log = repair_log(source, &from, &to).map_err(trouble)?;
     if has_own_log {
         // No copy, where the file system can do without: there may be no space for one. It is only read.
         fs::hard_link(source, copy).or_else(|_| copy_around(source, copy)).map_err(trouble)?;
@@ -157,10 +168,10 @@ fn readable(source: &Path, new: &Connection, target: &Path, copy: &Path) -> Resu
 }
 
 /// Writes what can be had of a log that is damaged; false where it is not, or nothing more can be had of it than SQLite reads.
-fn repair_log(from: &Path, to: &Path) -> io::Result<bool> {
+fn repair_log(source: &Path, from: &Path, to: &Path) -> io::Result<bool> {
     let Some(log) = Wal::read(from, true)? else { return Ok(false) };
     let Some(damage) = log.damage() else { return Ok(false) };
-    let is_repaired = log.repair(damage, from, to)?;
+    let is_repaired = log.repair(damage, source, from, to)?;
     if is_repaired {
         tracing::warn!(%damage, "the log is put together again as far as it can be");
     } else {
@@ -173,7 +184,8 @@ fn repair_log(from: &Path, to: &Path) -> io::Result<bool> {
 fn copy_around(from: &Path, to: &Path) -> io::Result<()> {
     let from = File::open(from)?;
     let bytes = from.metadata()?.len();
-    let to = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(to)?;
+    // Never over what is there: a hard link that was made although that was said to have failed is the database itself.
+    let to = OpenOptions::new().write(true).create_new(true).mode(0o600).open(to)?;
     let mut block = [0; COPY_BYTES];
     let mut at = 0;
     while at < bytes {

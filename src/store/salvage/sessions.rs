@@ -7,7 +7,7 @@ use std::collections::HashMap;
 
 use rusqlite::{Connection, Row, Statement, params_from_iter, types::Value};
 
-use super::{Batches, SKIPPED_NUMBERS, Summary, copy_rows, length, read_around, walk::Walk};
+use super::{Batches, Summary, copy_rows, length, read_around, walk::Walk};
 use crate::store::{
     api::Sequence,
     clock::{ERA_UNIX_MS, Now},
@@ -171,7 +171,7 @@ fn mended(id: SessionId, found: &Found, summary: &mut Summary) -> QueueBooks {
     books.counts.queued += appended;
     books.counts.messages += appended;
     let lost = lose(&mut books, found.messages, found.bytes);
-    next += SKIPPED_NUMBERS;
+    next = next.saturating_add(summary.skipped);
     if found.books.is_none() {
         // Nothing says how far it was: the numbers go on from the seconds since 1970.
         let seconds = Now::read().unix_ms.max(ERA_UNIX_MS) / 1000;

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use rusqlite::{Connection, OptionalExtension, Row, Statement, types::Value};
 
-use super::{Batches, SKIPPED_NUMBERS, Summary, length, walk::Walk};
+use super::{Batches, Summary, length, walk::Walk};
 use crate::store::{
     api::Sequence,
     books::{Books, Holes},
@@ -115,7 +115,7 @@ fn copy_stream(
     if lost > 0 {
         books.dropped.add(DAMAGED, lost);
     }
-    books.next = end + SKIPPED_NUMBERS;
+    books.next = end.saturating_add(summary.skipped);
     if !known {
         let floor: i64 = new.query_row("SELECT max(first) FROM floor", [], |row| row.get(0))?;
         books.next = books.next.max(floor.cast_unsigned());

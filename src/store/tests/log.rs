@@ -124,6 +124,74 @@ fn a_log_without_a_head_is_had_again() {
 }
 
 #[test]
+fn no_backup_is_made_of_what_lies_before_damage() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = crashed(dir.path());
+    let mut bytes = fs::read(&log).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    fs::write(&log, bytes).unwrap();
+    let target = dir.path().join("copy.db");
+    fs::write(&target, []).unwrap();
+    let refused = backup(dir.path(), &target).unwrap_err();
+    assert!(refused.to_string().contains("the log is damaged"), "{refused}");
+    let other = tempfile::tempdir().unwrap();
+    assert!(restore(&dir.path().join("tidegate.db"), other.path()).is_err());
+    assert_eq!(fs::read_dir(other.path()).unwrap().count(), 0, "nothing was begun");
+}
+
+#[test]
+fn the_first_page_is_stood_in_for() {
+    let dir = tempfile::tempdir().unwrap();
+    Bench::open(&durable(dir.path()), &[stream("a")]).close();
+    let bench = Bench::open(&durable(dir.path()), &[stream("a")]);
+    let mut lane = bench.lane(OnRefusal::Report);
+    // Some of the first fill pages of their own, the others go into pages that are there.
+    for n in 1..=MESSAGES {
+        let sized = publish_with(&[A], n, |publish| {
+            let mut payload = n.to_be_bytes().to_vec();
+            payload.resize(if n <= 3 { 9000 } else { 30 }, 1);
+            publish.message.payload = payload.into();
+        });
+        assert_eq!(bench.outcomes(&mut lane, vec![sized]), [Outcome::Accepted]);
+    }
+    bench.store.abandon();
+    let log = fs::read(dir.path().join("tidegate.db-wal")).unwrap();
+    let frames = (log.len() - 32) / FRAME;
+    let newest = (0..frames).rev().find(|at| log[32 + at * FRAME..][..4] == [0, 0, 0, 1]).unwrap();
+    assert!(newest + 8 < frames, "page 1 is frame {newest} of {frames}: too late for this test");
+    let (numbers, lost, aside) = found(dir.path(), |log| log[32 + newest * FRAME + 2000] ^= 4);
+    assert!(aside.is_some());
+    assert_eq!((numbers, lost), ((1..=MESSAGES).collect(), 0));
+}
+
+#[test]
+fn a_log_of_frames_that_were_not_synced_is_no_proof_also_after_a_change_of_durability() {
+    let dir = tempfile::tempdir().unwrap();
+    crashed(dir.path());
+    // A run without syncs between, which crashes as well.
+    let bench = Bench::open(&settings(dir.path()), &[stream("a")]);
+    bench.store(A, [MESSAGES + 1]);
+    bench.store.abandon();
+    let log = dir.path().join("tidegate.db-wal");
+    let mut bytes = fs::read(&log).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    fs::write(&log, bytes).unwrap();
+    let bench = Bench::open(&durable(dir.path()), &[stream("a")]);
+    assert!(!dir.path().join("quarantine").exists() && !bench.numbers(A).is_empty());
+    (51..=90).for_each(|n| bench.store(A, [n]));
+    bench.store.abandon();
+    // That log is gone, and the next one is judged again.
+    let mut bytes = fs::read(&log).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    fs::write(&log, bytes).unwrap();
+    Bench::open(&durable(dir.path()), &[stream("a")]).close();
+    assert!(dir.path().join("quarantine").exists());
+}
+
+#[test]
 fn without_syncs_nothing_is_proof() {
     let dir = tempfile::tempdir().unwrap();
     let log = crashed(dir.path());
