@@ -82,6 +82,7 @@ use std::{
     convert::Infallible,
     io,
     net::SocketAddr,
+    panic::{self, AssertUnwindSafe},
     path::PathBuf,
     sync::{
         Arc,
@@ -298,9 +299,12 @@ async fn run(listener: TcpListener, state: routes::State, stop: CancellationToke
 /// may block, and once for its result.
 fn sample(state: &routes::State, stopping: &mpsc::Receiver<Infallible>) {
     loop {
-        let (now, streams, uplinks) = (Instant::now(), state.sources().streams(), state.sources().uplinks());
-        state.record(now, &streams);
-        state.history().record(now, &streams, &uplinks);
+        let gather = AssertUnwindSafe(|| (Instant::now(), state.sources().streams(), state.sources().uplinks()));
+        // A reading that fails is one point less on the curve; whoever asks for figures gets the 503.
+        if let Ok((now, streams, uplinks)) = panic::catch_unwind(gather) {
+            state.record(now, &streams);
+            state.history().record(now, &streams, &uplinks);
+        }
         match stopping.recv_timeout(rates::SAMPLE_EVERY) {
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => return,
