@@ -213,7 +213,8 @@ fn database(data_dir: &Path, inspection: &Inspection, notebook: &mut Notebook) {
 fn left_behind(running: &Running, inspection: &Inspection, notebook: &mut Notebook) {
     let (count, bytes) = inspection.quarantined;
     if count > 0 {
-        let found = format!("{count} databases were set aside, {}", short_size(bytes));
+        let databases = if count == 1 { "database was" } else { "databases were" };
+        let found = format!("{count} {databases} set aside, {}", short_size(bytes));
         notebook.warn("quarantine", found, "they were damaged, or replaced by a restore: keep them for whoever is to look at them, then delete them by hand");
     }
     for path in &inspection.salvage {

@@ -209,7 +209,7 @@ def damaged(t, gateway):
     (gateway.data / "tidegate.db.damaged").write_text("x")
     _, findings = doctor(gateway, "--only", "data")
     checked(t, "a folder that others can look into", findings, "data", "warning", "chmod 0700")
-    checked(t, "what lies in the quarantine", findings, "quarantine", "warning", "1 damaged")
+    checked(t, "what lies in the quarantine", findings, "quarantine", "warning", "1 database was set aside")
     checked(t, "a salvage that is due", findings, "tidegate.db.damaged", "warning", "next start")
 
 
