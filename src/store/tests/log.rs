@@ -37,6 +37,13 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
+fn flip_in_the_middle(log: &Path) {
+    let mut bytes = fs::read(log).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    fs::write(log, bytes).unwrap();
+}
+
 /// What is found after a start with the log changed like this: the messages, those counted as lost, and the log as it was set aside.
 fn found(dir: &Path, change: impl FnOnce(&mut Vec<u8>)) -> (Vec<u64>, u64, Option<Vec<u8>>) {
     let log = dir.join("tidegate.db-wal");
@@ -127,10 +134,7 @@ fn a_log_without_a_head_is_had_again() {
 fn no_backup_is_made_of_what_lies_before_damage() {
     let dir = tempfile::tempdir().unwrap();
     let log = crashed(dir.path());
-    let mut bytes = fs::read(&log).unwrap();
-    let middle = bytes.len() / 2;
-    bytes[middle] ^= 1;
-    fs::write(&log, bytes).unwrap();
+    flip_in_the_middle(&log);
     let target = dir.path().join("copy.db");
     fs::write(&target, []).unwrap();
     let refused = backup(dir.path(), &target).unwrap_err();
@@ -174,19 +178,13 @@ fn a_log_of_frames_that_were_not_synced_is_no_proof_also_after_a_change_of_durab
     bench.store(A, [MESSAGES + 1]);
     bench.store.abandon();
     let log = dir.path().join("tidegate.db-wal");
-    let mut bytes = fs::read(&log).unwrap();
-    let middle = bytes.len() / 2;
-    bytes[middle] ^= 1;
-    fs::write(&log, bytes).unwrap();
+    flip_in_the_middle(&log);
     let bench = Bench::open(&durable(dir.path()), &[stream("a")]);
     assert!(!dir.path().join("quarantine").exists() && !bench.numbers(A).is_empty());
     (51..=90).for_each(|n| bench.store(A, [n]));
     bench.store.abandon();
     // That log is gone, and the next one is judged again.
-    let mut bytes = fs::read(&log).unwrap();
-    let middle = bytes.len() / 2;
-    bytes[middle] ^= 1;
-    fs::write(&log, bytes).unwrap();
+    flip_in_the_middle(&log);
     Bench::open(&durable(dir.path()), &[stream("a")]).close();
     assert!(dir.path().join("quarantine").exists());
 }
@@ -195,10 +193,7 @@ fn a_log_of_frames_that_were_not_synced_is_no_proof_also_after_a_change_of_durab
 fn without_syncs_nothing_is_proof() {
     let dir = tempfile::tempdir().unwrap();
     let log = crashed(dir.path());
-    let mut bytes = fs::read(&log).unwrap();
-    let middle = bytes.len() / 2;
-    bytes[middle] ^= 1;
-    fs::write(&log, bytes).unwrap();
+    flip_in_the_middle(&log);
     let bench = Bench::open(&settings(dir.path()), &[stream("a")]);
     assert!(!dir.path().join("quarantine").exists() && bench.books(A).accepted < MESSAGES);
     bench.close();
