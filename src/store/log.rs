@@ -47,10 +47,15 @@ pub(super) fn make_durable(path: &Path, durability: Durability) -> Result<(), Lo
 
 /// What is wrong in the middle of the log of a database, where that can be told.
 pub(super) fn damage(path: &Path) -> io::Result<Option<Damage>> {
-    if path.with_file_name(UNSYNCED).exists() {
+    if may_have_holes(path) {
         return Ok(None);
     }
     Ok(Wal::read(&mend::log_of(path), false)?.and_then(|log| log.damage()))
+}
+
+/// Whether frames of the log of a database may never have been synced: then what lies behind a bad one is no part of it.
+pub(super) fn may_have_holes(path: &Path) -> bool {
+    path.with_file_name(UNSYNCED).exists()
 }
 
 /// Notes that from now on frames are not synced. Without the note nothing is lost but certainty.

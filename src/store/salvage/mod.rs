@@ -22,7 +22,7 @@ use super::{
     backup,
     clock::{ERA_UNIX_MS, Now},
     failure::Failure,
-    mend,
+    log, mend,
     opening::remove_if_there,
     recovery::QUARANTINE,
     schema::{self, Role},
@@ -169,6 +169,9 @@ fn readable(source: &Path, new: &Connection, target: &Path, copy: &Path) -> Resu
 
 /// Writes what can be had of a log that is damaged; false where it is not, or nothing more can be had of it than SQLite reads.
 fn repair_log(source: &Path, from: &Path, to: &Path) -> io::Result<bool> {
+    if log::may_have_holes(source) {
+        return Ok(false);
+    }
     let Some(log) = Wal::read(from, true)? else { return Ok(false) };
     let Some(damage) = log.damage() else { return Ok(false) };
     let is_repaired = log.repair(damage, source, from, to)?;
